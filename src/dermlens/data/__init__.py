@@ -1,0 +1,1 @@
+"""What comes in: image files (`images.py`, `header.py`) and tables of labelled records (`manifest.py`)."""

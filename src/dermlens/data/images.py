@@ -1,0 +1,232 @@
+"""The only pixel path: a path, bytes or an array become uint8 RGB; the same bytes always give the same array.
+
+Training, evaluation, command line, batch and server all open images here (`header.py` reads the size,
+`pixels.py` decodes, `framing.py` crops and resizes). What happens to a file depends on its bytes, on the
+`InputSpec` and on `frame_aspect`, never on who calls. Colour profiles (ICC) are ignored: all is sRGB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import Any, NoReturn, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from dermlens.data.framing import MIN_SIDE_PX, InputSpec, frame, raise_bad_array, reduction_for
+from dermlens.data.header import Header, read_header
+from dermlens.data.pixels import Pixels, decode_pixels, rgb_pixels
+from dermlens.errors import ImageError, UsageError
+
+Source: TypeAlias = str | Path | bytes
+
+IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+DEFAULT_MAX_BYTES = 20_000_000
+DEFAULT_MAX_PIXELS = 50_000_000
+
+__all__ = [
+    "DEFAULT_MAX_BYTES",
+    "DEFAULT_MAX_PIXELS",
+    "IMAGE_EXTENSIONS",
+    "InputSpec",
+    "Pixels",
+    "Source",
+    "content_hash",
+    "decode",
+    "frame",
+    "load_image",
+    "read_bytes",
+    "rgb_from_array",
+]
+
+
+def load_image(
+    source: Source | npt.NDArray[Any],
+    spec: InputSpec,
+    *,
+    frame_aspect: float | None = None,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> Pixels:
+    """Open an image and prepare it for a network.
+
+    Args:
+        source: a path, the bytes of an image file, or a uint8 array of shape (height, width, 3) in RGB order,
+            (height, width) grey or (height, width, 4) RGBA.
+        spec: size, interpolation and framing.
+        frame_aspect: width / height of the camera's frame for a file that was squashed to another shape;
+            None where pixels are square. See `frame`.
+        max_bytes: largest file, in bytes.
+        max_pixels: largest width x height, by the file's header.
+
+    Returns:
+        uint8 RGB, shape (spec.size_px, spec.size_px, 3), a new array.
+
+    Raises:
+        ImageError: see `decode`; for arrays, code `bad_array` or `too_small`.
+    """
+    if isinstance(source, np.ndarray):
+        return frame(rgb_from_array(source), spec, frame_aspect)
+    image = decode(source, spec=spec, frame_aspect=frame_aspect, max_bytes=max_bytes, max_pixels=max_pixels)
+    return frame(image, spec, frame_aspect)
+
+
+def decode(
+    source: Source,
+    *,
+    spec: InputSpec | None = None,
+    frame_aspect: float | None = None,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> Pixels:
+    """Decode a JPEG, PNG, WebP, BMP or TIFF, recognised by content, into upright RGB.
+
+    The EXIF orientation is applied. Of an animation the first frame is read. Transparency is laid over white.
+    16-bit values keep their high byte; for 32-bit and float greys see `pixels.rgb_pixels`. With `spec`, a
+    large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, as far as two source pixels per output pixel remain
+    each way; that depends on header, `spec` and `frame_aspect` alone.
+
+    Args:
+        source: a path or the bytes of an image file.
+        spec: what the pixels are for; None decodes at full size.
+        frame_aspect: as for `frame`; only used to choose the reduced scale.
+        max_bytes: largest file, in bytes; checked before the file is read.
+        max_pixels: largest width x height; checked on the header, before anything is decoded. TIFF and WebP
+            stay below Pillow's own limit (89 million) whatever is given here.
+
+    Returns:
+        uint8 RGB, shape (height, width, 3), upright.
+
+    Raises:
+        ImageError: with code `not_found`, `is_a_directory`, `empty_file`, `too_many_bytes`,
+            `unsupported_format`, `too_many_pixels`, `too_small`, `truncated` or `unreadable`.
+    """
+    name = _name(source)
+    data = read_bytes(source, max_bytes=max_bytes)
+    header = read_header(data, name)
+    _check_size(header, name, max_pixels)
+    reduction = 1
+    if spec is not None and header.format == "JPEG":
+        reduction = reduction_for(*header.upright_size_px, spec, frame_aspect)
+    return decode_pixels(data, header, reduction, name)
+
+
+def read_bytes(source: Source, *, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:
+    """Read an image file whole, at most `max_bytes` of it; bytes are checked and passed on.
+
+    Raises:
+        ImageError: `not_found`, `is_a_directory`, `empty_file`, `too_many_bytes`, or `unreadable` (no
+            permission, not a regular file).
+    """
+    name = _name(source)
+    if isinstance(source, bytes):
+        data, size = source, len(source)
+    else:
+        data, size = _read_file(Path(source), name, max_bytes)
+    if size == 0:
+        raise ImageError(
+            f"{name} is empty (0 bytes).", remedy="Copy or download it again.", code="empty_file"
+        )
+    if size > max_bytes:
+        raise ImageError(
+            f"{name} has {size:,} bytes. At most {max_bytes:,} are allowed.",
+            remedy="Save a smaller copy, or raise max_bytes if you trust the file.",
+            code="too_many_bytes",
+        )
+    return data
+
+
+def content_hash(data: bytes) -> str:
+    """Return the SHA-256 of a file's bytes as 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def rgb_from_array(array: npt.NDArray[Any]) -> Pixels:
+    """Return a uint8 RGB image (height, width, 3) from RGB, grey (height, width) or RGBA pixels.
+
+    Raises:
+        ImageError: `bad_array` for another dtype or shape, `too_small` below 8 pixels a side.
+    """
+    channels = array.shape[2] if array.ndim == 3 else 1 if array.ndim == 2 else 0
+    if array.dtype != np.uint8 or channels not in (1, 3, 4):
+        raise_bad_array(array)
+    if min(array.shape[:2]) < MIN_SIDE_PX:
+        _raise_too_small("The array", array.shape[1], array.shape[0])
+    if channels == 3:
+        return np.ascontiguousarray(array)
+    grey_or_rgba = np.ascontiguousarray(array if channels == 4 else array.reshape(array.shape[:2]))
+    return rgb_pixels(Image.fromarray(grey_or_rgba))
+
+
+def _name(source: object) -> str:
+    if isinstance(source, bytes):
+        return f"The image given as {len(source):,} bytes"
+    if isinstance(source, str | Path):
+        return f"The image {str(source)!r}"
+    raise UsageError(
+        f"An image cannot be read from a {type(source).__name__}. Allowed: a path, bytes, or a NumPy array.",
+        remedy="Pass a path, the bytes of an image file, or (to load_image) a uint8 array.",
+    )
+
+
+def _read_file(path: Path, name: str, max_bytes: int) -> tuple[bytes, int]:
+    """Return (bytes, size in bytes); the bytes stay empty when there are too many of them."""
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError(
+                f"{name} is a folder. An image file is needed.",
+                remedy="Name a file in it.",
+                code="is_a_directory",
+            )
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("it is a device, pipe or socket")
+        if status.st_size > max_bytes:
+            return b"", status.st_size
+        with open(path, "rb") as file:
+            data = file.read(max_bytes + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        remedy = "Check the path; web addresses are not opened."
+        raise ImageError(f"{name} does not exist.", remedy=remedy, code="not_found") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(
+            f"{name} cannot be opened: {reason}.",
+            remedy="Check the path and that you may read the file.",
+            code="unreadable",
+        ) from error
+    return data, len(data)
+
+
+def _check_size(header: Header, name: str, max_pixels: int) -> None:
+    width, height = header.upright_size_px
+    limit, where = max_pixels, ""
+    remedy = "Save a smaller copy, or raise max_pixels if you trust the file."
+    pillow_limit = Image.MAX_IMAGE_PIXELS
+    if header.format in ("TIFF", "WEBP") and pillow_limit is not None and pillow_limit < max_pixels:
+        limit, where, remedy = (
+            pillow_limit,
+            f" in a {header.format}",
+            "Save a smaller copy, or save it as JPEG.",
+        )
+    if width * height > limit:
+        raise ImageError(
+            f"{name} has {width:,} x {height:,} = {width * height:,} pixels. "
+            f"At most {limit:,} are allowed{where}.",
+            remedy=remedy,
+            code="too_many_pixels",
+        )
+    if min(width, height) < MIN_SIDE_PX:
+        _raise_too_small(name, width, height)
+
+
+def _raise_too_small(name: str, width: int, height: int) -> NoReturn:
+    raise ImageError(
+        f"{name} has {width} x {height} pixels. Each side needs at least {MIN_SIDE_PX}.",
+        remedy="Use the original picture, not an icon of it.",
+        code="too_small",
+    )

@@ -1,0 +1,195 @@
+"""A data set in any layout becomes one table of records: folders, CSV, HAM10000, ISIC 2018-2020, PAD-UFES-20.
+
+Here stand the way in (`read_dataset`), the reference that repairs labels and tells lesions apart, the mapping to the
+eight classes of ISIC 2019, and the way out (`write_manifest`). How each layout is read is in `layouts.py`.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+from dermlens.data.layouts import MANIFEST_COLUMNS, read_layout
+from dermlens.data.records import Dataset, Record, data_fingerprint
+from dermlens.data.tables import Row, Table, cell, need_columns, number, read_table
+from dermlens.diagnoses import normalise, to_isic2019
+from dermlens.errors import DataError, StorageError, UsageError
+
+__all__ = ["Dataset", "Record", "Task", "data_fingerprint", "read_dataset", "write_manifest"]
+
+Task = Literal["as_is", "isic2019"]
+
+
+def read_dataset(
+    path: str | Path,
+    *,
+    images: Path | None = None,
+    reference: Path | None = None,
+    task: Task = "as_is",
+    frame_aspect: float | None = None,
+) -> Dataset:
+    """Read the records of a data set; no image is opened.
+
+    The layout is recognised: a folder per class; Train/Test or train/val/test above class folders; a CSV file, or a
+    folder with `manifest.csv`, with the columns `image`, `diagnosis` and optionally those of `MANIFEST_COLUMNS`;
+    HAM10000; ISIC 2018/2019 one-hot ground truth with its metadata beside it; ISIC 2020; PAD-UFES-20. Names of
+    diagnoses are normalised (`diagnoses.normalise`), unknown ones stay as given.
+
+    Args:
+        path: a folder or a CSV file.
+        images: the folder that a table's image names are looked for in; the table's own folder by default.
+        reference: CSV with `isic_id`, `isic2019_diagnosis` and optionally `lesion_id, age_approx, sex, anatom_site`.
+            What it knows of an image is filled in where the data set says nothing.
+        task: "as_is" keeps the labels; "isic2019" replaces them by the reference's, maps the rest to the eight
+            classes, and leaves out what has no such class; `notes` counts all three.
+        frame_aspect: width / height of the camera frame, for records whose table does not say; None for square
+            pixels.
+
+    Returns:
+        The data set; records in the order of the table, or sorted by path.
+
+    Raises:
+        UsageError: `path`, `images` or `reference` does not exist, or `task` is unknown.
+        DataError: no images (`no_images`), no class folders (`no_classes`), missing columns (`missing_columns`),
+            images that a table names but that are not there (`missing_files`), and other faults of the table.
+    """
+    if task not in get_args(Task):
+        raise UsageError(
+            f"The task is {task!r}. Allowed: {', '.join(get_args(Task))}.", remedy="Choose one of them."
+        )
+    root = _existing(Path(path))
+    try:
+        dataset = read_layout(root, _existing(images) if images is not None else None)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or root} cannot be read: {error.strerror or error}.",
+            remedy="Check that you may read the folder and its files.",
+            code="cannot_read",
+        ) from error
+    records, notes = list(dataset.records), list(dataset.notes)
+    if frame_aspect is not None:
+        records = [r if r.frame_aspect else replace(r, frame_aspect=frame_aspect) for r in records]
+    known = _read_reference(_existing(reference)) if reference is not None else _Reference(None, {})
+    if known.table is not None:
+        records, more = _attach(records, known)
+        notes += more
+    if task == "isic2019":
+        records, more = _as_isic2019(records, known.rows)
+        notes += more
+    return replace(dataset, records=tuple(records), notes=tuple(notes))
+
+
+def write_manifest(records: Sequence[Record], path: Path, root: Path) -> None:
+    """Write records as a CSV with `MANIFEST_COLUMNS`; it appears whole or not at all.
+
+    Images are named relative to `root` where they are below it, else by their full path. Read it back with
+    `read_dataset(path, images=root)`; `images` can be left out when the manifest stands in `root`.
+
+    Raises:
+        StorageError: it cannot be written; an older file is then still there.
+    """
+    root = Path(os.path.abspath(root))
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, MANIFEST_COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(_manifest_row(record, root) for record in records)
+        unfinished.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror or error}.",
+            remedy="Choose another place, or make room on the disk.",
+        ) from error
+
+
+def _manifest_row(record: Record, root: Path) -> dict[str, object]:
+    values = {name: getattr(record, name) for name in MANIFEST_COLUMNS}
+    full = Path(os.path.abspath(record.path))
+    values["image"] = full.relative_to(root).as_posix() if full.is_relative_to(root) else full.as_posix()
+    return {name: "" if value is None else value for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class _Reference:
+    table: Table | None
+    rows: Mapping[str, Row]
+
+
+def _existing(path: Path) -> Path:
+    full = Path(os.path.abspath(path.expanduser()))
+    if not full.exists():
+        raise UsageError(
+            f"{path} does not exist. A folder of images or a CSV file is needed.",
+            remedy="Check the path.",
+            code="not_found",
+        )
+    return full
+
+
+def _read_reference(path: Path) -> _Reference:
+    table = read_table(path)
+    need_columns(table, "isic_id", "isic2019_diagnosis")
+    return _Reference(table, {row["isic_id"]: row for row in table.rows})
+
+
+def _attach(records: Sequence[Record], reference: _Reference) -> tuple[list[Record], list[str]]:
+    """Fill in lesion id, age, sex and site from the reference where a record has none."""
+    if reference.table is None:
+        return list(records), []
+    result, lesions = [], 0
+    for record in records:
+        row = reference.rows.get(record.isic_id or "", {})
+        filled = replace(
+            record,
+            lesion_id=record.lesion_id or cell(row, "lesion_id"),
+            age_approx=number(reference.table, row, "age_approx")
+            if record.age_approx is None
+            else record.age_approx,
+            sex=record.sex or cell(row, "sex"),
+            anatom_site=record.anatom_site or cell(row, "anatom_site"),
+        )
+        lesions += filled.lesion_id != record.lesion_id
+        result.append(filled)
+    known = sum((r.isic_id or "") in reference.rows for r in records)
+    return result, [f"The reference knows {known} of {len(records)} images and adds {lesions} lesion ids."]
+
+
+def _as_isic2019(records: Sequence[Record], reference: Mapping[str, Row]) -> tuple[list[Record], list[str]]:
+    """Give every record its ISIC 2019 class: the reference's, else that of its own label, else it is left out."""
+    result: list[Record] = []
+    changed: Counter[tuple[str, str]] = Counter()
+    left_out: Counter[str] = Counter()
+    for record in records:
+        stated = to_isic2019(normalise(reference.get(record.isic_id or "", {}).get("isic2019_diagnosis", "")))
+        own = to_isic2019(record.diagnosis)
+        code = stated or own
+        if code is None:
+            left_out[record.diagnosis] += 1
+            continue
+        if code != own:
+            changed[record.diagnosis, code] += 1
+        result.append(replace(record, diagnosis=code))
+    notes = []
+    if changed:
+        pairs = ", ".join(f"{n} {before} to {after}" for (before, after), n in sorted(changed.items()))
+        notes.append(f"{changed.total()} labels are replaced by the reference's: {pairs}.")
+    if left_out:
+        names = ", ".join(f"{n} {name}" for name, n in sorted(left_out.items()))
+        notes.append(f"{left_out.total()} images are left out, since they have no ISIC 2019 class: {names}.")
+    if not result:
+        raise DataError(
+            f"None of the {len(records)} images has an ISIC 2019 class.",
+            remedy="Use the task as_is, or pass a reference that knows these images.",
+            code="no_images",
+        )
+    return result, notes

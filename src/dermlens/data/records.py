@@ -1,0 +1,106 @@
+"""One labelled image (`Record`) and a table of them (`Dataset`): what every later stage works on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dermlens.errors import DataError
+
+ROLE_NAMES = ("train", "select", "calibrate", "test")
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "select",
+    "valid": "select",
+    "validation": "select",
+    "dev": "select",
+    "select": "select",
+    "calibrate": "calibrate",
+    "calibration": "calibrate",
+    "test": "test",
+    "testing": "test",
+}
+"""Names of split folders and values of a `split` column, in lower case, with the role that they mean."""
+
+_ISIC_ID = re.compile(r"(ISIC_\d{7})(?:_downsampled)?")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image with its diagnosis and what is known about it.
+
+    Attributes:
+        path: the image file.
+        image: POSIX path below the data root, unique in its data set.
+        diagnosis: a code of `diagnoses.py`, or the name as given where it has none.
+        lesion_id, patient_id: equal text means the same lesion or patient; None is unknown.
+        split: "train", "select", "calibrate", "test", or None when the data set leaves it open.
+        age_approx: years.
+        source: which collection or folder the file comes from.
+        frame_aspect: width / height of the camera frame for a file squashed to another shape, else None.
+        isic_id: the ISIC archive's name of the picture, "ISIC_" and seven digits.
+    """
+
+    path: Path
+    image: str
+    diagnosis: str
+    lesion_id: str | None = None
+    patient_id: str | None = None
+    split: str | None = None
+    age_approx: float | None = None
+    sex: str | None = None
+    anatom_site: str | None = None
+    source: str | None = None
+    frame_aspect: float | None = None
+    isic_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Records with where they come from; `notes` count what was left out or changed, and why."""
+
+    root: Path
+    layout: str
+    records: tuple[Record, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The diagnoses that occur, sorted."""
+        return tuple(sorted({record.diagnosis for record in self.records}))
+
+
+def isic_id_of(name: str) -> str | None:
+    """Return the ISIC id that a file's stem is ("ISIC_0024306", also with "_downsampled"), else None."""
+    match = _ISIC_ID.fullmatch(name)
+    return match.group(1) if match else None
+
+
+def data_fingerprint(records: Sequence[Record], hashes: Sequence[str | None]) -> str:
+    """Return 64 hex digits that change with any picture, label, group, split or aspect, but not with order or names.
+
+    Args:
+        records: n records.
+        hashes: n SHA-256 hex digests of the files, None where unreadable (the image's name then stands in).
+    """
+    rows = sorted(
+        json.dumps([digest or r.image, r.diagnosis, r.lesion_id, r.patient_id, r.split, r.frame_aspect])
+        for r, digest in zip(records, checked_hashes(records, hashes), strict=True)
+    )
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+
+
+def checked_hashes(records: Sequence[Record], hashes: Sequence[str | None]) -> Sequence[str | None]:
+    """Return `hashes`; `DataError` unless there is one for each record."""
+    if len(hashes) != len(records):
+        raise DataError(
+            f"{len(hashes)} hashes for {len(records)} records. One for each is needed, None where unreadable.",
+            remedy="Pass what hash_records(records) returned for these very records.",
+            code="hashes",
+        )
+    return hashes
