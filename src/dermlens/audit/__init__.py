@@ -1,0 +1,1 @@
+"""What is wrong with a data set: findings (`findings.py`), one for each group of images concerned."""

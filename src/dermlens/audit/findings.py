@@ -1,0 +1,281 @@
+"""What is wrong with a data set, one row per finding: unreadable files, contradicting labels, leaks across a split.
+
+Every file is read once (`hash_records`); everything after that works on hashes and ids.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+from dermlens.data.groups import picture_groups
+from dermlens.data.images import InputSpec, content_hash, decode, read_bytes
+from dermlens.data.records import Record, checked_hashes
+from dermlens.errors import DermlensError
+
+Severity = Literal["error", "warning", "note"]
+
+KINDS = (
+    "unreadable",
+    "contradicting_labels",
+    "identical_images",
+    "same_image_across_split",
+    "lesion_across_split",
+    "patient_across_split",
+    "class_too_small",
+)
+"""All kinds, in the order of a report."""
+
+SMALL_CLASS_LESIONS = 20  # below this, a class's sensitivity has an interval wider than 40 points
+_THREADS = 2
+_CHUNK = 1024
+_CHECK_SPEC = InputSpec(size_px=32)  # decoded only to see that it can be: as small as the format allows
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, or worth knowing.
+
+    Attributes:
+        kind: one of `KINDS`.
+        severity: "error" makes a result wrong, "warning" weakens it, "note" is for information.
+        images: `Record.image` of the images concerned.
+        evidence: what was seen, one line.
+        remedy: what to do, one line.
+        labels: the diagnosis of each image, parallel to `images`.
+        roles: the role of each image, parallel to `images`, where roles matter; else empty.
+    """
+
+    kind: str
+    severity: Severity
+    images: tuple[str, ...]
+    evidence: str
+    remedy: str
+    labels: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+
+
+def hash_records(
+    records: Sequence[Record],
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> list[str | None]:
+    """Read and decode every image once; return n SHA-256 hex digests, None where it cannot be read or decoded.
+
+    Args:
+        records: n records.
+        progress: called with the number of images just done, from this thread.
+    """
+    hashes: list[str | None] = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(records), _CHUNK):
+            for digest in pool.map(_hash_if_readable, records[start : start + _CHUNK]):
+                hashes.append(digest)
+                if progress is not None:
+                    progress(1)
+    return hashes
+
+
+def audit(
+    records: Sequence[Record],
+    hashes: Sequence[str | None],
+    roles: Sequence[str | None] | None = None,
+) -> list[Finding]:
+    """Find unreadable images, contradicting labels, duplicates, groups that cross the split, and small classes.
+
+    Args:
+        records: n records.
+        hashes: from `hash_records(records)`.
+        roles: n roles to look for leaks in; by default the `split` that the data set itself sets. None is no role.
+
+    Returns:
+        Findings in the order of `KINDS`.
+    """
+    checked_hashes(records, hashes)
+    sides = [record.split for record in records] if roles is None else list(roles)
+    findings = [
+        *_unreadable(records, hashes),
+        *_identical(records, hashes),
+        *_crossing(records, hashes, sides),
+        *_small_classes(records),
+    ]
+    return sorted(findings, key=lambda finding: KINDS.index(finding.kind))
+
+
+def summary(findings: Sequence[Finding]) -> list[str]:
+    """Return one line for each kind that occurs, with counts, in the order of `KINDS`."""
+    by_kind: defaultdict[str, list[Finding]] = defaultdict(list)
+    for finding in findings:
+        by_kind[finding.kind].append(finding)
+    return [_summary_line(kind, by_kind[kind]) for kind in KINDS if kind in by_kind]
+
+
+def _hash_if_readable(record: Record) -> str | None:
+    try:
+        data = read_bytes(record.path)
+        decode(data, spec=_CHECK_SPEC)
+    except DermlensError:
+        return None
+    return content_hash(data)
+
+
+def _unreadable(records: Sequence[Record], hashes: Sequence[str | None]) -> list[Finding]:
+    return [
+        Finding(
+            "unreadable",
+            "error",
+            (record.image,),
+            _why_unreadable(record),
+            "Replace the file or take it out; training leaves it out.",
+            (record.diagnosis,),
+        )
+        for record, digest in zip(records, hashes, strict=True)
+        if digest is None
+    ]
+
+
+def _why_unreadable(record: Record) -> str:
+    try:
+        decode(record.path, spec=_CHECK_SPEC)
+    except DermlensError as error:
+        return error.message
+    return "It could not be read before, but can be read now."
+
+
+def _identical(records: Sequence[Record], hashes: Sequence[str | None]) -> list[Finding]:
+    """One finding for each set of files that are the same byte for byte."""
+    findings = []
+    for group in _sharing(hashes):
+        chosen = [records[i] for i in group]
+        labels = sorted({record.diagnosis for record in chosen})
+        images, own = tuple(r.image for r in chosen), tuple(r.diagnosis for r in chosen)
+        if len(labels) > 1:
+            evidence = f"The same file, byte for byte, stands under {', '.join(labels)}."
+            remedy = "Pass a reference that knows the diagnosis, or take all copies out."
+            findings.append(Finding("contradicting_labels", "error", images, evidence, remedy, own))
+        else:
+            evidence = f"{len(group)} files are the same byte for byte."
+            findings.append(Finding("identical_images", "note", images, evidence, "Keep one of them.", own))
+    return findings
+
+
+def _crossing(
+    records: Sequence[Record],
+    hashes: Sequence[str | None],
+    roles: Sequence[str | None],
+) -> list[Finding]:
+    """Pictures, lesions and patients on more than one side of the split.
+
+    Each leak is told once, by its closest tie: a lesion finding holds images whose counterpart on another side is
+    another picture of the lesion, a patient finding those whose counterpart is another lesion of the patient.
+    """
+    pictures = picture_groups(records, hashes)
+    lesions = [r.lesion_id or f"picture {p}" for r, p in zip(records, pictures, strict=True)]
+    ties: tuple[tuple[str, str, Sequence[Hashable], Sequence[Hashable] | None], ...] = (
+        ("same_image_across_split", "picture", pictures, None),
+        ("lesion_across_split", "lesion", [r.lesion_id for r in records], pictures),
+        ("patient_across_split", "patient", [r.patient_id for r in records], lesions),
+    )
+    findings = []
+    for kind, what, keys, closer in ties:
+        for group in _sharing(keys):
+            leaking = [i for i in group if _has_counterpart(i, group, roles, closer)]
+            if leaking:
+                findings.append(_crossing_finding(kind, what, records, leaking, roles))
+    return findings
+
+
+def _has_counterpart(
+    index: int,
+    group: Sequence[int],
+    roles: Sequence[str | None],
+    closer: Sequence[Hashable] | None,
+) -> bool:
+    """Whether another member stands on another side and is not tied more closely."""
+    if roles[index] is None:
+        return False
+    return any(
+        roles[other] not in (None, roles[index]) and (closer is None or closer[other] != closer[index])
+        for other in group
+    )
+
+
+def _crossing_finding(
+    kind: str, what: str, records: Sequence[Record], leaking: Sequence[int], roles: Sequence[str | None]
+) -> Finding:
+    sides = tuple(str(roles[i]) for i in leaking)
+    first = records[leaking[0]]
+    name = {"picture": first.isic_id, "lesion": first.lesion_id, "patient": first.patient_id}[
+        what
+    ] or first.image
+    counts = ", ".join(f"{n} in {role}" for role, n in sorted(Counter(sides).items()))
+    return Finding(
+        kind,
+        "error",
+        tuple(records[i].image for i in leaking),
+        f"The {what} {name} stands on both sides of the split: {counts} images.",
+        "Move all of its images to one side; a data set without a split is split by lesion and patient.",
+        tuple(records[i].diagnosis for i in leaking),
+        sides,
+    )
+
+
+def _small_classes(records: Sequence[Record]) -> list[Finding]:
+    by_class: defaultdict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_class[record.diagnosis].append(record)
+    findings = []
+    for code, chosen in sorted(by_class.items()):
+        lesions = len({r.lesion_id or r.isic_id or r.image for r in chosen})
+        if lesions < SMALL_CLASS_LESIONS:
+            evidence = f"{code} has {len(chosen)} images of {lesions} lesions; its score will be little more than a guess."
+            remedy = "Add images of other lesions, or join the class with a related one."
+            images = tuple(r.image for r in chosen)
+            findings.append(
+                Finding("class_too_small", "warning", images, evidence, remedy, (code,) * len(chosen))
+            )
+    return findings
+
+
+def _sharing(keys: Sequence[Hashable]) -> list[list[int]]:
+    """Return the index groups of two or more that share a key; None is no key."""
+    indices: defaultdict[Hashable, list[int]] = defaultdict(list)
+    for index, key in enumerate(keys):
+        if key is not None:
+            indices[key].append(index)
+    return [group for group in indices.values() if len(group) > 1]
+
+
+def _summary_line(kind: str, findings: Sequence[Finding]) -> str:
+    count = len(findings)
+    images = sum(len(finding.images) for finding in findings)
+    if kind == "unreadable":
+        return f"{_many(count, 'image')} cannot be read, first {findings[0].images[0]}"
+    if kind == "contradicting_labels":
+        pairs = Counter("/".join(sorted(set(finding.labels))) for finding in findings)
+        words = (
+            "under two diagnoses"
+            if all(p.count("/") == 1 for p in pairs)
+            else "under more than one diagnosis"
+        )
+        told = ", ".join(f"{n} {pair}" for pair, n in sorted(pairs.items()))
+        return (
+            f"{_many(count, 'image')} {'stands' if count == 1 else 'stand'} {words}, byte for byte ({told})"
+        )
+    if kind == "identical_images":
+        return f"{_many(count, 'image')} kept in {images} files under the same diagnosis"
+    if kind == "class_too_small":
+        told = ", ".join(f"{f.labels[0]} {len(f.images)}" for f in findings)
+        return f"{_many(count, 'class', 'classes')} with fewer than {SMALL_CLASS_LESIONS} lesions (images: {told})"
+    what = {"same": "picture", "lesion": "lesion", "patient": "patient"}[kind.split("_")[0]]
+    sides = Counter(role for finding in findings for role in finding.roles)
+    told = ", ".join(f"{n} in {role}" for role, n in sorted(sides.items()))
+    through = {"picture": "", "lesion": ", other pictures of it", "patient": ", other lesions"}[what]
+    return f"{_many(count, what)} on both sides of the split{through} (images: {told})"
+
+
+def _many(count: int, noun: str, plural: str | None = None) -> str:
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"

@@ -1,0 +1,230 @@
+"""A model and labelled images -> honest scores: only lesions that the model has not seen are counted."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from dermlens.audit.findings import audit, hash_records, summary
+from dermlens.data.records import Dataset, Record
+from dermlens.diagnoses import ISIC2019, to_isic2019
+from dermlens.errors import DataError, StorageError
+from dermlens.evaluation.scores import score
+from dermlens.inference.bundle import Bundle
+from dermlens.inference.predict import DISCLAIMER, Prediction, Predictor
+from dermlens.reporting.progress import track
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image of the data set: what became of it and, when it was read, the answer."""
+
+    record: Record
+    diagnosis: str | None
+    group: str
+    status: str
+    reason: str
+    answer: Prediction | None = None
+
+
+def evaluate(
+    predictor: Predictor, dataset: Dataset, out: Path, *, split: str | None, seed: int, console: Console
+) -> bool:
+    """Score `predictor` on `dataset`, write `metrics.json` and `predictions.csv` to `out`, and print the main figures.
+
+    Returns:
+        True when some image could not be read; its row in predictions.csv says why.
+    Raises:
+        DataError: nothing is left to score. StorageError: `out` cannot be written.
+    """
+    bundle = predictor.bundle
+    records = [r for r in dataset.records if split is None or r.split == split]
+    if not records:
+        found = sorted({str(r.split) for r in dataset.records})
+        raise DataError(
+            f"No images in split {split!r}. The data set has {', '.join(found)}.",
+            remedy="Give one of those, or none.",
+        )
+    for note in dataset.notes:
+        console.print(note, highlight=False)
+    with track("Reading and hashing", len(records), console) as advance:
+        hashes = hash_records(records, progress=advance)
+    findings = summary(audit(records, hashes))
+    rows = [
+        _sort(bundle, record, digest, seen)
+        for seen in [bundle.seen()]
+        for record, digest in zip(records, hashes, strict=True)
+    ]
+    rows = _answer(predictor, rows, console)
+    scored = [row for row in rows if row.status == "scored"]
+    _write_predictions(out, rows, bundle.codes)
+    aside = Counter(row.reason for row in rows if row.status == "set_aside")
+    counts = {
+        "images": len(records),
+        "scored": len(scored),
+        "set_aside_as_seen": sum(aside.values()),
+        "set_aside_by_reason": dict(aside),
+        "class_not_in_model": dict(
+            Counter(row.record.diagnosis for row in rows if row.status == "class_not_in_model")
+        ),
+        "unreadable": sum(row.status == "error" for row in rows),
+    }
+    _print_counts(counts, findings, console)
+    if not scored:
+        raise DataError(
+            f"Nothing is left to score: of {len(records)} images {counts['set_aside_as_seen']} are known to the model.",
+            remedy=f"Give images that the model has not learned from; {out / 'predictions.csv'} says why each was left out.",
+            code="nothing_to_score",
+        )
+    metrics = _metrics(bundle, scored, seed)
+    report = {
+        "schema": "dermlens/metrics/1",
+        "model": _model(bundle),
+        "data": str(dataset.root),
+        "split": split,
+        "seed": seed,
+    }
+    report |= {"counts": counts, "audit": findings, "leaky": bundle.card["data"]["leaky"], **metrics}
+    _write_json(out / "metrics.json", report)
+    _print_metrics(bundle, metrics, out, console)
+    return counts["unreadable"] > 0
+
+
+def map_label(diagnosis: str, codes: Sequence[str]) -> str | None:
+    """Return the class of the model that a label means, or None: SK and PBK are BKL to a model of the ISIC 2019 classes."""
+    if diagnosis in codes:
+        return diagnosis
+    if set(codes) <= set(ISIC2019):
+        parent = to_isic2019(diagnosis)
+        return parent if parent in codes else None
+    return None
+
+
+def _sort(bundle: Bundle, record: Record, digest: str | None, seen: Any) -> Row:
+    group = record.lesion_id or record.isic_id or digest or record.image
+    label = map_label(record.diagnosis, bundle.codes)
+    reason = seen.reason(digest, record.lesion_id, record.isic_id)
+    if reason is not None:
+        return Row(record, label, group, "set_aside", reason)
+    if label is None:
+        return Row(record, None, group, "class_not_in_model", f"the model has no class {record.diagnosis}")
+    return Row(record, label, group, "scored", "")
+
+
+def _answer(predictor: Predictor, rows: list[Row], console: Console) -> list[Row]:
+    chosen = [row for row in rows if row.status == "scored"]
+    answers = predictor.predict_many(
+        [row.record.path for row in chosen],
+        names=[row.record.image for row in chosen],
+        frame_aspects=[row.record.frame_aspect for row in chosen],
+    )
+    result = []
+    with track("Predicting", len(chosen), console) as advance:
+        for row in rows:
+            if row.status != "scored":
+                result.append(row)
+                continue
+            answer = next(answers)
+            status, reason = ("error", answer.error["message"]) if answer.error else ("scored", "")
+            result.append(Row(row.record, row.diagnosis, row.group, status, reason, answer))
+            advance(1)
+    return result
+
+
+def _metrics(bundle: Bundle, scored: Sequence[Row], seed: int) -> dict[str, Any]:
+    codes = bundle.codes
+    truth = np.array([codes.index(row.diagnosis or "") for row in scored])
+    probability = np.array([[row.answer.probabilities[c] for c in codes] for row in scored if row.answer])
+    decision = np.array([codes.index(row.answer.diagnosis_code or "") for row in scored if row.answer])
+    return score(truth, probability, decision, [row.group for row in scored], codes, seed=seed)
+
+
+def _model(bundle: Bundle) -> dict[str, str]:
+    return {"name": bundle.name, "version": bundle.version, "sha256": bundle.sha256}
+
+
+def _write_predictions(out: Path, rows: Sequence[Row], codes: Sequence[str]) -> None:
+    def cells(row: Row) -> list[Any]:
+        answer = row.answer
+        ok = answer is not None and answer.error is None
+        shares = [f"{answer.probabilities[c]:.6f}" if ok and answer else "" for c in codes]
+        decided = answer.diagnosis_code if ok and answer else ""
+        record = row.record
+        return [
+            record.image,
+            record.lesion_id or "",
+            record.diagnosis,
+            row.diagnosis or "",
+            row.status,
+            row.reason,
+            decided,
+            *shares,
+        ]
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with (out / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            header = ["image", "lesion_id", "label", "diagnosis", "status", "reason", "decision"]
+            writer.writerow([*header, *(f"p_{c}" for c in codes)])
+            writer.writerows(cells(row) for row in rows)
+    except OSError as error:
+        raise _storage(out, error) from error
+
+
+def _write_json(path: Path, report: dict[str, Any]) -> None:
+    try:
+        path.write_text(
+            json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
+    except OSError as error:
+        raise _storage(path, error) from error
+
+
+def _storage(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"The evaluation could not be written to {path}: {error.strerror or error}.",
+        remedy="Free some space or choose another --out.",
+    )
+
+
+def _print_counts(counts: dict[str, Any], findings: Sequence[str], console: Console) -> None:
+    for line in findings:
+        console.print(f"Audit: {line}", highlight=False)
+    reasons = ", ".join(f"{n} {reason}" for reason, n in counts["set_aside_by_reason"].items())
+    console.print(
+        f"{counts['images']} images: {counts['scored']} scored, {counts['set_aside_as_seen']} set aside as seen by the model"
+        + (f" ({reasons})" if reasons else "")
+        + f", {sum(counts['class_not_in_model'].values())} of classes it does not have, {counts['unreadable']} unreadable.",
+        highlight=False,
+    )
+
+
+def _print_metrics(bundle: Bundle, metrics: dict[str, Any], out: Path, console: Console) -> None:
+    if bundle.card["data"]["leaky"]:
+        console.print(
+            "LEAKY model: trained with images or lesions of its own test split.", style="red", highlight=False
+        )
+    for name in ("balanced_accuracy", "accuracy", "macro_auc", "ece"):
+        console.print(f"  {name.replace('_', ' '):18} {_figure(metrics[name])}", highlight=False)
+    for code, row in metrics["per_class"].items():
+        count = row["n"]["value"] if isinstance(row["n"], dict) else row["n"]
+        console.print(f"  {code:18} sensitivity {_figure(row['sensitivity'])}, n = {count}", highlight=False)
+    console.print(f"Written: {out / 'metrics.json'}, {out / 'predictions.csv'}", highlight=False)
+    console.print(DISCLAIMER, style="bold", highlight=False)
+
+
+def _figure(figure: dict[str, Any]) -> str:
+    if figure["value"] is None:
+        return "n/a"
+    if figure["low"] is None:
+        return f"{figure['value']:.3f}"
+    return f"{figure['value']:.3f}  [{figure['low']:.3f}, {figure['high']:.3f}]"

@@ -1,0 +1,240 @@
+"""From logits to calibrated probabilities, and from probabilities to one diagnosis.
+
+Two things are kept apart. *Probabilities* are meant at the class prior recorded in the bundle. The
+*decision* follows the bundle's rule, which may weigh rare classes up and so differ from the largest
+probability. Applied here, with NumPy alone; fitted in `dermlens.evaluation.calibration`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from dermlens.errors import BundleError
+
+RuleKind = Literal["largest_probability", "prior_adjusted"]
+
+PRIOR_SUM_TOLERANCE = 1e-6
+PROBABILITY_SUM_TOLERANCE = 1e-3
+_REMEDY = "Train or download the model again; do not edit bundle.json by hand."
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What turns logits into probabilities.
+
+    Attributes:
+        temperature: divides the logits; finite and above 0; 1 leaves them as they are.
+        prior: class shares at which the probabilities are meant, in the order of the classes; all above 0,
+            sum 1.
+        training_prior: class shares that the network saw, after sampling; same length and rules.
+
+    Raises:
+        BundleError: (code `bad_value`) a value breaks these rules.
+    """
+
+    temperature: float
+    prior: tuple[float, ...]
+    training_prior: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise _bad_value(
+                f"Calibration temperature must be a finite number above 0: got {self.temperature}."
+            )
+        _check_prior("prior", self.prior)
+        _check_prior("training_prior", self.training_prior)
+        if len(self.prior) != len(self.training_prior):
+            raise _bad_value(
+                f"Calibration prior and training_prior must have one share a class each: "
+                f"got {len(self.prior)} and {len(self.training_prior)}."
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the form stored in `bundle.json`."""
+        return {
+            "temperature": self.temperature,
+            "prior": list(self.prior),
+            "training_prior": list(self.training_prior),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
+        """Read what `as_dict` wrote; raises BundleError when a key is missing or a value makes no sense."""
+        temperature, prior, training_prior = _take(values, "temperature", "prior", "training_prior")
+        return cls(
+            _number("temperature", temperature),
+            _shares("prior", prior),
+            _shares("training_prior", training_prior),
+        )
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """How one class is named from the probabilities.
+
+    Attributes:
+        kind: `largest_probability`, or `prior_adjusted`: the largest probability ** 1 / prior ** strength.
+        strength: 0 (no adjustment) to 1 (Bayes rule for balanced accuracy); `largest_probability` ignores it.
+
+    Raises:
+        BundleError: (code `bad_value`) unknown kind or strength outside 0 to 1.
+    """
+
+    kind: RuleKind
+    strength: float
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(RuleKind):
+            raise _bad_value(
+                f"Decision rule must be one of {', '.join(get_args(RuleKind))}: got {self.kind!r}."
+            )
+        if not 0.0 <= self.strength <= 1.0:
+            raise _bad_value(f"Decision rule strength must lie between 0 and 1: got {self.strength}.")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the form stored in `bundle.json`."""
+        return {"kind": self.kind, "strength": self.strength}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DecisionRule:
+        """Read what `as_dict` wrote; raises BundleError when a key is missing or a value makes no sense."""
+        kind, strength = _take(values, "kind", "strength")
+        return cls(cast(RuleKind, kind), _number("strength", strength))
+
+
+def probabilities(logits: npt.ArrayLike, calibration: Calibration) -> npt.NDArray[np.float64]:
+    """Turn logits into probabilities at the calibration's class prior.
+
+    `softmax(logits / temperature + log prior - log training_prior)`: temperature scaling (Guo et al. 2017,
+    arXiv:1706.04599) with the correction for another class prior (Saerens et al. 2002,
+    doi 10.1162/089976602753284446).
+
+    Args:
+        logits: (n, classes), real numbers, normally float32; n may be 0.
+        calibration: as fitted, for the same classes in the same order.
+
+    Returns:
+        (n, classes) float64, every value in 0..1, rows sum to 1.
+
+    Raises:
+        BundleError: another number of classes (code `shape`), or a logit that is NaN or infinite
+            (`not_finite`).
+    """
+    scores = _matrix("Logits", logits, len(calibration.prior))
+    shift = np.log(calibration.prior) - np.log(calibration.training_prior)
+    return softmax(scores / calibration.temperature + shift)
+
+
+def decide(
+    probabilities: npt.ArrayLike, calibration: Calibration, rule: DecisionRule
+) -> npt.NDArray[np.int64]:
+    """Name one class for each row: `argmax(log p - strength * log prior)`.
+
+    With strength 1 every class is weighed as if all were equally frequent, the Bayes rule for balanced
+    accuracy (Menon et al. 2021, arXiv:2007.07314). Ties go to the class that stands first.
+
+    Args:
+        probabilities: (n, classes), rows sum to 1, as `probabilities` returns them.
+        calibration: gives the prior at which they are meant.
+        rule: the bundle's recorded rule.
+
+    Returns:
+        (n,) int64 indices of classes.
+
+    Raises:
+        BundleError: wrong shape (`shape`), NaN or infinite (`not_finite`), not probabilities
+            (`not_probabilities`).
+    """
+    values = check_probabilities(probabilities, len(calibration.prior))
+    if rule.kind == "largest_probability":
+        return _argmax(values)
+    with np.errstate(divide="ignore"):  # a probability of 0 is log -inf and never wins
+        adjusted = np.log(values) - rule.strength * np.log(calibration.prior)
+    return _argmax(adjusted)
+
+
+def softmax(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the softmax of each row of (n, classes) float64, safe for large values."""
+    exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
+    shares: npt.NDArray[np.float64] = exponents / exponents.sum(axis=1, keepdims=True)
+    return shares
+
+
+def check_probabilities(values: npt.ArrayLike, n_classes: int) -> npt.NDArray[np.float64]:
+    """Return (n, n_classes) float64, or raise BundleError where the rows are not probabilities."""
+    matrix = _matrix("Probabilities", values, n_classes)
+    off = np.abs(matrix.sum(axis=1) - 1.0)
+    if matrix.size and (matrix.min() < 0 or off.max() > PROBABILITY_SUM_TOLERANCE):
+        raise BundleError(
+            f"Probabilities must be 0 or more and each row must sum to 1: "
+            f"got a smallest value of {matrix.min():.4g} and a row that is {off.max():.4g} off.",
+            remedy="Pass the result of dermlens.inference.decision.probabilities, not logits.",
+            code="not_probabilities",
+        )
+    return matrix
+
+
+def _argmax(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    winners: npt.NDArray[np.int64] = np.argmax(values, axis=1).astype(np.int64)
+    return winners
+
+
+def _matrix(name: str, values: npt.ArrayLike, n_classes: int) -> npt.NDArray[np.float64]:
+    matrix = np.asarray(values, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[1] != n_classes:
+        raise BundleError(
+            f"{name} must have the shape (n, {n_classes}), one column a class: got {matrix.shape}.",
+            remedy="Check that the model's graph and its bundle.json belong together.",
+            code="shape",
+        )
+    bad = ~np.isfinite(matrix).all(axis=1)
+    if bad.any():
+        raise BundleError(
+            f"{name} must be finite: got NaN or infinity in {int(bad.sum())} of {len(matrix)} rows, "
+            f"first in row {int(np.argmax(bad))}.",
+            remedy="Check the model with dermlens doctor, or use it in float32.",
+            code="not_finite",
+        )
+    return matrix
+
+
+def _check_prior(name: str, prior: tuple[float, ...]) -> None:
+    if len(prior) < 2:
+        raise _bad_value(f"Calibration {name} needs at least 2 classes: got {len(prior)}.")
+    if not all(math.isfinite(share) and share > 0 for share in prior):
+        raise _bad_value(f"Calibration {name} must be finite and above 0 for every class: got {min(prior)}.")
+    if abs(math.fsum(prior) - 1.0) > PRIOR_SUM_TOLERANCE:
+        raise _bad_value(f"Calibration {name} must sum to 1: got {math.fsum(prior):.6f}.")
+
+
+def _take(values: Mapping[str, Any], *keys: str) -> list[Any]:
+    missing = [key for key in keys if key not in values]
+    if missing:
+        raise BundleError(
+            f"bundle.json lacks {', '.join(missing)}: {', '.join(keys)} are needed.",
+            remedy=_REMEDY,
+            code="missing_key",
+        )
+    return [values[key] for key in keys]
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _bad_value(f"bundle.json {name} must be a number: got {value!r}.")
+    return float(value)
+
+
+def _shares(name: str, values: object) -> tuple[float, ...]:
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise _bad_value(f"bundle.json {name} must be a list of numbers: got {values!r}.")
+    return tuple(_number(name, value) for value in values)
+
+
+def _bad_value(message: str) -> BundleError:
+    return BundleError(message, remedy=_REMEDY, code="bad_value")

@@ -1,0 +1,143 @@
+"""calibration.py: a known temperature is found again at any prior; small or easy sets do no harm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dermlens.errors import BundleError, DataError, UsageError
+from dermlens.evaluation import metrics
+from dermlens.evaluation.calibration import MIN_LESIONS, choose_rule, fit_calibration
+from dermlens.inference.decision import Calibration, DecisionRule, decide, probabilities
+
+PRIOR = (0.6, 0.25, 0.1, 0.05)
+SEEN = (0.25, 0.25, 0.25, 0.25)
+
+
+def synthetic(
+    temperature: float, n: int = 4000, prior: tuple[float, ...] = PRIOR, seen: tuple[float, ...] = SEEN
+) -> tuple[Any, Any]:
+    """Draw labels at `prior` and the logits of a network that saw `seen` and is off by `temperature`.
+
+    Normal features around each class's unit vector: these logits are exact, up to a constant a row.
+    """
+    generator = np.random.default_rng(7)
+    classes = len(prior)
+    y = generator.choice(classes, n, p=prior)
+    features = generator.normal(size=(n, classes)) + 1.5 * np.eye(classes)[y]
+    return (temperature * (1.5 * features + np.log(seen))).astype(np.float32), y
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5, 8.0])
+def test_known_temperature_is_found_again(temperature: float) -> None:
+    logits, y = synthetic(temperature)
+    fitted = fit_calibration(logits, y, prior=PRIOR, training_prior=SEEN)
+    assert fitted.temperature == pytest.approx(temperature, rel=0.06)
+    assert fitted.prior == PRIOR
+    assert fitted.training_prior == SEEN
+
+
+def test_no_other_temperature_is_likelier() -> None:
+    logits, y = synthetic(2.0, n=500)
+    shares = tuple(np.bincount(y, minlength=4) / len(y))
+    best = fit_calibration(logits, y, prior=shares, training_prior=SEEN).temperature
+
+    def loss(temperature: float) -> float:
+        return metrics.log_loss(y, probabilities(logits, Calibration(temperature, shares, SEEN)))
+
+    grid = np.geomspace(0.05, 20, 400)
+    assert loss(best) <= min(loss(float(t)) for t in grid)
+
+
+def test_calibrated_probabilities_are_better_calibrated() -> None:
+    logits, y = synthetic(3.0)
+    fitted = fit_calibration(logits, y, prior=PRIOR, training_prior=SEEN)
+    raw = Calibration(1.0, PRIOR, SEEN)
+    before = metrics.expected_calibration_error(y, probabilities(logits, raw))
+    after = metrics.expected_calibration_error(y, probabilities(logits, fitted))
+    assert after < 0.03 < before
+
+
+def test_images_at_another_prior_do_not_bend_the_fit() -> None:
+    logits, y = synthetic(2.0, n=8000, prior=SEEN)
+    fitted = fit_calibration(logits, y, prior=PRIOR, training_prior=SEEN)
+    assert fitted.temperature == pytest.approx(2.0, rel=0.06)
+
+
+def test_a_lesion_counts_once() -> None:
+    logits, y = synthetic(2.0, n=300)
+    times = np.where(np.arange(300) < 20, 30, 1)
+    once = fit_calibration(logits, y, prior=PRIOR, training_prior=SEEN)
+    groups = np.repeat(np.arange(300), times)
+    repeated = fit_calibration(
+        np.repeat(logits, times, axis=0), np.repeat(y, times), groups, prior=PRIOR, training_prior=SEEN
+    )
+    assert repeated.temperature == pytest.approx(once.temperature)
+
+
+def test_classes_without_images_do_no_harm() -> None:
+    logits, y = synthetic(2.0)
+    kept = y < 2
+    fitted = fit_calibration(logits[kept], y[kept], prior=PRIOR, training_prior=SEEN)
+    assert 1.0 < fitted.temperature < 4.0
+    only = y == 0
+    fitted = fit_calibration(logits[only], y[only], prior=PRIOR, training_prior=SEEN)
+    assert 0.05 <= fitted.temperature <= 20.0
+
+
+def test_perfect_images_leave_the_temperature_at_one() -> None:
+    y = np.arange(40) % 4
+    fitted = fit_calibration(10.0 * np.eye(4)[y], y, prior=SEEN, training_prior=SEEN)
+    assert fitted.temperature == 1.0
+
+
+def test_a_network_that_is_surely_wrong_is_cooled_to_the_bound() -> None:
+    y = np.arange(40) % 4
+    fitted = fit_calibration(10.0 * np.eye(4)[(y + 1) % 4], y, prior=SEEN, training_prior=SEEN)
+    assert fitted.temperature == 20.0
+
+
+@pytest.mark.parametrize("n_classes", [2, 100])
+def test_two_and_a_hundred_classes(n_classes: int) -> None:
+    share = (1.0 / n_classes,) * n_classes
+    logits, y = synthetic(2.0, n=3000, prior=share, seen=share)
+    fitted = fit_calibration(logits, y, prior=share, training_prior=share)
+    assert fitted.temperature == pytest.approx(2.0, rel=0.08)
+
+
+def test_too_few_lesions_are_refused() -> None:
+    logits, y = synthetic(1.0, n=MIN_LESIONS - 1)
+    with pytest.raises(DataError, match=f"got {MIN_LESIONS - 1} in {MIN_LESIONS - 1} images") as caught:
+        fit_calibration(logits, y, prior=PRIOR, training_prior=SEEN)
+    assert caught.value.code == "too_few_to_calibrate"
+    logits, y = synthetic(1.0, n=100)
+    with pytest.raises(DataError, match="got 5 in 100 images"):
+        fit_calibration(logits, y, np.arange(100) % 5, prior=PRIOR, training_prior=SEEN)
+
+
+def test_no_images_at_all_are_refused() -> None:
+    with pytest.raises(DataError, match="got 0 in 0 images"):
+        fit_calibration(np.empty((0, 4)), np.empty(0, dtype=int), prior=PRIOR, training_prior=SEEN)
+
+
+def test_rows_that_do_not_match_are_refused() -> None:
+    logits, y = synthetic(1.0, n=100)
+    with pytest.raises(UsageError):
+        fit_calibration(logits, y[:-1], prior=PRIOR, training_prior=SEEN)
+    logits[3, 1] = np.nan
+    with pytest.raises(BundleError, match="first in row 3"):
+        fit_calibration(logits, y, prior=PRIOR, training_prior=SEEN)
+
+
+def test_the_rule_is_the_best_for_balanced_accuracy() -> None:
+    logits, y = synthetic(2.0, n=20_000)
+    calibration = fit_calibration(logits, y, prior=PRIOR, training_prior=SEEN)
+    values = probabilities(logits, calibration)
+    rule = choose_rule(values, calibration, y)
+    assert rule == DecisionRule("prior_adjusted", 1.0)
+    chosen = metrics.balanced_accuracy_score(y, decide(values, calibration, rule))
+    for strength in (0.0, 0.3, 0.6):
+        other = decide(values, calibration, DecisionRule("prior_adjusted", strength))
+        assert chosen > metrics.balanced_accuracy_score(y, other)
