@@ -1,0 +1,253 @@
+"""The artefact: a folder with the graph and everything needed to use it correctly.
+
+    graph.xml, graph.bin   OpenVINO graph: uint8 (n, h, w, 3) -> logits, embedding, feature_map
+    head.npz               weights (d, classes) and bias (classes,) of the last layer, for class activation maps
+    seen.json              what the model has learned from, by role: content hashes, lesion ids, ISIC ids
+    bundle.json            labels, input, calibration, decision rule, metrics, licences, SHA-256 of the other files
+    MODEL_CARD.md          the same, for people
+
+Nothing needed to predict is a flag, a constant or a file name. A damaged file is noticed on load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dermlens.data.images import InputSpec
+from dermlens.errors import BundleError, DermlensError, StorageError
+from dermlens.inference.decision import Calibration, DecisionRule
+
+SCHEMA = "dermlens/bundle/1"
+ROLES_LEARNED_FROM = ("train", "select", "calibrate")
+MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model knows by heart, as sets of identifiers, one set for each kind."""
+
+    content_hashes: frozenset[str]
+    lesion_ids: frozenset[str]
+    isic_ids: frozenset[str]
+
+    def reason(self, content_hash: str | None, lesion_id: str | None, isic_id: str | None) -> str | None:
+        """Say why an image counts as seen, or return None when it is new to the model."""
+        if content_hash is not None and content_hash[:HASH_CHARS] in self.content_hashes:
+            return "same image"
+        if lesion_id is not None and lesion_id in self.lesion_ids:
+            return "same lesion"
+        if isic_id is not None and isic_id in self.isic_ids:
+            return "same ISIC id or lesion"
+        return None
+
+
+HASH_CHARS = 32  # 128 bits of the SHA-256 are enough to recognise a file and halve the size of seen.json
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded and checked bundle; `card` is the whole of bundle.json."""
+
+    folder: Path
+    card: dict[str, Any]
+    sha256: str
+    codes: tuple[str, ...]
+    names: tuple[str, ...]
+    input_spec: InputSpec
+    calibration: Calibration
+    decision_rule: DecisionRule
+
+    @property
+    def name(self) -> str:
+        return str(self.card["name"])
+
+    @property
+    def version(self) -> str:
+        return str(self.card["version"])
+
+    @property
+    def scope(self) -> str:
+        """One sentence on what the model reads and what it does not."""
+        return str(self.card["scope"])
+
+    @property
+    def graph_path(self) -> Path:
+        return self.folder / "graph.xml"
+
+    def head(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the last layer: weights float32 (d, classes) and bias float32 (classes,)."""
+        with np.load(self.folder / "head.npz", allow_pickle=False) as arrays:
+            return arrays["weights"], arrays["bias"]
+
+    def seen(self, roles: tuple[str, ...] = ROLES_LEARNED_FROM) -> Seen:
+        """Return what the model, or the weights it started from, learned from in the given roles."""
+        by_role = json.loads((self.folder / "seen.json").read_text(encoding="utf-8"))
+
+        def union(kind: str) -> frozenset[str]:
+            return frozenset(item for role in roles for item in by_role.get(role, {}).get(kind, ()))
+
+        return Seen(union("content_hashes"), union("lesion_ids"), union("isic_ids"))
+
+
+def load_bundle(folder: str | Path) -> Bundle:
+    """Load a bundle folder and check every file against its SHA-256.
+
+    Raises:
+        BundleError: a file is missing, changed, unreadable or from a newer version of dermlens.
+    """
+    folder = Path(folder)
+    path = folder / "bundle.json"
+    try:
+        raw = path.read_bytes()
+        card = json.loads(raw)
+    except OSError as error:
+        raise BundleError(
+            f"No model bundle at {folder}: {error.strerror or error}. A bundle is a folder with bundle.json.",
+            remedy="Give a name from `dermlens models`, a run folder or a bundle folder.",
+            code="bundle_missing",
+        ) from error
+    except ValueError as error:
+        raise _damaged(path, f"it is not JSON ({error})") from error
+    if not isinstance(card, dict) or card.get("schema") != SCHEMA:
+        got = card.get("schema") if isinstance(card, dict) else type(card).__name__
+        raise BundleError(
+            f"{path} has schema {got!r}. This version of dermlens reads {SCHEMA!r}.",
+            remedy="Upgrade dermlens, or train the model again.",
+            code="bundle_version",
+        )
+    _check_files(folder, card.get("files"))
+    try:
+        return Bundle(
+            folder=folder,
+            card=card,
+            sha256=hashlib.sha256(raw).hexdigest(),
+            codes=tuple(c["code"] for c in card["classes"]),
+            names=tuple(c["name"] for c in card["classes"]),
+            input_spec=InputSpec.from_dict(card["input"]),
+            calibration=Calibration.from_dict(card["calibration"]),
+            decision_rule=DecisionRule.from_dict(card["decision_rule"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, DermlensError) as error:
+        raise _damaged(path, f"a field is missing or wrong ({error!r})") from error
+
+
+def _check_files(folder: Path, files: Any) -> None:
+    if not isinstance(files, dict) or "graph.xml" not in files:
+        raise _damaged(folder / "bundle.json", "it lists no files")
+    for name, expected in files.items():
+        path = folder / name
+        try:
+            actual = sha256_of_file(path)
+        except OSError as error:
+            raise _damaged(path, "the file is missing or unreadable") from error
+        if actual != expected:
+            raise _damaged(path, f"its SHA-256 is {actual[:12]}…, recorded was {expected[:12]}…")
+
+
+def _damaged(path: Path, why: str) -> BundleError:
+    return BundleError(
+        f"The model bundle is damaged: {path}: {why}.",
+        remedy="Copy the bundle again, reinstall dermlens, or export the model anew from its run.",
+        code="bundle_damaged",
+    )
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_bundle(
+    folder: Path,
+    card: dict[str, Any],
+    *,
+    head: tuple[np.ndarray, np.ndarray],
+    seen: dict[str, dict[str, list[str]]],
+    write_graph: Callable[[Path], None],
+    model_card: str,
+) -> None:
+    """Write a whole bundle beside its final place, then move it there, so that a failure leaves the old one whole.
+
+    Args:
+        card: bundle.json without `schema` and `files`, which are added here.
+        head: weights (d, classes) and bias (classes,).
+        seen: role -> {"content_hashes", "lesion_ids", "isic_ids"} -> sorted identifiers.
+        write_graph: called with the path of graph.xml, writes it and graph.bin.
+        model_card: the text of MODEL_CARD.md.
+    Raises:
+        StorageError: no space or no permission; the previous bundle is untouched.
+    """
+    staging: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        write_graph(staging / "graph.xml")
+        np.savez(staging / "head.npz", weights=head[0], bias=head[1])
+        (staging / "seen.json").write_text(json.dumps(seen, separators=(",", ":")) + "\n", encoding="utf-8")
+        (staging / "MODEL_CARD.md").write_text(model_card, encoding="utf-8")
+        files = {p.name: sha256_of_file(p) for p in sorted(staging.iterdir())}
+        text = json.dumps(
+            {"schema": SCHEMA, **card, "files": files}, indent=1, ensure_ascii=False, allow_nan=False
+        )
+        (staging / "bundle.json").write_text(text + "\n", encoding="utf-8")
+        staging.chmod(0o755)
+        _replace_folder(staging, folder)
+    except OSError as error:
+        raise StorageError(
+            f"The model bundle could not be written to {folder}: {error.strerror or error}.",
+            remedy="Free some space or choose another folder; what stood there before is unchanged.",
+        ) from error
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _replace_folder(staging: Path, folder: Path) -> None:
+    if not folder.exists():
+        os.replace(staging, folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+    os.replace(folder, old / folder.name)
+    try:
+        os.replace(staging, folder)
+    except OSError:
+        os.replace(old / folder.name, folder)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def find_bundle(model: str | Path) -> Path:
+    """Return the bundle folder that MODEL means: an embedded name, a run folder or a bundle folder.
+
+    Raises:
+        BundleError: nothing is there.
+    """
+    if isinstance(model, str) and (MODELS_DIR / model / "bundle.json").is_file():
+        return MODELS_DIR / model
+    path = Path(model)
+    for candidate in (path, path / "bundle"):
+        if (candidate / "bundle.json").is_file():
+            return candidate
+    names = ", ".join(embedded_models()) or "none"
+    raise BundleError(
+        f"No model {str(model)!r}. Embedded models: {names}; a run folder holds bundle/bundle.json.",
+        remedy="Run `dermlens models` for the names, or give the folder that `dermlens train --out` wrote.",
+        code="bundle_missing",
+    )
+
+
+def embedded_models() -> list[str]:
+    """Return the names of the models that came with the package, sorted."""
+    return sorted(p.parent.name for p in MODELS_DIR.glob("*/bundle.json"))

@@ -1,0 +1,74 @@
+"""What this machine offers: processor, packages, models, and what is missing for which verb."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from dermlens.errors import DermlensError
+from dermlens.inference.bundle import MODELS_DIR, embedded_models, load_bundle
+from dermlens.inference.runtime import Runtime
+
+PACKAGES = ("dermlens", "numpy", "opencv-python-headless", "pillow", "openvino", "tensorflow", "keras", "scikit-learn")
+EXTRAS = {
+    "train, evaluate": ("train", ("tensorflow", "keras", "sklearn", "pandas", "matplotlib")),
+    "serve": ("serve", ("fastapi", "uvicorn")),
+    "batch --engine ray": ("scale", ("ray",)),
+}
+
+
+def examine() -> dict[str, Any]:
+    """Return the facts as one JSON-ready mapping; `ok` is False when an embedded model is unusable."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    missing = {}
+    for verb, (extra, modules) in EXTRAS.items():
+        absent = [m for m in modules if importlib.util.find_spec(m) is None]
+        if absent:
+            missing[verb] = {"modules": absent, "install": f'pip install "dermlens[{extra}]"'}
+    models = [_try_model(name) for name in embedded_models()]
+    core = ov.Core()
+    return {
+        "ok": bool(models) and all(m["status"] == "ok" for m in models),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": core.get_property("CPU", "FULL_DEVICE_NAME"),
+        "optimised_for": list(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+        "cores": os.cpu_count(),
+        "free_disk_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
+        "packages": found,
+        "missing": missing,
+        "models": models,
+    }
+
+
+def _try_model(name: str) -> dict[str, Any]:
+    start = time.perf_counter()
+    try:
+        bundle = load_bundle(MODELS_DIR / name)
+        size = bundle.input_spec.size_px
+        Runtime(bundle.graph_path, precision=bundle.card["precision"]["policy"]).run(
+            np.zeros((1, size, size, 3), np.uint8)
+        )
+    except DermlensError as error:
+        return {"name": name, "status": "error", "error": error.as_dict()}
+    return {
+        "name": name,
+        "status": "ok",
+        "version": bundle.version,
+        "precision": bundle.card["precision"]["policy"],
+        "load_and_first_answer_ms": round((time.perf_counter() - start) * 1000),
+    }

@@ -1,0 +1,1 @@
+"""One look for every report and every progress line."""

@@ -1,0 +1,101 @@
+"""Answers as one self-contained HTML page with the images as the model saw them; opens offline, prints well."""
+
+from __future__ import annotations
+
+import base64
+import html
+import webbrowser
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+import cv2
+
+from dermlens.data.images import load_image
+from dermlens.diagnoses import DIAGNOSES, display_name
+from dermlens.errors import ImageError, StorageError
+from dermlens.inference.bundle import Bundle
+from dermlens.inference.predict import DISCLAIMER, Prediction
+
+THUMBNAIL_PX = 320
+
+
+def write_page(answers: Sequence[Prediction], bundle: Bundle, path: Path, *, top: int = 3) -> None:
+    """Write the answers as an HTML page; `answers` must name readable paths for their pictures to be shown.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    template = Template(resources.files("dermlens.reporting").joinpath("templates/answers.html").read_text("utf-8"))
+    failed = sum(answer.error is not None for answer in answers)
+    page = template.substitute(
+        scope=html.escape(bundle.scope),
+        disclaimer=html.escape(DISCLAIMER),
+        model=html.escape(f"{bundle.name} {bundle.version}"),
+        rule=html.escape(_rule(bundle)),
+        count=f"{len(answers)} image{'' if len(answers) == 1 else 's'}" + (f", {failed} unreadable" if failed else ""),
+        leaky='<p class="alarm">Leaky model: its scores are too good.</p>' if bundle.card["data"]["leaky"] else "",
+        cards="\n".join(_card(answer, bundle, top) for answer in answers),
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(
+            f"The page could not be written to {path}: {error.strerror or error}.",
+            remedy="Choose another file for --html, or free some space.",
+        ) from error
+
+
+def open_in_browser(path: Path) -> bool:
+    """Open the page in a browser; False when there is none."""
+    return webbrowser.open(path.resolve().as_uri())
+
+
+def _rule(bundle: Bundle) -> str:
+    if bundle.decision_rule.kind == "prior_adjusted":
+        return (
+            "The diagnosis weighs all classes alike, so that a rare disease is not overlooked; the bars are calibrated "
+            "probabilities, so the two may differ."
+        )
+    return "The diagnosis is the most probable class; the bars are calibrated probabilities."
+
+
+def _card(answer: Prediction, bundle: Bundle, top: int) -> str:
+    name = html.escape(Path(answer.image).name)
+    if answer.error is not None:
+        message = html.escape(f"{answer.error['message']} {answer.error['remedy']}")
+        return f'<article class="failed"><h2>Cannot be read</h2><p>{message}</p><footer>{name}</footer></article>'
+    code = answer.diagnosis_code or ""
+    diagnosis = DIAGNOSES.get(code)
+    kind = diagnosis.malignancy if diagnosis else "unknown"
+    plain = html.escape(diagnosis.plain) if diagnosis else ""
+    codes = f"ICD-10 {diagnosis.icd10} · ICD-11 {diagnosis.icd11}" if diagnosis else ""
+    bars = "".join(_bar(c, p, c == code) for c, p in answer.top(top))
+    return (
+        f'<article class="{kind}">{_picture(answer, bundle)}<div><p class="kind">{kind}</p>'
+        f"<h2>{html.escape(answer.diagnosis_name or code)}</h2><p>{plain}</p>"
+        f'<table aria-label="Probabilities">{bars}</table></div>'
+        f"<footer>{name}<span>{codes}</span></footer></article>"
+    )
+
+
+def _bar(code: str, probability: float, chosen: bool) -> str:
+    mark = ' class="chosen"' if chosen else ""
+    return (
+        f"<tr{mark}><th>{html.escape(display_name(code))}</th>"
+        f'<td><i style="width:{probability * 100:.1f}%"></i></td><td>{probability * 100:.0f} %</td></tr>'
+    )
+
+
+def _picture(answer: Prediction, bundle: Bundle) -> str:
+    try:
+        pixels = load_image(answer.image, replace(bundle.input_spec, size_px=THUMBNAIL_PX))
+    except ImageError:
+        return ""
+    _, code = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
+    data = base64.b64encode(code.tobytes()).decode("ascii")
+    alt = html.escape(f"{Path(answer.image).name}, framed as the model sees it")
+    return f'<img src="data:image/jpeg;base64,{data}" alt="{alt}" width="{THUMBNAIL_PX}" height="{THUMBNAIL_PX}">'

@@ -1,0 +1,97 @@
+"""Answers on a terminal: a table people can read at a glance, with the scope and the warning once below it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dermlens.diagnoses import DIAGNOSES, display_name
+from dermlens.inference.bundle import Bundle
+from dermlens.inference.predict import DISCLAIMER, Prediction
+
+BAR_WIDTH = 12
+STYLE = {"malignant": "bold red", "premalignant": "bold yellow", "benign": "green"}
+
+
+def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Console) -> None:
+    """Print one row for each answer, errors included."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("image", overflow="fold")
+    table.add_column("diagnosis")
+    table.add_column(f"probability of the {top} most probable classes" if top > 1 else "probability", overflow="fold")
+    for answer in answers:
+        table.add_row(Text(answer.image), *_cells(answer, top))
+    console.print(table)
+    console.print(Text("\n" + bundle.scope, style="dim"))
+    if bundle.card["data"]["leaky"]:
+        console.print(Text("LEAKY model: its training and test images overlap; its scores are too good.", style="red"))
+    console.print(Text(DISCLAIMER, style="bold"))
+
+
+def _cells(answer: Prediction, top: int) -> tuple[Text, Text]:
+    if answer.error is not None:
+        return Text("cannot be read", style="red"), Text(f"{answer.error['message']} {answer.error['remedy']}")
+    diagnosis = DIAGNOSES.get(answer.diagnosis_code or "")
+    style = STYLE.get(diagnosis.malignancy, "") if diagnosis else "bold"
+    shares = Text()
+    for code, probability in answer.top(top):
+        bar = round(probability * BAR_WIDTH)
+        shares.append("█" * bar + "░" * (BAR_WIDTH - bar), style="cyan")
+        shares.append(f" {probability:4.0%} {code:<5}")
+    return Text(f"{answer.diagnosis_name} ({answer.diagnosis_code})", style=style), shares
+
+
+def model_facts(bundle: Bundle) -> dict[str, Any]:
+    """Return what `dermlens models` shows of a bundle."""
+    card = bundle.card
+    return {
+        "name": bundle.name,
+        "version": bundle.version,
+        "scope": bundle.scope,
+        "classes": list(bundle.codes),
+        "balanced_accuracy": card["metrics"]["balanced_accuracy"],
+        "melanoma_auc": card["metrics"]["per_class"].get("MEL", {}).get("auc"),
+        "leaky": card["data"]["leaky"],
+        "weights_licence": card["licence"]["weights"],
+        "size_mb": round(sum(p.stat().st_size for p in bundle.folder.iterdir()) / 1e6, 1),
+        "sha256": bundle.sha256,
+    }
+
+
+def show_models(bundles: Sequence[Bundle], console: Console) -> None:
+    """Print a paragraph for each embedded model."""
+    if not bundles:
+        console.print("No embedded models.")
+    for bundle in bundles:
+        facts = model_facts(bundle)
+        score = facts["balanced_accuracy"]
+        console.print(f"[bold]{facts['name']}[/bold] {facts['version']}  ({facts['size_mb']} MB)", highlight=False)
+        console.print(f"  {facts['scope']}", highlight=False)
+        console.print(f"  classes: {', '.join(f'{c} {display_name(c)}' for c in facts['classes'])}", highlight=False)
+        console.print(
+            f"  balanced accuracy on unseen lesions {score['value']:.3f} (95 % interval {score['low']:.3f} to "
+            f"{score['high']:.3f})",
+            highlight=False,
+        )
+        console.print(f"  weights: {facts['weights_licence']}", highlight=False)
+        console.print(f"  {DISCLAIMER}", style="bold", highlight=False)
+
+
+def show_doctor(facts: dict[str, Any], console: Console) -> None:
+    """Print what `dermlens doctor` found."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_row("Python", f"{facts['python']} on {facts['system']}")
+    table.add_row("processor", f"{facts['processor']}, {facts['cores']} cores, fast in {', '.join(facts['optimised_for'])}")
+    table.add_row("free disk", f"{facts['free_disk_gb']} GB here")
+    table.add_row("packages", ", ".join(f"{n} {v}" for n, v in facts["packages"].items() if v))
+    for model in facts["models"]:
+        state = f"ok, {model['precision']}, ready in {model['load_and_first_answer_ms']} ms" if model["status"] == "ok" else ""
+        table.add_row(f"model {model['name']}", state or f"{model['error']['message']} {model['error']['remedy']}")
+    for verb, gap in facts["missing"].items():
+        table.add_row(f"for {verb}", f"missing {', '.join(gap['modules'])}: {gap['install']}")
+    console.print(table, highlight=False)
+    console.print("All well." if facts["ok"] else "An embedded model is missing or unusable.", highlight=False)

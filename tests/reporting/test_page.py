@@ -1,0 +1,46 @@
+"""The page of answers: self-contained, says what it is, escapes what it is given."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import cv2
+import pytest
+
+import tiny
+from dermlens import Predictor
+from dermlens.errors import StorageError
+from dermlens.inference.predict import DISCLAIMER
+from dermlens.reporting.page import write_page
+
+
+@pytest.fixture
+def predictor(tmp_path: Path) -> Predictor:
+    return Predictor(tiny.write(tmp_path / "b"))
+
+
+def test_the_page_shows_every_answer_once_and_loads_nothing_from_elsewhere(predictor: Predictor, tmp_path: Path) -> None:
+    good, bad = tmp_path / "<i>red.png", tmp_path / "bad.jpg"
+    cv2.imwrite(str(good), tiny.colour("RED")[:, :, ::-1])
+    bad.write_text("no image")
+    write_page(list(predictor.predict_many([good, bad])), predictor.bundle, tmp_path / "deep" / "page.html")
+    page = (tmp_path / "deep" / "page.html").read_text("utf-8")
+    assert page.count("<article") == 2
+    assert page.count("data:image/jpeg;base64,") == 1
+    assert page.count(DISCLAIMER) == 1 and predictor.bundle.scope in page
+    assert "<i>red.png" not in page and "&lt;i&gt;red.png" in page
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    assert "$" not in page, "every placeholder is filled"
+
+
+def test_a_leaky_model_is_marked(tmp_path: Path) -> None:
+    predictor = Predictor(tiny.write(tmp_path / "b", data={"leaky": True}))
+    write_page([predictor.predict(tiny.colour("RED"))], predictor.bundle, tmp_path / "page.html")
+    assert "Leaky model" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_error(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="could not be written"):
+        write_page([], predictor.bundle, tmp_path / "file" / "page.html")
