@@ -1,0 +1,1 @@
+"""How a model is made: split, pipeline, trunk, fine-tuning, export. The only part of dermlens that imports Keras."""

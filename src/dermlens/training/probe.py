@@ -1,0 +1,55 @@
+"""The linear probe: logistic regression on the frozen ImageNet features of the same images.
+
+It is the baseline that a fine-tuned network has to beat, so every training fits it on the same split and stores its
+score beside the model's (Kornblith et al. 2019, "Do better ImageNet models transfer better?").
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.preprocessing import StandardScaler
+
+STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A fitted probe: `probabilities` of embeddings under class-balanced weights, and the strength chosen on select."""
+
+    scaler: StandardScaler
+    classifier: LogisticRegression
+    strength: float
+    classes: int
+
+    def probabilities(self, embeddings: np.ndarray) -> np.ndarray:
+        """Return float64 (n, classes) for embeddings float32 (n, d)."""
+        result = np.zeros((len(embeddings), self.classes))
+        result[:, self.classifier.classes_] = self.classifier.predict_proba(self.scaler.transform(embeddings))
+        return result
+
+
+def fit_probe(
+    train: tuple[np.ndarray, np.ndarray], select: tuple[np.ndarray, np.ndarray], classes: int
+) -> Probe:
+    """Fit the probe on (embeddings, labels) of train and choose its regularisation by balanced accuracy on select."""
+    scaler = StandardScaler().fit(train[0])
+    x_train, x_select = scaler.transform(train[0]), scaler.transform(select[0])
+    best: tuple[float, Probe] | None = None
+    for strength in STRENGTHS:
+        classifier = LogisticRegression(C=strength, class_weight="balanced", max_iter=300)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            classifier.fit(x_train, train[1])
+        score = float(balanced_accuracy_score(select[1], classifier.predict(x_select)))
+        if best is None or score > best[0]:
+            best = (score, Probe(scaler, classifier, strength, classes))
+    if best is None:
+        raise ValueError("STRENGTHS is empty.")
+    return best[1]

@@ -1,0 +1,189 @@
+"""Every setting of a training, in one frozen record that is saved beside the run."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from dermlens.errors import RecipeError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a training; the defaults suit a folder of some hundreds to ten thousand images on a laptop.
+
+    Attributes:
+        backbone: a name from `training/backbones.py`.
+        weights: "pretrained" (the real ImageNet weights of the backbone), "none" (random) or a path.
+        size_px: side of the square that the network sees; 0 takes the backbone's own.
+        framing: how a non-square image becomes square, see `InputSpec`.
+        cut_block: blocks up to this one are frozen and computed once; the later ones are trained.
+        views: augmented views of each training image in the cache, beside the plain one.
+        epochs: passes over the training images in fine-tuning, one random view each.
+        head_epochs: passes of the head alone over the frozen features, before fine-tuning.
+        batch_size: images in a step.
+        learning_rate, head_learning_rate: peak rates of AdamW; warm-up, then cosine to zero.
+        weight_decay: decoupled weight decay of AdamW, not applied to biases and normalisation.
+        warmup_share: share of the steps in which the rate rises from zero.
+        ema_decay: decay of the averaged weights, the ones that are evaluated and kept.
+        label_smoothing: share of the target spread over all classes.
+        dropout: before the last layer.
+        class_balance: 0 draws images as they come, 1 draws all classes equally often.
+        mixup: alpha of the beta distribution that mixes pairs of cached features; 0 switches it off.
+        train, select, calibrate, test: shares of the lesions in the four roles.
+        decision_rule: "prior_adjusted" (best for balanced accuracy) or "largest_probability".
+        seed: of the split, the views, the sampling and the dropout.
+    """
+
+    backbone: str = "lite0"
+    weights: str = "pretrained"
+    size_px: int = 0
+    framing: str = "centre_crop"
+    cut_block: int = 7
+    views: int = 6
+    epochs: int = 10
+    head_epochs: int = 20
+    batch_size: int = 64
+    learning_rate: float = 6e-4
+    head_learning_rate: float = 3e-3
+    weight_decay: float = 0.02
+    warmup_share: float = 0.1
+    ema_decay: float = 0.995
+    label_smoothing: float = 0.05
+    dropout: float = 0.3
+    class_balance: float = 0.7
+    mixup: float = 0.2
+    train: float = 0.66
+    select: float = 0.09
+    calibrate: float = 0.10
+    test: float = 0.15
+    decision_rule: str = "prior_adjusted"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise RecipeError(
+                    f"Recipe setting {name} is {value}. Allowed is {low} to {high}.",
+                    remedy=f"Set {name} within that range.",
+                )
+        _one_of("framing", self.framing, ("centre_crop", "squash", "pad"))
+        _one_of("decision_rule", self.decision_rule, ("prior_adjusted", "largest_probability"))
+        total = sum(self.fractions.values())
+        if abs(total - 1) > 1e-6:
+            raise RecipeError(
+                f"The shares train + select + calibrate + test add up to {total:.4g}. They must add up to 1.",
+                remedy="Change one of the four shares in the recipe.",
+            )
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        """Shares of the lesions by role; they add up to 1."""
+        return {"train": self.train, "select": self.select, "calibrate": self.calibrate, "test": self.test}
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def save(self, path: Path) -> None:
+        """Write the resolved recipe as JSON."""
+        path.write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("size_px", 0, 1024),
+    ("cut_block", 0, 64),
+    ("views", 0, 64),
+    ("epochs", 0, 1000),
+    ("head_epochs", 1, 1000),
+    ("batch_size", 1, 4096),
+    ("learning_rate", 0.0, 1.0),
+    ("head_learning_rate", 0.0, 1.0),
+    ("weight_decay", 0.0, 1.0),
+    ("warmup_share", 0.0, 0.9),
+    ("ema_decay", 0.0, 0.99999),
+    ("label_smoothing", 0.0, 0.9),
+    ("dropout", 0.0, 0.9),
+    ("class_balance", 0.0, 1.0),
+    ("mixup", 0.0, 10.0),
+    ("train", 0.05, 1.0),
+    ("select", 0.01, 0.9),
+    ("calibrate", 0.01, 0.9),
+    ("test", 0.01, 0.9),
+)
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise RecipeError(
+            f"Recipe setting {name} is {value!r}. Allowed is one of {', '.join(allowed)}.",
+            remedy=f"Set {name} to one of them.",
+        )
+
+
+def make_recipe(settings: dict[str, Any], *, base: Recipe | None = None) -> Recipe:
+    """Return `base` (the defaults when None) with `settings` put over it.
+
+    Raises:
+        RecipeError: an unknown setting (the nearest names are given), a value of the wrong type or out of range.
+    """
+    types = {f.name: type(getattr(Recipe(), f.name)) for f in fields(Recipe)}
+    clean: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name not in types:
+            near = difflib.get_close_matches(name, types, n=3, cutoff=0.5) or sorted(types)
+            raise RecipeError(
+                f"Unknown recipe setting {name!r}. The nearest known ones are {', '.join(near)}.",
+                remedy="Correct the name, or remove the line.",
+            )
+        wanted = types[name]
+        number = wanted is float and isinstance(value, int) and not isinstance(value, bool)
+        if not number and (not isinstance(value, wanted) or isinstance(value, bool)):
+            raise RecipeError(
+                f"Recipe setting {name} is {value!r}. It must be of type {wanted.__name__}.",
+                remedy=f"Give {name} a value like {getattr(Recipe(), name)!r}.",
+            )
+        clean[name] = float(value) if number else value
+    return replace(base or Recipe(), **clean)
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Read the settings of a TOML recipe (or of the JSON one that a run saved)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        settings = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise RecipeError(
+            f"The recipe {path} cannot be read: {error.strerror or error}.", remedy="Give an existing TOML file."
+        ) from error
+    except ValueError as error:
+        raise RecipeError(
+            f"The recipe {path} is not valid: {error}.", remedy="Write lines such as `epochs = 10`."
+        ) from error
+    if not isinstance(settings, dict):
+        raise RecipeError(f"The recipe {path} holds no settings.", remedy="Write lines such as `epochs = 10`.")
+    return settings
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """Read `name=value` pairs as TOML values; text needs no quotes.
+
+    Raises:
+        RecipeError: a pair without `=`.
+    """
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, found, text = pair.partition("=")
+        if not found or not name.strip():
+            raise RecipeError(
+                f"--set got {pair!r}. It takes name=value.", remedy="Write for example --set learning_rate=0.0005."
+            )
+        try:
+            settings[name.strip()] = tomllib.loads(f"value = {text.strip()}")["value"]
+        except tomllib.TOMLDecodeError:
+            settings[name.strip()] = text.strip()
+    return settings

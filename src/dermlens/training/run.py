@@ -1,0 +1,483 @@
+"""A folder of labelled images becomes a model: audit -> split -> trunk -> probe -> head -> fine-tune -> calibrate -> bundle."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import openvino as ov
+from rich.console import Console
+
+from dermlens.audit.findings import Finding, audit, hash_records, summary
+from dermlens.data.images import InputSpec
+from dermlens.data.records import Dataset, Record, data_fingerprint
+from dermlens.diagnoses import display_name
+from dermlens.errors import DataError, LeakageError, RecipeError
+from dermlens.evaluation.bootstrap import paired_difference
+from dermlens.evaluation.calibration import MIN_LESIONS, choose_rule, fit_calibration
+from dermlens.evaluation.scores import score
+from dermlens.inference.bundle import HASH_CHARS, write_bundle
+from dermlens.inference.decision import Calibration, DecisionRule, decide, probabilities
+from dermlens.reporting.plots import plot_history
+from dermlens.reporting.progress import track
+from dermlens.training.backbones import Backbone, backbone, build_backbone, split_at_block
+from dermlens.training.card import model_card, versions
+from dermlens.training.export import check_export, compile_graph, to_openvino
+from dermlens.training.fit import History, classifier, fine_tune, fit_head
+from dermlens.training.pipeline import effective_prior, plain_view
+from dermlens.training.probe import Probe, fit_probe
+from dermlens.training.recipe import Recipe
+from dermlens.training.split import ROLES, assign_roles, role_table
+from dermlens.training.trunk import BATCH, plain_outputs, trunk_cache
+
+LEAKING = ("same_image_across_split", "lesion_across_split", "patient_across_split")
+MIN_CLASSES = 2
+
+
+@dataclass(frozen=True)
+class About:
+    """What a bundle says of itself beyond what the training measures."""
+
+    name: str
+    version: str = "1.0.0"
+    scope: str = ""
+    modality: str = "unknown"
+    weights_licence: str = "that of the training images; see their source"
+    data_sources: tuple[str, ...] = ()
+    not_tested_on: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Material:
+    """Readable images with their role and class index, in one order for the whole run."""
+
+    records: tuple[Record, ...]
+    hashes: tuple[str, ...]
+    roles: np.ndarray
+    labels: np.ndarray
+    codes: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    leaky: bool
+    unreadable: tuple[str, ...]
+
+    def rows(self, role: str) -> np.ndarray:
+        return np.flatnonzero(self.roles == role)
+
+    def pick(self, rows: np.ndarray) -> list[Record]:
+        return [self.records[i] for i in rows]
+
+    def groups(self, rows: np.ndarray) -> list[str]:
+        """Return the lesion of each row, or its content hash when the lesion is unknown."""
+        return [self.records[i].lesion_id or self.records[i].isic_id or self.hashes[i] for i in rows]
+
+
+def train(
+    dataset: Dataset,
+    out: Path,
+    recipe: Recipe,
+    about: About,
+    *,
+    allow_leakage: bool = False,
+    console: Console | None = None,
+    isic_ids_of_lesion: Mapping[str, Sequence[str]] | None = None,
+) -> Path:
+    """Train a model and return its bundle folder, `out/bundle`.
+
+    Args:
+        dataset: from `read_dataset`; roles already set in its records are kept.
+        out: the run folder; a feature cache found there is reused.
+        allow_leakage: train although pictures or lesions cross the split; the bundle is marked leaky.
+        isic_ids_of_lesion: other ISIC ids of the same lesions, so that they count as seen as well.
+    Raises:
+        LeakageError, DataError, RecipeError, WeightsError, StorageError: with the remedy.
+    """
+    console = console or Console(stderr=True)
+    started = time.monotonic()
+    row = backbone(recipe.backbone)
+    spec = InputSpec(size_px=recipe.size_px or row.input_size_px, framing=recipe.framing)  # type: ignore[arg-type]
+    material = prepare(dataset, recipe, allow_leakage=allow_leakage, console=console)
+    out.mkdir(parents=True, exist_ok=True)
+    recipe.save(out / "recipe.json")
+    _write_split(out / "split.csv", material)
+    network = _Network.build(row, recipe, spec, len(material.codes), console)
+    run = _Run(out, recipe, spec, material, network, console)
+    probe, head_features = run.probe()
+    history = run.fine_tune(head_features)
+    return run.finish(about, probe, history, dataset, isic_ids_of_lesion or {}, started)
+
+
+def prepare(dataset: Dataset, recipe: Recipe, *, allow_leakage: bool, console: Console) -> Material:
+    """Audit the data set, print what is found, assign roles and refuse leakage."""
+    for note in dataset.notes:
+        console.print(note, highlight=False)
+    with track("Reading and hashing", len(dataset.records), console) as advance:
+        hashes = hash_records(dataset.records, progress=advance)
+    findings = audit(dataset.records, hashes)
+    console.print(f"Audit of {len(dataset.records)} images:", highlight=False)
+    for line in summary(findings) or ["nothing found"]:
+        console.print(f"  {line}", highlight=False)
+    leaks = [f for f in findings if f.kind in LEAKING]
+    if leaks and not allow_leakage:
+        raise LeakageError(
+            f"Training and test share images or lesions ({len(leaks)} findings); a score on such a test is worthless.",
+            remedy="Correct the split, or pass --allow-leakage to train anyway with the mark 'leaky' on every result.",
+        )
+    good = [i for i, h in enumerate(hashes) if h is not None]
+    records = tuple(dataset.records[i] for i in good)
+    kept_hashes = tuple(str(hashes[i]) for i in good)
+    codes = tuple(sorted({r.diagnosis for r in records}))
+    if len(codes) < MIN_CLASSES:
+        raise DataError(
+            f"The data set has {len(codes)} class with readable images ({', '.join(codes)}). At least two are needed.",
+            remedy="Add images of other diagnoses, one folder for each.",
+            code="too_few_classes",
+        )
+    roles = assign_roles(records, kept_hashes, fractions=recipe.fractions, seed=recipe.seed)
+    _print_roles(records, roles, codes, console)
+    return Material(
+        records=records,
+        hashes=kept_hashes,
+        roles=np.array(roles),
+        labels=np.array([codes.index(r.diagnosis) for r in records]),
+        codes=codes,
+        findings=tuple(findings),
+        leaky=bool(leaks),
+        unreadable=tuple(dataset.records[i].image for i, h in enumerate(hashes) if h is None),
+    )
+
+
+def _print_roles(records: Sequence[Record], roles: Sequence[str], codes: Sequence[str], console: Console) -> None:
+    table = role_table(records, roles)
+    console.print("Images (lesions) by role:", highlight=False)
+    width = max(len(c) for c in codes)
+    console.print(f"  {'':{width}} " + " ".join(f"{role:>14}" for role in ROLES), highlight=False)
+    for code in codes:
+        cells = (table[code].get(role, (0, 0)) for role in ROLES)
+        console.print(f"  {code:{width}} " + " ".join(f"{n:6d} ({g:5d})" for n, g in cells), highlight=False)
+
+
+@dataclass(frozen=True)
+class _Network:
+    """The frozen trunk, the classifier over its features, and the whole of them, sharing their layers."""
+
+    row: Backbone
+    trunk: keras.Model
+    classifier: keras.Model
+    whole: keras.Model
+    cut_block: int
+    weights_id: str
+
+    @classmethod
+    def build(cls, row: Backbone, recipe: Recipe, spec: InputSpec, classes: int, console: Console) -> _Network:
+        keras.utils.set_random_seed(recipe.seed)
+        named = {"pretrained": row.weights, "none": "none"}
+        weights = named.get(recipe.weights) or Path(recipe.weights)
+        full = build_backbone(row.name, size_px=spec.size_px, weights=weights)
+        trunk, top = split_at_block(full, recipe.cut_block)
+        model = classifier(top, classes, recipe.dropout, recipe.seed)
+        whole = keras.Model(full.inputs, model(trunk(full.inputs[0])), name=f"dermlens_{row.name}")
+        digest = hashlib.sha256(repr((row.name, recipe.cut_block)).encode())
+        for array in trunk.get_weights():
+            digest.update(np.ascontiguousarray(array).tobytes())
+        console.print(
+            f"{row.name} from {weights} weights; blocks after {recipe.cut_block} are trained "
+            f"({sum(int(np.prod(v.shape)) for v in model.trainable_variables) / 1e6:.1f} M parameters).",
+            highlight=False,
+        )
+        return cls(row, trunk, model, whole, recipe.cut_block, digest.hexdigest())
+
+
+@dataclass
+class _Run:
+    out: Path
+    recipe: Recipe
+    spec: InputSpec
+    material: Material
+    network: _Network
+    console: Console
+
+    def probe(self) -> tuple[Probe, tuple[np.ndarray, np.ndarray]]:
+        """Fit the linear probe on frozen features; also returns (embeddings, labels) of train for the head."""
+        compiled = compile_graph(to_openvino(self.network.whole), batch=BATCH)
+        material = self.material
+        embeddings = plain_outputs(
+            compiled, material.records, self.spec, output=1, console=self.console, what="Frozen features"
+        )
+        parts = {role: (embeddings[material.rows(role)], material.labels[material.rows(role)]) for role in ROLES}
+        fitted = fit_probe(parts["train"], parts["select"], len(material.codes))
+        self.probe_test = fitted.probabilities(parts["test"][0])
+        return fitted, parts["train"]
+
+    def fine_tune(self, head_features: tuple[np.ndarray, np.ndarray]) -> History:
+        recipe, material, network = self.recipe, self.material, self.network
+        classes = len(material.codes)
+        fit_head(network.classifier, *head_features, recipe, classes)
+        trunk = to_openvino(network.trunk)
+        cached = {}
+        for role, views in (("train", recipe.views), ("select", 0)):
+            rows = material.rows(role)
+            cached[role] = trunk_cache(
+                self.out / "cache" / role,
+                trunk,
+                material.pick(rows),
+                [material.hashes[i] for i in rows],
+                self.spec,
+                view_count=views,
+                seed=recipe.seed,
+                weights_id=network.weights_id,
+                console=self.console,
+                what=f"Trunk features, {role}",
+            )
+        history = fine_tune(
+            network.classifier,
+            (cached["train"], material.labels[material.rows("train")]),
+            (cached["select"][:, 0], material.labels[material.rows("select")]),
+            recipe,
+            classes,
+            self.console,
+            on_best=lambda: save_keras(network.whole, self.out / "model.keras"),
+        )
+        save_keras(network.whole, self.out / "model.keras")
+        _write_history(self.out / "history.csv", history)
+        plot_history(history.rows, self.out / "history.png")
+        return history
+
+    def finish(
+        self,
+        about: About,
+        probe: Probe,
+        history: History,
+        dataset: Dataset,
+        isic_ids_of_lesion: Mapping[str, Sequence[str]],
+        started: float,
+    ) -> Path:
+        graph = to_openvino(self.network.whole)
+        material = self.material
+        sample = np.stack([plain_view(r, self.spec) for r in material.pick(material.rows("test")[:8])])
+        agreement = check_export(self.network.whole, graph, sample)
+        compiled = compile_graph(graph, batch=BATCH)
+        logits = {
+            role: plain_outputs(
+                compiled, material.pick(material.rows(role)), self.spec, output=0, console=self.console, what=role
+            )
+            for role in ("calibrate", "test")
+        }
+        calibration, rule = self._calibrate(logits["calibrate"])
+        metrics, probe_metrics = self._measure(logits["test"], calibration, rule)
+        card = self._card(about, calibration, rule, metrics, probe_metrics, probe, history, dataset)
+        card["training"]["minutes"] = round((time.monotonic() - started) / 60, 1)
+        card["training"]["export_difference"] = agreement
+        dense = self.network.classifier.get_layer("logits")
+        write_bundle(
+            self.out / "bundle",
+            card,
+            head=tuple(np.asarray(w) for w in dense.get_weights()),  # type: ignore[arg-type]
+            seen=_seen(material, isic_ids_of_lesion),
+            write_graph=lambda path: ov.save_model(graph, path, compress_to_fp16=False),
+            model_card=model_card(card),
+        )
+        self._report(card)
+        return self.out / "bundle"
+
+    def _calibrate(self, logits: np.ndarray) -> tuple[Calibration, DecisionRule]:
+        material, recipe = self.material, self.recipe
+        rows = material.rows("calibrate")
+        groups = material.groups(rows)
+        prior, training_prior = _lesion_prior(material), self._training_prior()
+        if len(set(groups)) < MIN_LESIONS:
+            self.console.print(
+                f"Only {len(set(groups))} lesions to calibrate on (at least {MIN_LESIONS} are needed): the probabilities "
+                "are left uncalibrated.",
+                highlight=False,
+            )
+            fitted = Calibration(1.0, prior, training_prior)
+        else:
+            fitted = fit_calibration(
+                logits, material.labels[rows], groups, prior=prior, training_prior=training_prior
+            )
+        probability = probabilities(logits, fitted)
+        if recipe.decision_rule == "largest_probability":
+            return fitted, DecisionRule("largest_probability", 0.0)
+        return fitted, choose_rule(probability, fitted, material.labels[rows])
+
+    def _training_prior(self) -> tuple[float, ...]:
+        labels = self.material.labels[self.material.rows("train")]
+        prior = effective_prior(labels, len(self.material.codes), self.recipe.class_balance)
+        return tuple(float(p) for p in prior)
+
+    def _measure(
+        self, logits: np.ndarray, calibration: Calibration, rule: DecisionRule
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        material = self.material
+        rows = material.rows("test")
+        truth, groups = material.labels[rows], material.groups(rows)
+        probability = probabilities(logits, calibration)
+        decision = decide(probability, calibration, rule)
+        metrics = score(truth, probability, decision, groups, material.codes, seed=self.recipe.seed)
+        probe_decision = self.probe_test.argmax(axis=1)
+        probe = score(truth, self.probe_test, probe_decision, groups, material.codes, seed=self.recipe.seed)
+        probe_metrics = {name: probe[name] for name in ("accuracy", "balanced_accuracy", "macro_auc")}
+        probe_metrics["model_minus_probe_balanced_accuracy"] = paired_difference(
+            truth, decision, probe_decision, groups, seed=self.recipe.seed
+        )
+        _write_predictions(self.out / "test_predictions.csv", material, rows, probability, decision, probe_decision)
+        return metrics, probe_metrics
+
+    def _card(
+        self,
+        about: About,
+        calibration: Calibration,
+        rule: DecisionRule,
+        metrics: dict[str, Any],
+        probe_metrics: dict[str, Any],
+        probe: Probe,
+        history: History,
+        dataset: Dataset,
+    ) -> dict[str, Any]:
+        material, row = self.material, self.network.row
+        best = history.rows[history.best_epoch]
+        names = [display_name(code) for code in material.codes]
+        scope = about.scope or f"Reads images like those it was trained on, of {len(names)} classes: {', '.join(names)}."
+        return {
+            "name": about.name,
+            "version": about.version,
+            "created": datetime.date.today().isoformat(),
+            "scope": scope,
+            "modality": about.modality,
+            "classes": [{"code": c, "name": n} for c, n in zip(material.codes, names, strict=True)],
+            "input": self.spec.as_dict(),
+            "backbone": {"name": row.name, "title": row.title, "weights": self.recipe.weights, "licence": row.licence},
+            "precision": {"policy": "f32", "gate": None},
+            "calibration": calibration.as_dict(),
+            "decision_rule": rule.as_dict(),
+            "recipe": self.recipe.as_dict(),
+            "data": {
+                "fingerprint": data_fingerprint(material.records, material.hashes),
+                "images": len(material.records),
+                "unreadable": list(material.unreadable),
+                "roles": role_table(material.records, list(material.roles)),
+                "sources": list(about.data_sources) or [dataset.layout],
+                "notes": list(dataset.notes),
+                "audit": summary(material.findings),
+                "leaky": material.leaky,
+                "not_tested_on": list(about.not_tested_on),
+            },
+            "training": {
+                "epochs_done": len(history.rows) - 1,
+                "best_epoch": history.best_epoch,
+                "interrupted": history.interrupted,
+                "select_balanced_accuracy": best["select_balanced_accuracy"],
+            },
+            "metrics": {"split": "test role, images whose lesions the model never saw", **metrics},
+            "probe": {"regularisation_c": probe.strength, **probe_metrics},
+            "licence": {"code": "Apache-2.0", "weights": about.weights_licence},
+            "versions": versions(),
+            **about.extra,
+        }
+
+    def _report(self, card: dict[str, Any]) -> None:
+        metrics, probe = card["metrics"], card["probe"]
+        out = self.out
+        difference = probe["model_minus_probe_balanced_accuracy"]
+        lines = [
+            f"Test, {metrics['n']} images of {metrics['n_lesions']} lesions" + (" (LEAKY)" if card["data"]["leaky"] else ""),
+            f"  balanced accuracy {_interval(metrics['balanced_accuracy'])}, accuracy {_interval(metrics['accuracy'])}",
+            f"  AUC {_interval(metrics['macro_auc'])}",
+            f"  linear probe: balanced accuracy {_interval(probe['balanced_accuracy'])}; difference {_interval(difference)}",
+            f"In {out}:",
+            "  bundle/               the model: `dermlens predict IMAGE --model " + str(out) + "`",
+            "  bundle/MODEL_CARD.md  what it is, what it was tested on",
+            "  model.keras           the whole Keras model",
+            "  history.csv, .png     the training, epoch by epoch",
+            "  split.csv             every image with its role",
+            "  test_predictions.csv  every test image with its probabilities",
+            "  cache/                trunk features; delete it when you are done",
+        ]
+        for line in lines:
+            self.console.print(line, highlight=False)
+
+
+def _interval(figure: Mapping[str, float]) -> str:
+    if figure["value"] is None:
+        return "n/a"
+    if figure["low"] is None:
+        return f"{figure['value']:.3f}"
+    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+
+
+def _lesion_prior(material: Material) -> tuple[float, ...]:
+    """Class frequencies by lesion over all roles: what the model would meet in the population it was made from."""
+    lesions = {(g, int(material.labels[i])) for i, g in enumerate(material.groups(np.arange(len(material.records))))}
+    counts = Counter(label for _, label in lesions)
+    return tuple(counts[i] / len(lesions) for i in range(len(material.codes)))
+
+
+def save_keras(model: keras.Model, path: Path) -> None:
+    """Save the whole model beside its place and move it there."""
+    temporary = path.with_name(f".{path.stem}-new.keras")
+    model.save(temporary)
+    temporary.replace(path)
+
+
+def _seen(material: Material, isic_ids_of_lesion: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str]]]:
+    seen: dict[str, dict[str, list[str]]] = {}
+    for role in ROLES:
+        rows = material.rows(role)
+        lesions = {r.lesion_id for r in material.pick(rows) if r.lesion_id}
+        ids = {r.isic_id for r in material.pick(rows) if r.isic_id}
+        ids |= {other for lesion in lesions for other in isic_ids_of_lesion.get(lesion, ())}
+        seen[role] = {
+            "content_hashes": sorted({material.hashes[i][:HASH_CHARS] for i in rows}),
+            "lesion_ids": sorted(lesions),
+            "isic_ids": sorted(ids),
+        }
+    return seen
+
+
+def _write_split(path: Path, material: Material) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "diagnosis", "role", "lesion_id", "isic_id", "source", "sha256"])
+        for record, role, digest in zip(material.records, material.roles, material.hashes, strict=True):
+            writer.writerow(
+                [record.image, record.diagnosis, role, record.lesion_id, record.isic_id, record.source, digest]
+            )
+        for image in material.unreadable:
+            writer.writerow([image, "", "unreadable", "", "", "", ""])
+
+
+def _write_history(path: Path, history: History) -> None:
+    names = list(dict.fromkeys(name for row in history.rows for name in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(history.rows)
+
+
+def _write_predictions(
+    path: Path,
+    material: Material,
+    rows: np.ndarray,
+    probability: np.ndarray,
+    decision: np.ndarray,
+    probe_decision: np.ndarray,
+) -> None:
+    codes = material.codes
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "lesion_id", "diagnosis", "decision", "probe_decision", *(f"p_{c}" for c in codes)])
+        for index, row in enumerate(rows):
+            record = material.records[row]
+            shares = (f"{p:.6f}" for p in probability[index])
+            answers = (codes[decision[index]], codes[probe_decision[index]])
+            writer.writerow([record.image, record.lesion_id, record.diagnosis, *answers, *shares])

@@ -1,0 +1,191 @@
+"""From a folder of images to a bundle that answers: the whole chain, small, with the real network."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import pytest
+from rich.console import Console
+
+from dermlens import Predictor
+from dermlens.data.images import content_hash
+from dermlens.data.manifest import read_dataset
+from dermlens.errors import DataError, LeakageError, StorageError
+from dermlens.inference.bundle import load_bundle
+from dermlens.training import trunk as trunk_module
+from dermlens.training.recipe import Recipe
+from dermlens.training.run import About, train
+
+SMALL = Recipe(size_px=64, views=1, epochs=2, head_epochs=5, batch_size=16, train=0.4, select=0.2, calibrate=0.2, test=0.2)
+CLASSES = {"nevus": (150, 90, 60), "a rash": (220, 120, 120), "healthy": (230, 200, 180)}
+
+
+def paint(folder: Path, per_class: int = 24, seed: int = 0) -> Path:
+    """Write images of three classes that differ in colour; each file is unique."""
+    rng = np.random.default_rng(seed)
+    for name, colour in CLASSES.items():
+        (folder / name).mkdir(parents=True)
+        for index in range(per_class):
+            noise = rng.normal(0, 12, (72, 96, 3))
+            image = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            cv2.imwrite(str(folder / name / f"{index}.png"), image[:, :, ::-1])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def quiet() -> Console:
+    return Console(file=open("/dev/null", "w"), width=100)  # noqa: SIM115
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, quiet: Console) -> Path:
+    base = tmp_path_factory.mktemp("run")
+    data = paint(base / "data")
+    (data / "nevus" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much more")
+    train(read_dataset(data), base / "out", SMALL, About(name="colours"), console=quiet)
+    return base
+
+
+def test_the_model_learns_the_classes_and_predicts_from_the_bundle(run: Path) -> None:
+    bundle = load_bundle(run / "out" / "bundle")
+    assert bundle.codes == ("NV", "a rash", "healthy")
+    assert bundle.card["metrics"]["balanced_accuracy"]["value"] > 0.9
+    assert bundle.card["data"]["unreadable"] == ["nevus/broken.jpg"]
+    answer = Predictor(run / "out").predict(run / "data" / "a rash" / "0.png")
+    assert answer.diagnosis_code == "a rash"
+    assert (run / "out" / "bundle" / "MODEL_CARD.md").read_text("utf-8").startswith("# colours 1.0.0")
+
+
+def test_keras_model_and_bundle_give_the_same_logits(run: Path) -> None:
+    model = keras.models.load_model(run / "out" / "model.keras", safe_mode=True)
+    predictor = Predictor(run / "out")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    logits, embedding, feature_map = model(pixels[None].astype(np.float32), training=False)
+    answer = predictor.predict(pixels)
+    np.testing.assert_allclose(answer.logits, np.asarray(logits)[0], atol=1e-3)
+    np.testing.assert_allclose(answer.embedding, np.asarray(embedding)[0], atol=1e-3)
+    weights, bias = predictor.bundle.head()
+    np.testing.assert_allclose(np.asarray(feature_map).mean((1, 2)) @ weights + bias, np.asarray(logits), atol=1e-4)
+
+
+def test_every_image_has_a_role_and_seen_matches_it(run: Path) -> None:
+    with (run / "out" / "split.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 73
+    assert {row["role"] for row in rows} == {"train", "select", "calibrate", "test", "unreadable"}
+    bundle = load_bundle(run / "out" / "bundle")
+    learned = bundle.seen()
+    for row in rows:
+        if row["role"] != "unreadable":
+            digest = content_hash((run / "data" / row["image"]).read_bytes())
+            assert (learned.reason(digest, None, None) is not None) == (row["role"] != "test")
+
+
+def test_the_run_keeps_recipe_history_and_plot(run: Path) -> None:
+    assert Recipe(**json.loads((run / "out" / "recipe.json").read_text())) == SMALL
+    with (run / "out" / "history.csv").open(newline="") as file:
+        assert [float(row["epoch"]) for row in csv.DictReader(file)] == [0, 1, 2]
+    assert (run / "out" / "history.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_cache_holds_what_the_bundles_pixel_path_gives(run: Path) -> None:
+    """The unaugmented view in the training cache is the same tensor that a prediction sees."""
+    with (run / "out" / "split.csv").open(newline="") as file:
+        trained = [row["image"] for row in csv.DictReader(file) if row["role"] == "train"]
+    features = np.load(run / "out" / "cache" / "train" / "features.npy", mmap_mode="r")
+    model = keras.models.load_model(run / "out" / "model.keras")
+    trunk = next(layer for layer in model.layers if isinstance(layer, keras.Model) and layer.name != "classifier")
+    from dermlens.data.images import load_image
+
+    spec = load_bundle(run / "out" / "bundle").input_spec
+    for index in (0, len(trained) - 1):
+        pixels = load_image(run / "data" / trained[index], spec)
+        expected = np.asarray(trunk(pixels[None].astype(np.float32), training=False))[0]
+        np.testing.assert_allclose(features[index, 0], expected, atol=0.02, rtol=0.01)
+
+
+def test_leakage_is_refused_and_marked_when_allowed(tmp_path: Path, quiet: Console) -> None:
+    data = tmp_path / "data"
+    paint(data / "Train", per_class=12)
+    paint(data / "Test", per_class=6, seed=1)
+    (data / "Test" / "nevus" / "copy.png").write_bytes((data / "Train" / "nevus" / "0.png").read_bytes())
+    dataset = read_dataset(data)
+    with pytest.raises(LeakageError, match="share images or lesions"):
+        train(dataset, tmp_path / "out", SMALL, About(name="x"), console=quiet)
+    bundle = train(
+        dataset, tmp_path / "out", replace(SMALL, epochs=1), About(name="x"), console=quiet, allow_leakage=True
+    )
+    assert load_bundle(bundle).card["data"]["leaky"] is True
+    assert "LEAKY" in (bundle / "MODEL_CARD.md").read_text("utf-8")
+
+
+def test_one_class_is_an_error_with_a_remedy(tmp_path: Path, quiet: Console) -> None:
+    data = paint(tmp_path / "data", per_class=6)
+    dataset = read_dataset(data)
+    only = replace(dataset, records=tuple(r for r in dataset.records if r.diagnosis == "NV"))
+    with pytest.raises(DataError, match="At least two"):
+        train(only, tmp_path / "out", SMALL, About(name="x"), console=quiet)
+
+
+def test_ctrl_c_keeps_the_best_model_so_far(
+    tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dermlens.training import fit
+
+    epochs = iter(range(100))
+    real = fit._epoch
+
+    def interrupted(*args: object) -> None:
+        if next(epochs) == 1:
+            raise KeyboardInterrupt
+        real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fit, "_epoch", interrupted)
+    data = paint(tmp_path / "data", per_class=12)
+    bundle = train(read_dataset(data), tmp_path / "out", SMALL, About(name="x"), console=quiet)
+    card = load_bundle(bundle).card
+    assert card["training"]["interrupted"] is True
+    assert card["training"]["epochs_done"] == 1
+    assert Predictor(bundle).predict(data / "nevus" / "0.png").status == "ok"
+
+
+def test_a_full_disk_is_reported_before_the_cache_is_written(
+    tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(trunk_module.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(StorageError, match="are free"):
+        train(read_dataset(paint(tmp_path / "data", 8)), tmp_path / "out", SMALL, About(name="x"), console=quiet)
+
+
+def test_a_half_filled_cache_is_continued_and_another_recipes_is_not_used(
+    tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    real = trunk_module.views
+
+    def counted(record: object, *args: object, **options: object) -> np.ndarray:
+        made.append(record.image)  # type: ignore[attr-defined]
+        if len(made) == 25:
+            raise KeyboardInterrupt
+        return real(record, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trunk_module, "views", counted)
+    monkeypatch.setattr(trunk_module, "CHUNK", 4)
+    monkeypatch.setattr(trunk_module, "FLUSH_EVERY", 4)
+    data = read_dataset(paint(tmp_path / "data", 24))
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "out", SMALL, About(name="x"), console=quiet)
+    before = len(made)
+    train(data, tmp_path / "out", replace(SMALL, epochs=0), About(name="x"), console=quiet)
+    train_images = 28 + 14
+    assert before < len(made) < before + train_images, "the finished part was not made again"
+    again = len(made)
+    train(data, tmp_path / "out", replace(SMALL, epochs=0, views=2), About(name="x"), console=quiet)
+    assert len(made) - again >= train_images, "another number of views is another cache"
