@@ -1,0 +1,48 @@
+# `make demo` shows what dermlens does; `make test` sets everything up and tests it. PYTHON=... names the Python to use.
+VENV ?= .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+RUN ?= runs/default
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long lint bench train-default
+
+help:
+	@echo "make demo           classify the example images (light core, a minute or two)"
+	@echo "make test           set up everything, run the tests (up to 20 minutes on 2 cores)"
+	@echo "make test-long      the slow tests"
+	@echo "make lint           ruff, mypy, import contracts"
+	@echo "make bench          the measurements behind the README"
+	@echo "make train-default DERMLENS_DATA=...   train the embedded model again (up to 90 minutes)"
+
+# One stamp for each set of pins: setting up is repeated only when its inputs change.
+$(VENV)/core.stamp: requirements/core.txt pyproject.toml scripts/venv.sh
+	@./scripts/venv.sh $(VENV) requirements/core.txt
+	@touch $@
+
+$(VENV)/dev.stamp: requirements/dev.txt pyproject.toml scripts/venv.sh
+	@./scripts/venv.sh $(VENV) requirements/dev.txt
+	@touch $(VENV)/core.stamp $@
+
+demo: $(VENV)/core.stamp
+	@$(BIN)/dermlens predict examples/images --html demo/index.html --open
+
+test: $(VENV)/dev.stamp
+	$(PY) -m pytest -m "not long" --durations=10
+
+test-long: $(VENV)/dev.stamp
+	$(PY) -m pytest -m long --durations=10
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/dev.stamp
+	@ls benchmarks/*.py >/dev/null 2>&1 || { echo "There are no benchmarks yet (benchmarks/*.py)."; exit 1; }
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(PY) $$file; done
+
+train-default: $(VENV)/dev.stamp
+	@test -d "$(DERMLENS_DATA)" || { echo "Name the data folder: make train-default DERMLENS_DATA=/path/to/data (with ham10000/, isic9/ and isic_reference.csv)."; exit 2; }
+	$(PY) -m dermlens.training.default_model --data "$(DERMLENS_DATA)" --out $(RUN)

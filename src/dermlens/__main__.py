@@ -1,0 +1,5 @@
+"""`python -m dermlens` is `dermlens`."""
+
+from dermlens.cli import main
+
+main()

@@ -1,0 +1,235 @@
+"""The verbs. Each imports its stage inside the command, so that `--help` is instant and predicting needs no TensorFlow."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from dermlens.errors import DermlensError, MissingExtraError, StorageError, UsageError
+
+EXIT_IMAGE_FAILED, EXIT_WRONG_USE, EXIT_INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    name="dermlens",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Classify images of skin disease with EfficientNet: train, evaluate, predict. "
+    "For research and decision support only; not a diagnosis.",
+)
+
+
+class Task(StrEnum):
+    """How source labels are read."""
+
+    as_is = "as_is"
+    isic2019 = "isic2019"
+
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A name from `dermlens models`, a run or a bundle folder.")]
+Reference = Annotated[
+    Path | None, typer.Option(help="CSV with isic_id, lesion_id and diagnosis; brings the lesions of ISIC images.")
+]
+Images = Annotated[Path | None, typer.Option(help="Folder that holds the images which a table names.")]
+FrameAspect = Annotated[
+    float | None,
+    typer.Option(help="Width / height of the camera frame, if the files were squashed to another shape (ISIC-9: 1.333)."),
+]
+
+
+@app.command(epilog="Example: `dermlens predict examples/images --top 3`")
+def predict(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE_OR_FOLDER...", help="Images, or folders of them.")],
+    model: Model = "default",
+    top: Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, one for every input.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write the answers as one HTML page with the images.")] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the HTML page in a browser.")] = False,
+    frame_aspect: FrameAspect = None,
+) -> None:
+    """Say what each image shows, or why it cannot be read."""
+    from dermlens.inference.inputs import expand
+    from dermlens.inference.predict import Predictor
+    from dermlens.reporting import terminal
+
+    stderr = Console(stderr=True)
+    inputs = expand(images)
+    for note in inputs.notes:
+        stderr.print(note, style="yellow", highlight=False, soft_wrap=True)
+    predictor = Predictor(model)
+    answers = []
+    failed = False
+    for answer in predictor.predict_many(inputs.paths, frame_aspects=[frame_aspect] * len(inputs.paths)):
+        failed = failed or answer.status == "error"
+        if as_json:
+            print(json.dumps(answer.as_dict(), ensure_ascii=False), flush=True)  # noqa: T201
+        if html is not None or not as_json:
+            answers.append(answer)
+    if not as_json:
+        terminal.show(answers, predictor.bundle, top=top, console=Console())
+    if html is not None:
+        from dermlens.reporting.page import open_in_browser, write_page
+
+        write_page(answers, predictor.bundle, html, top=top)
+        stderr.print(f"Page: {html.resolve()}", highlight=False, soft_wrap=True)
+        if open_page and not open_in_browser(html):
+            stderr.print("No browser found here; open that file in one.", highlight=False)
+    raise typer.Exit(EXIT_IMAGE_FAILED if failed else 0)
+
+
+@app.command(epilog="Example: `dermlens train my_images --out runs/mine` (one folder per diagnosis)")
+def train(
+    data: Annotated[Path, typer.Argument(help="Folder per class, Train/Test folders, CSV, HAM10000, ISIC or PAD-UFES-20.")],
+    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    recipe: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="lite0 (default) or b0.")] = None,
+    weights: Annotated[str | None, typer.Option(help="pretrained (default), a weights file, or none.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    views: Annotated[int | None, typer.Option(help="Augmented views of each image.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of split, views and training.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Any recipe setting, as name=value.")] = None,
+    images: Images = None,
+    reference: Reference = None,
+    task: Annotated[Task, typer.Option(help="isic2019 joins the labels to its eight classes.")] = Task.as_is,
+    frame_aspect: FrameAspect = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model; the run folder's by default.")] = None,
+    allow_leakage: Annotated[bool, typer.Option(help="Train although the split leaks; marks the model leaky.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace the model of an earlier run in --out.")] = False,
+) -> None:
+    """Train a model on a folder of labelled images; audits the data first."""
+    _need("train", "tensorflow", "sklearn", "matplotlib")
+    if (out / "bundle").exists() and not overwrite:
+        raise UsageError(
+            f"{out} already holds a trained model. A run folder is not overwritten by default.",
+            remedy="Choose another --out, or add --overwrite.",
+        )
+    flags = {"backbone": backbone, "weights": weights, "epochs": epochs, "views": views, "seed": seed}
+    console = _console()
+    console.print("Starting TensorFlow ...", highlight=False)
+    from dermlens.data.manifest import read_dataset
+    from dermlens.training.recipe import make_recipe, parse_settings, read_recipe
+    from dermlens.training.run import About, train as run_training
+
+    chosen = make_recipe(read_recipe(recipe) if recipe else {})
+    chosen = make_recipe(parse_settings(settings or []), base=chosen)
+    chosen = make_recipe({k: v for k, v in flags.items() if v is not None}, base=chosen)
+    dataset = read_dataset(data, images=images, reference=reference, task=task.value, frame_aspect=frame_aspect)
+    about = About(name=name or out.resolve().name)
+    run_training(dataset, out, chosen, about, allow_leakage=allow_leakage, console=console)
+
+
+@app.command(epilog="Example: `dermlens evaluate runs/mine other_images --out scores`")
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A name from `dermlens models`, a run folder or a bundle folder.")],
+    data: Annotated[Path, typer.Argument(help="Labelled images, in any layout that `train` reads.")],
+    out: Annotated[Path, typer.Option(help="Folder for metrics.json and predictions.csv.")],
+    images: Images = None,
+    reference: Reference = None,
+    frame_aspect: FrameAspect = None,
+    split: Annotated[str | None, typer.Option(help="Score only this part of the data: train or test.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+) -> None:
+    """Score a model on labelled images, leaving out every lesion that it has seen.
+
+    With --reference, a model of the ISIC 2019 classes is scored against the reference's diagnoses.
+    """
+    _need("train", "sklearn")
+    from dermlens.data.manifest import read_dataset
+    from dermlens.diagnoses import ISIC2019
+    from dermlens.evaluation.evaluate import evaluate as run_evaluation
+    from dermlens.inference.predict import Predictor
+
+    predictor = Predictor(model)
+    repaired = reference is not None and set(predictor.bundle.codes) <= set(ISIC2019)
+    dataset = read_dataset(
+        data,
+        images=images,
+        reference=reference,
+        task="isic2019" if repaired else "as_is",
+        frame_aspect=frame_aspect,
+    )
+    failed = run_evaluation(predictor, dataset, out, split=split, seed=seed, console=_console())
+    raise typer.Exit(EXIT_IMAGE_FAILED if failed else 0)
+
+
+@app.command(epilog="Example: `dermlens models --json`")
+def models(as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False) -> None:
+    """List the embedded models, what they read and how good they are."""
+    from dermlens.inference.bundle import MODELS_DIR, embedded_models, load_bundle
+    from dermlens.reporting import terminal
+
+    bundles = [load_bundle(MODELS_DIR / name) for name in embedded_models()]
+    if as_json:
+        for bundle in bundles:
+            print(json.dumps(terminal.model_facts(bundle), ensure_ascii=False))  # noqa: T201
+        return
+    terminal.show_models(bundles, Console())
+
+
+@app.command(epilog="Example: `dermlens doctor`")
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False) -> None:
+    """Say what this machine offers, which models are sound and what is missing for which verb."""
+    from dermlens.inference.doctor import examine
+    from dermlens.reporting import terminal
+
+    facts = examine()
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))  # noqa: T201
+    else:
+        terminal.show_doctor(facts, Console())
+    raise typer.Exit(0 if facts["ok"] else EXIT_IMAGE_FAILED)
+
+
+def _need(extra: str, *modules: str) -> None:
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise MissingExtraError(
+            f"This verb needs {', '.join(missing)}, which the light core does not install.",
+            remedy=f'Run `pip install "dermlens[{extra}]"`.',
+        )
+
+
+def _console() -> Console:
+    return Console(stderr=True, width=None if sys.stderr.isatty() else 140)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from dermlens import __version__
+
+        print(f"dermlens {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    pass
+
+
+def main(argv: list[str] | None = None) -> Any:
+    """Run the command line; a person's mistake ends in one line and an exit code, never in a traceback."""
+    try:
+        return app(args=argv)
+    except DermlensError as error:
+        print(f"Error: {error}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(EXIT_IMAGE_FAILED if isinstance(error, StorageError) else EXIT_WRONG_USE) from None
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)  # noqa: T201
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(0) from None
+
+
+if __name__ == "__main__":
+    main()

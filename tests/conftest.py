@@ -1,0 +1,49 @@
+"""What all tests share: the data folder, and a last line saying which data-marked tests ran."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+VARIABLE = "DERMLENS_DATA"
+_data_tests = pytest.StashKey[list[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_data_tests] = []
+    folder = os.environ.get(VARIABLE)
+    if folder and not Path(folder).is_dir():
+        raise pytest.UsageError(f"{VARIABLE} is {folder}, which is no folder. Correct it, or unset it.")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the data tests when there is no data; remember them for the summary (-m has filtered already)."""
+    marked = [item for item in items if item.get_closest_marker("data")]
+    config.stash[_data_tests] = [item.nodeid for item in marked]
+    if not os.environ.get(VARIABLE):
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=f"needs {VARIABLE}"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    names = config.stash[_data_tests]
+    if not names:
+        return
+    if os.environ.get(VARIABLE):
+        reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])]
+        ran = {report.nodeid for report in reports}
+        terminalreporter.write_line(f"data tests run: {', '.join(name for name in names if name in ran) or 'none'}")
+    else:
+        terminalreporter.write_line(f"{len(names)} tests need {VARIABLE} and were not run: {', '.join(names)}")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Return the folder with ham10000/, isic9/ and isic_reference.csv; only for tests marked `data`."""
+    folder = os.environ.get(VARIABLE)
+    if not folder:
+        raise pytest.UsageError(f"A test that takes data_dir must be marked `data`: {VARIABLE} is not set.")
+    return Path(folder).resolve()

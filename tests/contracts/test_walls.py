@@ -1,0 +1,61 @@
+"""The walls of the house: who may import what, checked on the source and on a running program."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = {"tensorflow", "keras", "torch", "sklearn", "pandas", "matplotlib", "scipy", "fastapi", "ray"}
+REPORT = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+
+
+def loaded_by(program: str) -> set[str]:
+    """Run a program in a fresh Python; return the top-level modules loaded at its end.
+
+    Top-level names, not substrings: openvino has a module of its own named openvino.frontend.tensorflow.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}\n{REPORT}"], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_import_contracts_hold() -> None:
+    linter = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([linter, "--no-cache"], capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("verb", [[], ["predict"], ["train"]], ids=["dermlens", "predict", "train"])
+def test_help_loads_nothing_heavy(verb: list[str]) -> None:
+    program = (
+        "from dermlens.cli import main\n"
+        "try:\n"
+        f"    main({[*verb, '--help']!r})\n"
+        "except SystemExit as end:\n"
+        "    if end.code: raise"
+    )
+    assert not loaded_by(program) & (HEAVY | {"openvino", "cv2"})
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    assert not loaded_by("import dermlens") & (HEAVY | {"openvino", "cv2", "numpy"})
+
+
+def test_predictor_loads_nothing_heavy() -> None:
+    loaded = loaded_by("from dermlens import Predictor, Prediction, DermlensError")
+    assert "openvino" in loaded
+    assert not loaded & HEAVY
+
+
+def test_unknown_name_says_what_is_offered() -> None:
+    import dermlens
+
+    with pytest.raises(AttributeError, match="Predictor"):
+        dermlens.Predicter  # noqa: B018

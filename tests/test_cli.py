@@ -1,0 +1,127 @@
+"""The verbs as a person uses them: exit codes, one line for a mistake, JSON for every input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import pytest
+
+import tiny
+from dermlens import cli
+from dermlens.inference.predict import DISCLAIMER
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny.write(tmp_path_factory.mktemp("model") / "b"))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for code in tiny.CODES:
+        cv2.imwrite(str(folder / f"{code}.png"), tiny.colour(code)[:, :, ::-1])
+    return folder
+
+
+def call(*arguments: str) -> int:
+    """Run the command line in this process and return its exit code."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(list(arguments))
+    return int(caught.value.code or 0)
+
+
+def test_predict_prints_a_table_and_the_warning_once(
+    model: str, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("predict", str(images), "--model", model) == 0
+    out = capsys.readouterr().out
+    assert out.count(DISCLAIMER) == 1 and "Reads plain colours." in out
+    for code in tiny.CODES:
+        assert f"{code.lower()} ({code})" in out
+
+
+def test_json_gives_one_object_for_every_input_in_order(
+    model: str, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (images / "C.jpg").write_text("not an image")
+    (images / "empty.png").write_bytes(b"")
+    missing = str(images / "missing.png")
+    assert call("predict", str(images), missing, "--model", model, "--json") == 1
+    captured = capsys.readouterr()
+    rows = [json.loads(line) for line in captured.out.splitlines()]
+    names = [f"{images}/{n}" for n in ("BLUE.png", "C.jpg", "GREEN.png", "RED.png", "empty.png")] + [missing]
+    assert [row["image"] for row in rows] == names
+    codes = [None if row["error"] is None else row["error"]["code"] for row in rows]
+    assert codes == [None, "unsupported_format", None, None, "empty_file", "not_found"]
+    assert DISCLAIMER not in captured.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", "{empty}"], "No images found"),
+        (["predict", "x.png", "--model", "nothing"], "No model 'nothing'"),
+        (["train", "{missing}", "--out", "{out}"], "missing"),
+        (["train", "{empty}", "--out", "{out}"], "image"),
+        (["train", "{images}", "--out", "{out}", "--backbone", "b99"], "b99"),
+        (["train", "{images}", "--out", "{out}", "--set", "epoch=3"], "epochs"),
+        (["evaluate", "{model}", "{missing}", "--out", "{out}"], "missing"),
+    ],
+)
+def test_a_mistake_is_one_line_with_exit_2(
+    arguments: list[str], words: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    for code in tiny.CODES:
+        (tmp_path / "images" / code).mkdir(parents=True)
+        for index in range(6):
+            cv2.imwrite(str(tmp_path / "images" / code / f"{index}.png"), tiny.colour(code, (40, 40 + index)))
+    names = {name: str(tmp_path / name) for name in ("empty", "missing", "out", "images")} | {"model": model}
+    assert call(*(argument.format(**names) for argument in arguments)) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1 and words in errors[0]
+
+
+def test_a_run_folder_is_not_overwritten_by_default(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.write(tmp_path / "run" / "bundle")
+    assert call("train", str(images), "--out", str(tmp_path / "run")) == 2
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_html_is_written_beside_the_terminal_answer(model: str, images: Path, tmp_path: Path) -> None:
+    assert call("predict", str(images), "--model", model, "--html", str(tmp_path / "a.html")) == 0
+    assert (tmp_path / "a.html").read_text("utf-8").count("<article") == 3
+
+
+def test_models_and_doctor_answer_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("models", "--json") == 0
+    (facts,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert facts["name"] == "default" and len(facts["classes"]) == 8 and facts["size_mb"] <= 20
+    assert call("doctor", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["models"][0]["status"] == "ok"
+
+
+@pytest.mark.parametrize("verb", ["", "train", "evaluate", "predict", "models", "doctor"])
+def test_every_verb_has_help_and_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(*([verb] if verb else []), "--help") == 0
+    out = capsys.readouterr().out
+    assert "Usage" in out and (not verb or "Example" in out)
+
+
+def test_wrong_use_of_an_option_is_exit_2() -> None:
+    assert call("predict", "--top", "0", "x.png") == 2
+    assert call("fly") == 2
+
+
+def test_a_closed_pipe_is_no_traceback(model: str, images: Path) -> None:
+    command = f"{sys.executable} -m dermlens predict {images} {images} {images} --model {model} --json | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr and done.stdout.count("\n") == 1
