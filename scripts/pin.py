@@ -1,9 +1,9 @@
-"""Write requirements/*.txt: for each extra, every package it needs as `name==version`, good for every Python given.
+"""Write requirements/*.txt: for each extra, all it needs as `name==version`, good for every Python given.
 
     .venv/bin/python scripts/pin.py python3.11 python3.12 python3.13
 
-Versions in the present files are kept where they still fit pyproject.toml; delete a line (or all files) to move a
-package up. Nothing is installed: pip only resolves. A package that only some Pythons need carries a marker.
+The versions in requirements/dev.txt are kept; delete a line there to move that package up. Nothing is
+installed: pip only resolves. A package that only some Pythons need carries a marker.
 """
 
 from __future__ import annotations
@@ -42,8 +42,23 @@ def resolve(python: str, constraints: Iterable[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         limits, report = Path(folder, "limits.txt"), Path(folder, "report.json")
         limits.write_text("\n".join(constraints))
-        command = [python, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--only-binary=:all:"]
-        command += ["--constraint", str(limits), "--report", str(report), *sorted({str(r) for r in declared("dev")})]
+        command = [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--dry-run",
+            "--ignore-installed",
+            "--quiet",
+            "--only-binary=:all:",
+        ]
+        command += [
+            "--constraint",
+            str(limits),
+            "--report",
+            str(report),
+            *sorted({str(r) for r in declared("dev")}),
+        ]
         subprocess.run(command, check=True)
         return dict(json.loads(report.read_text()))
 

@@ -20,7 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the data tests when there is no data; remember them for the summary (-m has filtered already)."""
+    """Leave out the data tests when there is no data; remember them for the summary (after -m has chosen)."""
     marked = [item for item in items if item.get_closest_marker("data")]
     config.stash[_data_tests] = [item.nodeid for item in marked]
     if not os.environ.get(VARIABLE):

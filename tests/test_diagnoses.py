@@ -55,9 +55,7 @@ def test_unknown_names_stay_as_they_are(name: str) -> None:
 
 def test_codes_and_names_are_their_own_synonyms() -> None:
     for code, diagnosis in DIAGNOSES.items():
-        assert (
-            normalise(code) == normalise(code.lower()) == normalise(diagnosis.name) == code == diagnosis.code
-        )
+        assert normalise(code) == normalise(code.lower()) == normalise(diagnosis.name) == code == diagnosis.code
         assert display_name(code) == diagnosis.name
 
 

@@ -38,7 +38,11 @@ def card(**changes: Any) -> dict[str, Any]:
         "classes": [{"code": code, "name": code.lower()} for code in CODES],
         "input": {"size_px": SIZE_PX, "interpolation": "area", "framing": "centre_crop"},
         "precision": {"policy": "f32", "gate": None},
-        "calibration": {"temperature": 2.0, "prior": [0.2, 0.3, 0.5], "training_prior": [1 / 3, 1 / 3, 1 / 3]},
+        "calibration": {
+            "temperature": 2.0,
+            "prior": [0.2, 0.3, 0.5],
+            "training_prior": [1 / 3, 1 / 3, 1 / 3],
+        },
         "decision_rule": {"kind": "prior_adjusted", "strength": 1.0},
         "data": {"leaky": False},
         "metrics": {"balanced_accuracy": figure, "per_class": {}},

@@ -1,4 +1,4 @@
-"""The verbs. Each imports its stage inside the command, so that `--help` is instant and predicting needs no TensorFlow."""
+"""The verbs. Each imports its stage inside the command: `--help` is instant, predicting needs no TensorFlow."""
 
 from __future__ import annotations
 
@@ -36,12 +36,15 @@ class Task(StrEnum):
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A name from `dermlens models`, a run or a bundle folder.")]
 Reference = Annotated[
-    Path | None, typer.Option(help="CSV with isic_id, lesion_id and diagnosis; brings the lesions of ISIC images.")
+    Path | None,
+    typer.Option(help="CSV with isic_id, lesion_id and diagnosis; brings the lesions of ISIC images."),
 ]
 Images = Annotated[Path | None, typer.Option(help="Folder that holds the images which a table names.")]
 FrameAspect = Annotated[
     float | None,
-    typer.Option(help="Width / height of the camera frame, if the files were squashed to another shape (ISIC-9: 1.333)."),
+    typer.Option(
+        help="Width / height of the camera frame, if the files were squashed to another shape (ISIC-9: 1.333)."
+    ),
 ]
 
 
@@ -87,7 +90,9 @@ def predict(
 
 @app.command(epilog="Example: `dermlens train my_images --out runs/mine` (one folder per diagnosis)")
 def train(
-    data: Annotated[Path, typer.Argument(help="Folder per class, Train/Test folders, CSV, HAM10000, ISIC or PAD-UFES-20.")],
+    data: Annotated[
+        Path, typer.Argument(help="Folder per class, Train/Test folders, CSV, HAM10000, ISIC or PAD-UFES-20.")
+    ],
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     recipe: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
     backbone: Annotated[str | None, typer.Option(help="lite0 (default) or b0.")] = None,
@@ -116,7 +121,8 @@ def train(
     console.print("Starting TensorFlow ...", highlight=False)
     from dermlens.data.manifest import read_dataset
     from dermlens.training.recipe import make_recipe, parse_settings, read_recipe
-    from dermlens.training.run import About, train as run_training
+    from dermlens.training.run import About
+    from dermlens.training.run import train as run_training
 
     chosen = make_recipe(read_recipe(recipe) if recipe else {})
     chosen = make_recipe(parse_settings(settings or []), base=chosen)
@@ -211,7 +217,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     pass
 

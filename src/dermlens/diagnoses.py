@@ -42,7 +42,7 @@ _ROWS: tuple[tuple[str, str, str, str, Malignancy, str], ...] = (
         "L57.0",
         "EK90.0",
         "premalignant",
-        "A rough, scaly patch caused by years of sun; a few of them turn into skin cancer, so they are treated or watched.",
+        "A rough, scaly patch caused by years of sun; a few turn into skin cancer, so they are treated or watched.",
     ),
     (
         "BCC",
@@ -58,7 +58,7 @@ _ROWS: tuple[tuple[str, str, str, str, Malignancy, str], ...] = (
         "L82",
         "2F21",
         "benign",
-        "A harmless growth of the upper skin: seborrheic keratosis, sun spot (solar lentigo) or lichen-planus-like keratosis.",
+        "A harmless growth of the skin: seborrheic keratosis, solar lentigo (sun spot) or lichenoid keratosis.",
     ),
     (
         "DF",

@@ -114,9 +114,8 @@ def test_a_lesion_finding_holds_other_pictures_only() -> None:
     assert found["lesion_across_split"] == [("same-train", "other-test")]
     findings = audit(records, ["1", "1", "2", "3"])
     assert of_kind(findings, "lesion_across_split")[0].roles == ("train", "test")
-    assert (
-        "1 lesion on both sides of the split, other pictures of it (images: 1 in test, 1 in train)"
-        in summary(findings)
+    assert "1 lesion on both sides of the split, other pictures of it (images: 1 in test, 1 in train)" in summary(
+        findings
     )
 
 

@@ -1,4 +1,4 @@
-"""What every file of the project keeps to: no machine's paths, no registry hosts, no large files, calm library code."""
+"""What every file keeps to: no machine's paths, no registry hosts, no large files, calm library code."""
 
 from __future__ import annotations
 
@@ -13,14 +13,30 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "dermlens"
 LIBRARY = sorted(SOURCE.rglob("*.py"))
 MAX_FILE_BYTES = 25_000_000
-LOCK_FILES = {"uv.lock", "pylock.toml", "poetry.lock", "Pipfile.lock", "pdm.lock", "package-lock.json", "yarn.lock"}
+LOCK_FILES = {
+    "uv.lock",
+    "pylock.toml",
+    "poetry.lock",
+    "Pipfile.lock",
+    "pdm.lock",
+    "package-lock.json",
+    "yarn.lock",
+}
 # Written in pieces, so that this file does not match itself.
-HOSTS = ("pypi" + ".org", "pythonhosted" + ".org", "registry.npmjs" + ".org", "index" + "-url", "find" + "-links")
-MACHINE_PATH = re.compile(r"(?<![\w.$}])/(?:" + "|".join(["work", "root", "home/[a-z]", "Users/[A-Za-z]", "opt/pypi"]) + r")\b")
+HOSTS = (
+    "pypi" + ".org",
+    "pythonhosted" + ".org",
+    "registry.npmjs" + ".org",
+    "index" + "-url",
+    "find" + "-links",
+)
+MACHINE_PATH = re.compile(
+    r"(?<![\w.$}])/(?:" + "|".join(["work", "root", "home/[a-z]", "Users/[A-Za-z]", "opt/pypi"]) + r")\b"
+)
 
 
 def tracked_files() -> list[Path]:
-    """Return what git tracks or would add; outside a checkout (an unpacked archive), every file not hidden."""
+    """Return what git tracks or would add; outside a checkout, every file that is not hidden."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     if listed.returncode == 0:
@@ -66,7 +82,7 @@ def test_smaller_requirement_files_agree_with_the_largest() -> None:
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_library_code_is_calm(path: Path) -> None:
-    """No assert, no bare except, no `raise Exception`, no print (the command line prints results, and only it)."""
+    """No assert, bare except or `raise Exception`; and no print, save in the command line."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Assert):

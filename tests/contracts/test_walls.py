@@ -20,7 +20,12 @@ def loaded_by(program: str) -> set[str]:
     Top-level names, not substrings: openvino has a module of its own named openvino.frontend.tensorflow.
     """
     done = subprocess.run(
-        [sys.executable, "-c", f"{program}\n{REPORT}"], capture_output=True, text=True, cwd=ROOT, timeout=120, check=False
+        [sys.executable, "-c", f"{program}\n{REPORT}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1]))

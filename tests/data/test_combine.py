@@ -49,9 +49,7 @@ def test_best_copy_is_kept_and_contradictions_go() -> None:
         record("nv", "NV", "images_224", "ISIC_0000004"),
     ]
     hashes = ["1", "2", "3", "same", "same", None, "6", "7", "8"]
-    kept, notes = drop_contradictions_and_duplicates(
-        records, hashes, prefer=("images_224", "isic9", "images_200x150")
-    )
+    kept, notes = drop_contradictions_and_duplicates(records, hashes, prefer=("images_224", "isic9", "images_200x150"))
     assert [r.image for r in kept] == ["good", "alone"]
     assert notes == [
         "2 pictures (4 files) stand under more than one diagnosis and are left out: 1 AK/NV, 1 BKL/MEL.",

@@ -81,9 +81,7 @@ def png16(values: npt.NDArray[np.uint16]) -> bytes:
     return png(width, height, 16, 2 if values.ndim == 3 else 0, rows)
 
 
-def tiff(
-    values: npt.NDArray[Any], photometric: int, sample_format: int = 1, order: Literal["<", ">"] = "<"
-) -> bytes:
+def tiff(values: npt.NDArray[Any], photometric: int, sample_format: int = 1, order: Literal["<", ">"] = "<") -> bytes:
     """An uncompressed one-strip TIFF of any dtype, grey (h, w) or (h, w, channels)."""
     height, width = values.shape[:2]
     channels = values.shape[2] if values.ndim == 3 else 1
@@ -327,9 +325,7 @@ def test_orientation_in_big_endian_exif() -> None:
     assert decode(encode(photo(), "JPEG", exif=exif)).shape == (60, 44, 3)
 
 
-@pytest.mark.parametrize(
-    "exif", [b"", b"II*\0", b"rubbish" * 9, b"MM\0*\0\0\0\x08\xff\xff", b"II*\0\xff\xff\xff\xff"]
-)
+@pytest.mark.parametrize("exif", [b"", b"II*\0", b"rubbish" * 9, b"MM\0*\0\0\0\x08\xff\xff", b"II*\0\xff\xff\xff\xff"])
 def test_damaged_exif_is_ignored(exif: bytes) -> None:
     data = encode(photo(), "JPEG", exif=b"Exif\0\0" + exif)
     assert decode(data).shape == (44, 60, 3)
@@ -468,7 +464,7 @@ def test_random_damage_gives_an_image_error_or_an_image(kind: str) -> None:
             image = load_image(damaged.tobytes(), SPEC)
         except ImageError as error:
             outcomes.add(error.code)
-            assert "\n" not in str(error)
+            assert "\n" not in str(error)  # noqa: PT017
         else:
             outcomes.add("fine")
             assert image.shape == (32, 32, 3) and image.dtype == np.uint8
@@ -523,9 +519,7 @@ for kind in ("TIFF", "JPEG", "PNG", "WEBP", "BMP"):
                 pass
 print("tensorflow" in sys.modules, "keras" in sys.modules)
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.split()) == (0, ["False", "False"]), done.stderr
     # libtiff (C code) writes "ZIPDecode: ..." there for a damaged TIFF; Pillow and Python write nothing
     for word in ("Warning", "Traceback", "More samples"):

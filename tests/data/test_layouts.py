@@ -172,9 +172,7 @@ def test_manifest_elsewhere_with_images_folder(tmp_path: Path) -> None:
     dataset = read_dataset(table, images=tmp_path / "pictures")
     assert dataset.root == tmp_path / "pictures"
     assert [r.path for r in dataset.records] == [tmp_path / "pictures" / "a.jpg"]
-    assert dataset.notes == (
-        f"1 images below {tmp_path / 'pictures'} stand in no row of mine.csv and are left out.",
-    )
+    assert dataset.notes == (f"1 images below {tmp_path / 'pictures'} stand in no row of mine.csv and are left out.",)
 
 
 def test_rows_that_a_repair_excluded_are_left_out(tmp_path: Path) -> None:

@@ -44,7 +44,12 @@ def test_seen_images_are_set_aside_and_every_input_has_a_row(tmp_path: Path) -> 
     predictor = Predictor(tiny.write(tmp_path / "b", seen=seen))
     told = io.StringIO()
     failed = evaluate(
-        predictor, read_dataset(data), tmp_path / "out", split=None, seed=0, console=Console(file=told, width=200)
+        predictor,
+        read_dataset(data),
+        tmp_path / "out",
+        split=None,
+        seed=0,
+        console=Console(file=told, width=200),
     )
     assert failed
     rows = rows_of(tmp_path / "out")
@@ -63,7 +68,14 @@ def test_a_class_that_the_model_does_not_have_is_counted_not_scored(tmp_path: Pa
     data = paint(tmp_path / "data")
     (data / "RED").rename(data / "violet")
     predictor = Predictor(tiny.write(tmp_path / "b"))
-    evaluate(predictor, read_dataset(data), tmp_path / "out", split=None, seed=0, console=Console(file=io.StringIO()))
+    evaluate(
+        predictor,
+        read_dataset(data),
+        tmp_path / "out",
+        split=None,
+        seed=0,
+        console=Console(file=io.StringIO()),
+    )
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["counts"]["class_not_in_model"] == {"violet": 12}
     assert metrics["n"] == 24
@@ -76,7 +88,12 @@ def test_nothing_left_to_score_is_one_clear_error(tmp_path: Path) -> None:
     predictor = Predictor(tiny.write(tmp_path / "b", seen=seen))
     with pytest.raises(DataError, match="Nothing is left to score") as caught:
         evaluate(
-            predictor, read_dataset(data), tmp_path / "out", split=None, seed=0, console=Console(file=io.StringIO())
+            predictor,
+            read_dataset(data),
+            tmp_path / "out",
+            split=None,
+            seed=0,
+            console=Console(file=io.StringIO()),
         )
     assert caught.value.code == "nothing_to_score"
     assert len(rows_of(tmp_path / "out")) == 36, "the reasons are written all the same"
@@ -85,7 +102,14 @@ def test_nothing_left_to_score_is_one_clear_error(tmp_path: Path) -> None:
 def test_an_unknown_split_names_those_that_exist(tmp_path: Path) -> None:
     predictor = Predictor(tiny.write(tmp_path / "b"))
     with pytest.raises(DataError, match="No images in split 'test'"):
-        evaluate(predictor, read_dataset(paint(tmp_path / "d")), tmp_path / "o", split="test", seed=0, console=Console())
+        evaluate(
+            predictor,
+            read_dataset(paint(tmp_path / "d")),
+            tmp_path / "o",
+            split="test",
+            seed=0,
+            console=Console(),
+        )
 
 
 def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:

@@ -15,7 +15,10 @@ from dermlens.inference.bundle import find_bundle, load_bundle
 
 
 def test_a_written_bundle_loads_with_all_it_holds(tmp_path: Path) -> None:
-    seen = {"train": {"content_hashes": ["a" * 32], "lesion_ids": ["L1"], "isic_ids": []}, "test": {"lesion_ids": ["L9"]}}
+    seen = {
+        "train": {"content_hashes": ["a" * 32], "lesion_ids": ["L1"], "isic_ids": []},
+        "test": {"lesion_ids": ["L9"]},
+    }
     bundle = load_bundle(tiny.write(tmp_path / "b", seen=seen))
     assert bundle.codes == tiny.CODES
     assert bundle.input_spec.size_px == tiny.SIZE_PX
@@ -77,7 +80,12 @@ def test_a_failed_write_leaves_the_old_bundle_whole(tmp_path: Path) -> None:
 
     with pytest.raises(StorageError, match="No space left"):
         bundles.write_bundle(
-            folder, tiny.card(version="2"), head=(tiny.WEIGHTS, tiny.BIAS), seen={}, write_graph=no_space, model_card=""
+            folder,
+            tiny.card(version="2"),
+            head=(tiny.WEIGHTS, tiny.BIAS),
+            seen={},
+            write_graph=no_space,
+            model_card="",
         )
     assert load_bundle(folder).version == "1"
     assert [p.name for p in tmp_path.iterdir()] == ["b"], "no half-written folder stays behind"

@@ -16,10 +16,16 @@ def _touch(base: Path, *names: str) -> None:
         (base / name).write_bytes(b"x")
 
 
-def test_folders_are_walked_in_sorted_order_and_named_as_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _touch(tmp_path, "in/b.JPG", "in/a.png", "in/sub/c.webp", "in/notes.txt", "in/.hidden.png", "in/__MACOSX/d.png")
+def test_folders_are_walked_in_sorted_order_and_named_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _touch(
+        tmp_path,
+        "in/b.JPG",
+        "in/a.png",
+        "in/sub/c.webp",
+        "in/notes.txt",
+        "in/.hidden.png",
+        "in/__MACOSX/d.png",
+    )
     monkeypatch.chdir(tmp_path)
     inputs = expand(["in", "other.jpg"])
     assert inputs.paths == ("in/a.png", "in/b.JPG", "in/sub/c.webp", "other.jpg")

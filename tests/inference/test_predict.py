@@ -43,7 +43,9 @@ def test_the_rule_may_differ_from_the_largest_probability(tmp_path: Path) -> Non
     adjusted = Predictor(tiny.write(tmp_path / "a", calibration=calibration))
     largest = Predictor(
         tiny.write(
-            tmp_path / "l", calibration=calibration, decision_rule={"kind": "largest_probability", "strength": 0.0}
+            tmp_path / "l",
+            calibration=calibration,
+            decision_rule={"kind": "largest_probability", "strength": 0.0},
         )
     )
     image = np.full((28, 28, 3), 100, np.uint8)
@@ -106,7 +108,16 @@ def test_the_activation_map_contract(predictor: Predictor) -> None:
 def test_the_json_object_has_the_promised_fields(predictor: Predictor) -> None:
     good = predictor.predict(tiny.colour("RED"), name="a.png").as_dict()
     bad = predictor.predict(b"", name="b.png").as_dict()
-    fields = ["schema", "image", "status", "diagnosis", "probability", "probabilities", "decision_rule", "model"]
+    fields = [
+        "schema",
+        "image",
+        "status",
+        "diagnosis",
+        "probability",
+        "probabilities",
+        "decision_rule",
+        "model",
+    ]
     fields += ["elapsed_ms", "error"]
     assert list(good) == fields == list(bad)
     assert good["schema"] == "dermlens/prediction/1"

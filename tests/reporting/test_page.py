@@ -20,7 +20,9 @@ def predictor(tmp_path: Path) -> Predictor:
     return Predictor(tiny.write(tmp_path / "b"))
 
 
-def test_the_page_shows_every_answer_once_and_loads_nothing_from_elsewhere(predictor: Predictor, tmp_path: Path) -> None:
+def test_the_page_shows_every_answer_once_and_loads_nothing_from_elsewhere(
+    predictor: Predictor, tmp_path: Path
+) -> None:
     good, bad = tmp_path / "<i>red.png", tmp_path / "bad.jpg"
     cv2.imwrite(str(good), tiny.colour("RED")[:, :, ::-1])
     bad.write_text("no image")

@@ -147,9 +147,7 @@ def test_the_same_official_file_gives_the_same_features_by_every_door(
     from keras.src.applications import efficientnet as keras_efficientnet
 
     monkeypatch.setattr(keras_efficientnet.file_utils, "get_file", lambda *a, **k: str(b0_official_h5))
-    by_keras = keras.applications.EfficientNetB0(
-        include_top=False, weights="imagenet", input_shape=(SIZE, SIZE, 3)
-    )
+    by_keras = keras.applications.EfficientNetB0(include_top=False, weights="imagenet", input_shape=(SIZE, SIZE, 3))
     wanted = _run(by_keras, fingerprint_image(SIZE))
     for weights in ("imagenet", b0_official_h5):
         model = build_backbone("b0", size_px=SIZE, weights=weights)
@@ -157,9 +155,7 @@ def test_the_same_official_file_gives_the_same_features_by_every_door(
     keras_plain = keras.applications.EfficientNetB0(
         include_top=False, weights=str(b0_official_h5), input_shape=(SIZE, SIZE, 3)
     )
-    assert np.abs(_run(keras_plain, fingerprint_image(SIZE)) - wanted).max() > 0.01, (
-        "the trap is gone from Keras"
-    )
+    assert np.abs(_run(keras_plain, fingerprint_image(SIZE)) - wanted).max() > 0.01, "the trap is gone from Keras"
 
 
 def test_a_file_made_in_the_plain_keras_graph_gets_the_plain_graph(tmp_path: Path) -> None:
@@ -194,7 +190,7 @@ def test_offline_says_all_ways_out_and_nothing_is_random(monkeypatch: pytest.Mon
     from keras.src.applications import efficientnet as keras_efficientnet
 
     def no_network(*_args: object, **_kwargs: object) -> str:
-        raise Exception("URL fetch failure")  # noqa: TRY002 - as Keras does
+        raise Exception("URL fetch failure")
 
     monkeypatch.setattr(keras_efficientnet.file_utils, "get_file", no_network)
     with pytest.raises(WeightsError) as caught:

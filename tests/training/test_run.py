@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,17 @@ from dermlens.training import trunk as trunk_module
 from dermlens.training.recipe import Recipe
 from dermlens.training.run import About, train
 
-SMALL = Recipe(size_px=64, views=1, epochs=2, head_epochs=5, batch_size=16, train=0.4, select=0.2, calibrate=0.2, test=0.2)
+SMALL = Recipe(
+    size_px=64,
+    views=1,
+    epochs=2,
+    head_epochs=5,
+    batch_size=16,
+    train=0.4,
+    select=0.2,
+    calibrate=0.2,
+    test=0.2,
+)
 CLASSES = {"nevus": (150, 90, 60), "a rash": (220, 120, 120), "healthy": (230, 200, 180)}
 
 
@@ -40,7 +51,7 @@ def paint(folder: Path, per_class: int = 24, seed: int = 0) -> Path:
 
 @pytest.fixture(scope="module")
 def quiet() -> Console:
-    return Console(file=open("/dev/null", "w"), width=100)  # noqa: SIM115
+    return Console(file=io.StringIO(), width=100)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +130,12 @@ def test_leakage_is_refused_and_marked_when_allowed(tmp_path: Path, quiet: Conso
     with pytest.raises(LeakageError, match="share images or lesions"):
         train(dataset, tmp_path / "out", SMALL, About(name="x"), console=quiet)
     bundle = train(
-        dataset, tmp_path / "out", replace(SMALL, epochs=1), About(name="x"), console=quiet, allow_leakage=True
+        dataset,
+        tmp_path / "out",
+        replace(SMALL, epochs=1),
+        About(name="x"),
+        console=quiet,
+        allow_leakage=True,
     )
     assert load_bundle(bundle).card["data"]["leaky"] is True
     assert "LEAKY" in (bundle / "MODEL_CARD.md").read_text("utf-8")
@@ -133,9 +149,7 @@ def test_one_class_is_an_error_with_a_remedy(tmp_path: Path, quiet: Console) -> 
         train(only, tmp_path / "out", SMALL, About(name="x"), console=quiet)
 
 
-def test_ctrl_c_keeps_the_best_model_so_far(
-    tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_keeps_the_best_model_so_far(tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch) -> None:
     from dermlens.training import fit
 
     epochs = iter(range(100))

@@ -72,7 +72,7 @@ def test_groups_hold_through_patient_hash_and_isic_id() -> None:
     ties: list[dict[str, str]] = [{"lesion_id": "L"}, {"patient_id": "P"}, {"isic_id": "ISIC_0000001"}, {}]
     for seed in range(10):
         for tie in ties:
-            records = lesions("NV", 12, images=1) + [record("x", "NV", **tie), record("y", "NV", **tie)]
+            records = [*lesions("NV", 12, images=1), record("x", "NV", **tie), record("y", "NV", **tie)]
             hashes = hashed(records)
             if not tie:
                 hashes[-1] = hashes[-2]
@@ -87,9 +87,7 @@ def test_unreadable_images_are_groups_of_their_own() -> None:
 
 
 def test_select_and_calibrate_are_carved_out_of_train() -> None:
-    records = (
-        lesions("NV", 40, split="train") + lesions("MEL", 20, split="train") + lesions("NV", 9, split="test")
-    )
+    records = lesions("NV", 40, split="train") + lesions("MEL", 20, split="train") + lesions("NV", 9, split="test")
     roles = assign(records)
     assert all((r.split == "test") == (role == "test") for r, role in zip(records, roles, strict=True))
     table = role_table(records, roles)
@@ -98,9 +96,7 @@ def test_select_and_calibrate_are_carved_out_of_train() -> None:
 
 
 def test_a_given_select_is_kept_and_calibrate_carved() -> None:
-    records = (
-        lesions("NV", 40, split="train") + lesions("NV", 5, split="select") + lesions("NV", 5, split="test")
-    )
+    records = lesions("NV", 40, split="train") + lesions("NV", 5, split="select") + lesions("NV", 5, split="test")
     roles = assign(records)
     counts = Counter(zip((r.split for r in records), roles, strict=True))
     assert counts[("select", "select")] == counts[("test", "test")] == 10

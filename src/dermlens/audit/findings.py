@@ -208,9 +208,7 @@ def _crossing_finding(
 ) -> Finding:
     sides = tuple(str(roles[i]) for i in leaking)
     first = records[leaking[0]]
-    name = {"picture": first.isic_id, "lesion": first.lesion_id, "patient": first.patient_id}[
-        what
-    ] or first.image
+    name = {"picture": first.isic_id, "lesion": first.lesion_id, "patient": first.patient_id}[what] or first.image
     counts = ", ".join(f"{n} in {role}" for role, n in sorted(Counter(sides).items()))
     return Finding(
         kind,
@@ -231,12 +229,12 @@ def _small_classes(records: Sequence[Record]) -> list[Finding]:
     for code, chosen in sorted(by_class.items()):
         lesions = len({r.lesion_id or r.isic_id or r.image for r in chosen})
         if lesions < SMALL_CLASS_LESIONS:
-            evidence = f"{code} has {len(chosen)} images of {lesions} lesions; its score will be little more than a guess."
+            evidence = (
+                f"{code} has {len(chosen)} images of {lesions} lesions; its score will be little more than a guess."
+            )
             remedy = "Add images of other lesions, or join the class with a related one."
             images = tuple(r.image for r in chosen)
-            findings.append(
-                Finding("class_too_small", "warning", images, evidence, remedy, (code,) * len(chosen))
-            )
+            findings.append(Finding("class_too_small", "warning", images, evidence, remedy, (code,) * len(chosen)))
     return findings
 
 
@@ -256,15 +254,9 @@ def _summary_line(kind: str, findings: Sequence[Finding]) -> str:
         return f"{_many(count, 'image')} cannot be read, first {findings[0].images[0]}"
     if kind == "contradicting_labels":
         pairs = Counter("/".join(sorted(set(finding.labels))) for finding in findings)
-        words = (
-            "under two diagnoses"
-            if all(p.count("/") == 1 for p in pairs)
-            else "under more than one diagnosis"
-        )
+        words = "under two diagnoses" if all(p.count("/") == 1 for p in pairs) else "under more than one diagnosis"
         told = ", ".join(f"{n} {pair}" for pair, n in sorted(pairs.items()))
-        return (
-            f"{_many(count, 'image')} {'stands' if count == 1 else 'stand'} {words}, byte for byte ({told})"
-        )
+        return f"{_many(count, 'image')} {'stands' if count == 1 else 'stand'} {words}, byte for byte ({told})"
     if kind == "identical_images":
         return f"{_many(count, 'image')} kept in {images} files under the same diagnosis"
     if kind == "class_too_small":

@@ -34,9 +34,7 @@ def combine(*datasets: Dataset, names: Sequence[str] | None = None) -> Dataset:
         for prefix, dataset in zip(prefixes, datasets, strict=True)
         for record in dataset.records
     )
-    notes = tuple(
-        f"{prefix}: {note}" for prefix, d in zip(prefixes, datasets, strict=True) for note in d.notes
-    )
+    notes = tuple(f"{prefix}: {note}" for prefix, d in zip(prefixes, datasets, strict=True) for note in d.notes)
     layout = " + ".join(dict.fromkeys(dataset.layout for dataset in datasets))
     return Dataset(datasets[0].root, layout, records, notes)
 

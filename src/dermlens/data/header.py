@@ -212,9 +212,7 @@ def _checked(kind: ImageFormat, width: int, height: int, orientation: int = 1) -
     return Header(kind, width, height, orientation if 1 <= orientation <= 8 else 1)
 
 
-def _chunks(
-    data: bytes, *, at: int, layout: str, overhead: int, even: bool
-) -> Iterator[tuple[bytes, int, int]]:
+def _chunks(data: bytes, *, at: int, layout: str, overhead: int, even: bool) -> Iterator[tuple[bytes, int, int]]:
     """Yield (kind, start, length) of each PNG or RIFF chunk until the bytes end."""
     for _ in range(MAX_BLOCKS):
         if at + overhead > len(data):

@@ -128,9 +128,7 @@ def read_bytes(source: Source, *, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:
     else:
         data, size = _read_file(Path(source), name, max_bytes)
     if size == 0:
-        raise ImageError(
-            f"{name} is empty (0 bytes).", remedy="Copy or download it again.", code="empty_file"
-        )
+        raise ImageError(f"{name} is empty (0 bytes).", remedy="Copy or download it again.", code="empty_file")
     if size > max_bytes:
         raise ImageError(
             f"{name} has {size:,} bytes. At most {max_bytes:,} are allowed.",
@@ -215,8 +213,7 @@ def _check_size(header: Header, name: str, max_pixels: int) -> None:
         )
     if width * height > limit:
         raise ImageError(
-            f"{name} has {width:,} x {height:,} = {width * height:,} pixels. "
-            f"At most {limit:,} are allowed{where}.",
+            f"{name} has {width:,} x {height:,} = {width * height:,} pixels. At most {limit:,} are allowed{where}.",
             remedy=remedy,
             code="too_many_pixels",
         )

@@ -46,7 +46,9 @@ MANIFEST_COLUMNS = (
 ONE_HOT_CODES = ("MEL", "NV", "BCC", "AK", "AKIEC", "BKL", "DF", "VASC", "SCC", "UNK")
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".tab", "")
 _LEFT_OUT = ("0", "false", "no")
-_REMEDY_FOLDERS = "Make one folder for each diagnosis with its images in it, or write a manifest.csv with the columns image, diagnosis."
+_REMEDY_FOLDERS = (
+    "Make one folder for each diagnosis with its images in it, or write a manifest.csv with columns image, diagnosis."
+)
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,7 @@ class TableLayout:
 MANIFEST = TableLayout("manifest", "image", "diagnosis")
 TABLES = (
     TableLayout("HAM10000", "image_id", "dx", age="age", site="localization", every_copy=True),
-    TableLayout(
-        "PAD-UFES-20", "img_id", "diagnostic", age="age", sex="gender", site="region", lesion_prefix="PAD_"
-    ),
+    TableLayout("PAD-UFES-20", "img_id", "diagnostic", age="age", sex="gender", site="region", lesion_prefix="PAD_"),
     TableLayout("ISIC 2020", "image_name", "diagnosis", site="anatom_site_general_challenge"),
     MANIFEST,
 )

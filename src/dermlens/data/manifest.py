@@ -60,9 +60,7 @@ def read_dataset(
             images that a table names but that are not there (`missing_files`), and other faults of the table.
     """
     if task not in get_args(Task):
-        raise UsageError(
-            f"The task is {task!r}. Allowed: {', '.join(get_args(Task))}.", remedy="Choose one of them."
-        )
+        raise UsageError(f"The task is {task!r}. Allowed: {', '.join(get_args(Task))}.", remedy="Choose one of them.")
     root = _existing(Path(path))
     try:
         dataset = read_layout(root, _existing(images) if images is not None else None)
@@ -152,9 +150,7 @@ def _attach(records: Sequence[Record], reference: _Reference) -> tuple[list[Reco
         filled = replace(
             record,
             lesion_id=record.lesion_id or cell(row, "lesion_id"),
-            age_approx=number(reference.table, row, "age_approx")
-            if record.age_approx is None
-            else record.age_approx,
+            age_approx=number(reference.table, row, "age_approx") if record.age_approx is None else record.age_approx,
             sex=record.sex or cell(row, "sex"),
             anatom_site=record.anatom_site or cell(row, "anatom_site"),
         )

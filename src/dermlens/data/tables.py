@@ -112,9 +112,7 @@ def read_table(path: Path) -> Table:
             if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) > len(columns):
-                _raise_bad_csv(
-                    path, f"line {reader.line_num} has {len(cells)} cells for {len(columns)} columns"
-                )
+                _raise_bad_csv(path, f"line {reader.line_num} has {len(cells)} cells for {len(columns)} columns")
             rows.append(dict(zip(columns, (cell.strip() for cell in cells), strict=False)))
     return Table(path, tuple(columns), tuple(rows))
 

@@ -66,9 +66,7 @@ def resample_weights(y_true: Ints, lesions: Ints, *, resamples: int, seed: int) 
         Blocks of (r, n) float64 weights, `resamples` rows in all, bounded in memory.
     """
     if resamples < 1:
-        raise UsageError(
-            f"Resamples must be at least 1: got {resamples}.", remedy="Use 1000.", code="resamples"
-        )
+        raise UsageError(f"Resamples must be at least 1: got {resamples}.", remedy="Use 1000.", code="resamples")
     generator = np.random.default_rng(seed)
     classes = lesion_classes(y_true, lesions)
     strata = [np.flatnonzero(classes == c) for c in np.unique(classes)]
@@ -77,9 +75,7 @@ def resample_weights(y_true: Ints, lesions: Ints, *, resamples: int, seed: int) 
         rows = min(block, resamples - start)
         drawn = np.empty((rows, len(classes)))
         for members in strata:
-            drawn[:, members] = generator.multinomial(
-                len(members), np.full(len(members), 1 / len(members)), rows
-            )
+            drawn[:, members] = generator.multinomial(len(members), np.full(len(members), 1 / len(members)), rows)
         yield drawn[:, lesions]
 
 

@@ -70,9 +70,7 @@ def fit_calibration(
     return Calibration(_temperature(scores, truth, weights, start), start.prior, start.training_prior)
 
 
-def choose_rule(
-    probabilities: npt.ArrayLike, calibration: Calibration, y_true: npt.ArrayLike
-) -> DecisionRule:
+def choose_rule(probabilities: npt.ArrayLike, calibration: Calibration, y_true: npt.ArrayLike) -> DecisionRule:
     """Return the decision rule: always the Bayes rule for balanced accuracy, `prior_adjusted` at 1.
 
     The images are deliberately not looked at. A strength tuned on the dozen calibrate images of a rare

@@ -20,6 +20,7 @@ from dermlens.errors import DataError, StorageError
 from dermlens.evaluation.scores import score
 from dermlens.inference.bundle import Bundle
 from dermlens.inference.predict import DISCLAIMER, Prediction, Predictor
+from dermlens.reporting.figures import figure
 from dermlens.reporting.progress import track
 
 
@@ -67,25 +68,23 @@ def evaluate(
     scored = [row for row in rows if row.status == "scored"]
     _write_predictions(out, rows, bundle.codes)
     aside = Counter(row.reason for row in rows if row.status == "set_aside")
-    counts = {
+    counts: dict[str, Any] = {
         "images": len(records),
         "scored": len(scored),
         "set_aside_as_seen": sum(aside.values()),
         "set_aside_by_reason": dict(aside),
-        "class_not_in_model": dict(
-            Counter(row.record.diagnosis for row in rows if row.status == "class_not_in_model")
-        ),
+        "class_not_in_model": dict(Counter(row.record.diagnosis for row in rows if row.status == "class_not_in_model")),
         "unreadable": sum(row.status == "error" for row in rows),
     }
     _print_counts(counts, findings, console)
     if not scored:
         raise DataError(
             f"Nothing is left to score: of {len(records)} images {counts['set_aside_as_seen']} are known to the model.",
-            remedy=f"Give images that the model has not learned from; {out / 'predictions.csv'} says why each was left out.",
+            remedy=f"Give images of other lesions; {out / 'predictions.csv'} says why each was left out.",
             code="nothing_to_score",
         )
     metrics = _metrics(bundle, scored, seed)
-    report = {
+    report: dict[str, Any] = {
         "schema": "dermlens/metrics/1",
         "model": _model(bundle),
         "data": str(dataset.root),
@@ -95,11 +94,11 @@ def evaluate(
     report |= {"counts": counts, "audit": findings, "leaky": bundle.card["data"]["leaky"], **metrics}
     _write_json(out / "metrics.json", report)
     _print_metrics(bundle, metrics, out, console)
-    return counts["unreadable"] > 0
+    return bool(counts["unreadable"])
 
 
 def map_label(diagnosis: str, codes: Sequence[str]) -> str | None:
-    """Return the class of the model that a label means, or None: SK and PBK are BKL to a model of the ISIC 2019 classes."""
+    """Return the class of the model that a label means, or None; to a model of the ISIC 2019 classes SK is BKL."""
     if diagnosis in codes:
         return diagnosis
     if set(codes) <= set(ISIC2019):
@@ -182,9 +181,7 @@ def _write_predictions(out: Path, rows: Sequence[Row], codes: Sequence[str]) -> 
 
 def _write_json(path: Path, report: dict[str, Any]) -> None:
     try:
-        path.write_text(
-            json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        path.write_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise _storage(path, error) from error
 
@@ -201,9 +198,10 @@ def _print_counts(counts: dict[str, Any], findings: Sequence[str], console: Cons
         console.print(f"Audit: {line}", highlight=False)
     reasons = ", ".join(f"{n} {reason}" for reason, n in counts["set_aside_by_reason"].items())
     console.print(
-        f"{counts['images']} images: {counts['scored']} scored, {counts['set_aside_as_seen']} set aside as seen by the model"
-        + (f" ({reasons})" if reasons else "")
-        + f", {sum(counts['class_not_in_model'].values())} of classes it does not have, {counts['unreadable']} unreadable.",
+        f"{counts['images']} images: {counts['scored']} scored, "
+        f"{counts['set_aside_as_seen']} set aside as seen by the model{f' ({reasons})' if reasons else ''}, "
+        f"{sum(counts['class_not_in_model'].values())} of classes it does not have, "
+        f"{counts['unreadable']} unreadable.",
         highlight=False,
     )
 
@@ -214,17 +212,8 @@ def _print_metrics(bundle: Bundle, metrics: dict[str, Any], out: Path, console: 
             "LEAKY model: trained with images or lesions of its own test split.", style="red", highlight=False
         )
     for name in ("balanced_accuracy", "accuracy", "macro_auc", "ece"):
-        console.print(f"  {name.replace('_', ' '):18} {_figure(metrics[name])}", highlight=False)
+        console.print(f"  {name.replace('_', ' '):18} {figure(metrics[name])}", highlight=False)
     for code, row in metrics["per_class"].items():
-        count = row["n"]["value"] if isinstance(row["n"], dict) else row["n"]
-        console.print(f"  {code:18} sensitivity {_figure(row['sensitivity'])}, n = {count}", highlight=False)
+        console.print(f"  {code:18} sensitivity {figure(row['sensitivity'])}, n = {row['n']}", highlight=False)
     console.print(f"Written: {out / 'metrics.json'}, {out / 'predictions.csv'}", highlight=False)
     console.print(DISCLAIMER, style="bold", highlight=False)
-
-
-def _figure(figure: dict[str, Any]) -> str:
-    if figure["value"] is None:
-        return "n/a"
-    if figure["low"] is None:
-        return f"{figure['value']:.3f}"
-    return f"{figure['value']:.3f}  [{figure['low']:.3f}, {figure['high']:.3f}]"

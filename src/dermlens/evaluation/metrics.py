@@ -104,9 +104,7 @@ def log_loss(y_true: npt.ArrayLike, probability: npt.ArrayLike) -> float:
     return float(np.mean(log_errors(*check_probability(y_true, probability))))
 
 
-def expected_calibration_error(
-    y_true: npt.ArrayLike, probability: npt.ArrayLike, bins: int = ECE_BINS
-) -> float:
+def expected_calibration_error(y_true: npt.ArrayLike, probability: npt.ArrayLike, bins: int = ECE_BINS) -> float:
     """Return the expected calibration error of the largest probability, 0..1, over bins of equal mass.
 
     Bins hold equally many images (Nixon et al. 2019, arXiv:1904.01685) because a good model's confidences
@@ -151,11 +149,7 @@ def log_errors(y_true: Ints, probability: Floats) -> Floats:
 def check_classes(name: str, values: npt.ArrayLike, n_classes: int | None = None) -> Ints:
     """Return (n,) int64 class indices, or raise UsageError when they are none."""
     array = np.asarray(values)
-    if (
-        array.ndim != 1
-        or array.size == 0
-        or not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool)
-    ):
+    if array.ndim != 1 or array.size == 0 or not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
         raise UsageError(
             f"{name} must be (n,) integers with n at least 1: got {array.dtype} of shape {array.shape}.",
             remedy=_REMEDY,
@@ -198,9 +192,7 @@ def _same_length(one: npt.NDArray[np.generic], other: npt.NDArray[np.generic]) -
         raise UsageError(f"Rows must match: got {len(one)} and {len(other)}.", remedy=_REMEDY, code="shape")
 
 
-def _counts(
-    y_true: npt.ArrayLike, decision: npt.ArrayLike, n_classes: int | None = None
-) -> weighted.ClassCounts:
+def _counts(y_true: npt.ArrayLike, decision: npt.ArrayLike, n_classes: int | None = None) -> weighted.ClassCounts:
     truth, called = check_classes("y_true", y_true, n_classes), check_classes("decision", decision, n_classes)
     _same_length(truth, called)
     count = n_classes or int(max(truth.max(), called.max())) + 1

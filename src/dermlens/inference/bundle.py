@@ -197,9 +197,7 @@ def write_bundle(
         (staging / "seen.json").write_text(json.dumps(seen, separators=(",", ":")) + "\n", encoding="utf-8")
         (staging / "MODEL_CARD.md").write_text(model_card, encoding="utf-8")
         files = {p.name: sha256_of_file(p) for p in sorted(staging.iterdir())}
-        text = json.dumps(
-            {"schema": SCHEMA, **card, "files": files}, indent=1, ensure_ascii=False, allow_nan=False
-        )
+        text = json.dumps({"schema": SCHEMA, **card, "files": files}, indent=1, ensure_ascii=False, allow_nan=False)
         (staging / "bundle.json").write_text(text + "\n", encoding="utf-8")
         staging.chmod(0o755)
         _replace_folder(staging, folder)

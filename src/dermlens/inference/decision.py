@@ -44,9 +44,7 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise _bad_value(
-                f"Calibration temperature must be a finite number above 0: got {self.temperature}."
-            )
+            raise _bad_value(f"Calibration temperature must be a finite number above 0: got {self.temperature}.")
         _check_prior("prior", self.prior)
         _check_prior("training_prior", self.training_prior)
         if len(self.prior) != len(self.training_prior):
@@ -91,9 +89,7 @@ class DecisionRule:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(RuleKind):
-            raise _bad_value(
-                f"Decision rule must be one of {', '.join(get_args(RuleKind))}: got {self.kind!r}."
-            )
+            raise _bad_value(f"Decision rule must be one of {', '.join(get_args(RuleKind))}: got {self.kind!r}.")
         if not 0.0 <= self.strength <= 1.0:
             raise _bad_value(f"Decision rule strength must lie between 0 and 1: got {self.strength}.")
 
@@ -131,9 +127,7 @@ def probabilities(logits: npt.ArrayLike, calibration: Calibration) -> npt.NDArra
     return softmax(scores / calibration.temperature + shift)
 
 
-def decide(
-    probabilities: npt.ArrayLike, calibration: Calibration, rule: DecisionRule
-) -> npt.NDArray[np.int64]:
+def decide(probabilities: npt.ArrayLike, calibration: Calibration, rule: DecisionRule) -> npt.NDArray[np.int64]:
     """Name one class for each row: `argmax(log p - strength * log prior)`.
 
     With strength 1 every class is weighed as if all were equally frequent, the Bayes rule for balanced

@@ -18,7 +18,16 @@ from dermlens.errors import DermlensError
 from dermlens.inference.bundle import MODELS_DIR, embedded_models, load_bundle
 from dermlens.inference.runtime import Runtime
 
-PACKAGES = ("dermlens", "numpy", "opencv-python-headless", "pillow", "openvino", "tensorflow", "keras", "scikit-learn")
+PACKAGES = (
+    "dermlens",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "openvino",
+    "tensorflow",
+    "keras",
+    "scikit-learn",
+)
 EXTRAS = {
     "train, evaluate": ("train", ("tensorflow", "keras", "sklearn", "pandas", "matplotlib")),
     "serve": ("serve", ("fastapi", "uvicorn")),
@@ -28,7 +37,7 @@ EXTRAS = {
 
 def examine() -> dict[str, Any]:
     """Return the facts as one JSON-ready mapping; `ok` is False when an embedded model is unusable."""
-    found = {}
+    found: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
             found[name] = version(name)

@@ -38,7 +38,9 @@ def expand(arguments: Iterable[str]) -> Inputs:
         if not found:
             notes.append(f"{argument}: no images in this folder.")
         if others:
-            notes.append(f"{argument}: {others} other file{'s' if others > 1 else ''} left out (not images by extension).")
+            notes.append(
+                f"{argument}: {others} other file{'s' if others > 1 else ''} left out (not images by extension)."
+            )
     if not paths:
         raise UsageError(
             f"No images found. {' '.join(notes)} Image files end in {', '.join(sorted(IMAGE_EXTENSIONS))}.",

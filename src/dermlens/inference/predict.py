@@ -98,9 +98,7 @@ class Predictor:
         self._limits = {"max_bytes": max_bytes, "max_pixels": max_pixels}
         self._model = {"name": self.bundle.name, "version": self.bundle.version, "sha256": self.bundle.sha256}
 
-    def predict(
-        self, image: ImageSource, *, name: str | None = None, frame_aspect: float | None = None
-    ) -> Prediction:
+    def predict(self, image: ImageSource, *, name: str | None = None, frame_aspect: float | None = None) -> Prediction:
         """Answer for one image: a path, encoded bytes or a uint8 RGB array (height, width, 3).
 
         A bad image does not raise: the Prediction has status "error" and says why.
@@ -109,9 +107,7 @@ class Predictor:
             name: what to call the image in the answer; its path when None.
             frame_aspect: width / height of the camera frame, for a file that was squashed to another shape.
         """
-        return next(
-            self.predict_many([image], names=None if name is None else [name], frame_aspects=[frame_aspect])
-        )
+        return next(self.predict_many([image], names=None if name is None else [name], frame_aspects=[frame_aspect]))
 
     def predict_many(
         self,
@@ -138,9 +134,7 @@ class Predictor:
     def _load(self, job: _Job) -> _Pixels:
         start = time.perf_counter()
         try:
-            pixels = load_image(
-                job.image, self.bundle.input_spec, frame_aspect=job.frame_aspect, **self._limits
-            )
+            pixels = load_image(job.image, self.bundle.input_spec, frame_aspect=job.frame_aspect, **self._limits)
             error = None
         except ImageError as caught:
             pixels, error = None, caught

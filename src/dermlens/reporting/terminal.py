@@ -85,11 +85,18 @@ def show_doctor(facts: dict[str, Any], console: Console) -> None:
     """Print what `dermlens doctor` found."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_row("Python", f"{facts['python']} on {facts['system']}")
-    table.add_row("processor", f"{facts['processor']}, {facts['cores']} cores, fast in {', '.join(facts['optimised_for'])}")
+    table.add_row(
+        "processor",
+        f"{facts['processor']}, {facts['cores']} cores, fast in {', '.join(facts['optimised_for'])}",
+    )
     table.add_row("free disk", f"{facts['free_disk_gb']} GB here")
     table.add_row("packages", ", ".join(f"{n} {v}" for n, v in facts["packages"].items() if v))
     for model in facts["models"]:
-        state = f"ok, {model['precision']}, ready in {model['load_and_first_answer_ms']} ms" if model["status"] == "ok" else ""
+        state = (
+            f"ok, {model['precision']}, ready in {model['load_and_first_answer_ms']} ms"
+            if model["status"] == "ok"
+            else ""
+        )
         table.add_row(f"model {model['name']}", state or f"{model['error']['message']} {model['error']['remedy']}")
     for verb, gap in facts["missing"].items():
         table.add_row(f"for {verb}", f"missing {', '.join(gap['modules'])}: {gap['install']}")

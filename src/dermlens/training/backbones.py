@@ -129,9 +129,7 @@ def backbone(name: str) -> Backbone:
     wanted = name.strip().lower()
     if wanted in words:
         return BACKBONES[words[wanted]]
-    near = list(
-        dict.fromkeys(words[word] for word in difflib.get_close_matches(wanted, words, n=3, cutoff=0.3))
-    )
+    near = list(dict.fromkeys(words[word] for word in difflib.get_close_matches(wanted, words, n=3, cutoff=0.3)))
     hint = f"Did you mean {' or '.join(near)}?" if near else "Choose one of these."
     raise RecipeError(
         f"Unknown backbone {name!r}. Known are {', '.join(BACKBONES)}.", remedy=hint, code="unknown_backbone"
@@ -273,9 +271,7 @@ def _from_file(row: Backbone, size_px: int, rate: float, path: Path) -> keras.Mo
         standardised = pretrained.made_for_imagenet_graph(values, IMAGENET_MEAN)
     model = _graph(row, size_px, rate, standardise=standardised or row.family != "B")
     wanted = {layer.name for layer in model.layers}
-    others = tuple(
-        name for name in values if not name.startswith(("block", "stem", "top_")) and name not in wanted
-    )
+    others = tuple(name for name in values if not name.startswith(("block", "stem", "top_")) and name not in wanted)
     pretrained.load_named_weights(model, values, ignore=others)
     return model
 

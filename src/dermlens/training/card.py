@@ -7,7 +7,19 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-PACKAGES = ("dermlens", "keras", "tensorflow", "openvino", "numpy", "scikit-learn", "opencv-python-headless", "pillow")
+from dermlens.inference.predict import DISCLAIMER
+from dermlens.reporting.figures import figure
+
+PACKAGES = (
+    "dermlens",
+    "keras",
+    "tensorflow",
+    "openvino",
+    "numpy",
+    "scikit-learn",
+    "opencv-python-headless",
+    "pillow",
+)
 
 
 def versions() -> dict[str, str]:
@@ -19,15 +31,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def figure(value: Mapping[str, Any], digits: int = 3) -> str:
-    """Return `0.712 [0.650, 0.771]`, or `n/a` where there is nothing to measure."""
-    if value.get("value") is None:
-        return "n/a"
-    if value.get("low") is None:
-        return f"{value['value']:.{digits}f}"
-    return f"{value['value']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 
 
 def model_card(card: Mapping[str, Any]) -> str:
@@ -49,18 +52,24 @@ def _head(card: Mapping[str, Any]) -> str:
     leaky = "\n\n**LEAKY: training and test share images or lesions; the figures below are too good.**"
     return (
         f"# {card['name']} {card['version']}\n\n{card['scope']}\n\n"
-        f"For research and decision support only; not a diagnosis.{leaky if card['data']['leaky'] else ''}\n\n"
+        f"{DISCLAIMER}{leaky if card['data']['leaky'] else ''}\n\n"
         f"- Network: {backbone['title']}, ImageNet weights, blocks after {recipe['cut_block']} fine-tuned\n"
         f"- Input: {card['input']['size_px']} x {card['input']['size_px']} px RGB, framing {card['input']['framing']}\n"
         f"- Classes: {classes}\n"
         f"- Decision rule: {card['decision_rule']['kind']}; temperature {card['calibration']['temperature']:.3f}\n"
-        f"- Made {card['created']} in {card['training']['minutes']} minutes, best epoch {card['training']['best_epoch']}"
+        f"- Made {card['created']} in {card['training']['minutes']} minutes; "
+        f"best epoch {card['training']['best_epoch']}"
     )
 
 
 def _data(card: Mapping[str, Any]) -> str:
     data = card["data"]
-    lines = ["## Data and roles", "", *(f"- {s}" for s in data["sources"]), *(f"- {n}" for n in data["notes"])]
+    lines = [
+        "## Data and roles",
+        "",
+        *(f"- {s}" for s in data["sources"]),
+        *(f"- {n}" for n in data["notes"]),
+    ]
     lines += [f"- Audit: {line}" for line in data["audit"]]
     lines += ["", "Images (lesions) by role; no lesion stands in two roles:", ""]
     lines += ["| class | train | select | calibrate | test |", "|---|---|---|---|---|"]
@@ -78,8 +87,9 @@ def _metrics(card: Mapping[str, Any]) -> str:
     lines = [
         "## Results on the test role",
         "",
-        f"{metrics['n']} images of {metrics['n_lesions']} lesions that had no part in training, selection or calibration. "
-        "95 % intervals from a bootstrap over lesions.",
+        f"{metrics['n']} images of {metrics['n_lesions']} lesions that had no part in training, selection or "
+        "calibration. 95 % intervals from a bootstrap over lesions; "
+        "below some 20 lesions in a class they are too narrow.",
         "",
         "| measure | value |",
         "|---|---|",
@@ -88,14 +98,9 @@ def _metrics(card: Mapping[str, Any]) -> str:
     lines += [f"| {name.replace('_', ' ')} | {figure(metrics[name])} |" for name in names if name in metrics]
     lines += ["", "| class | n | sensitivity | specificity | AUC |", "|---|---|---|---|---|"]
     for code, row in metrics["per_class"].items():
-        lines.append(
-            f"| {code} | {_count(row['n'])} | {figure(row['sensitivity'])} | {figure(row['specificity'])} | {figure(row['auc'])} |"
-        )
+        cells = (str(row["n"]), *(figure(row[name]) for name in ("sensitivity", "specificity", "auc")))
+        lines.append(f"| {code} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _count(value: Any) -> Any:
-    return value["value"] if isinstance(value, Mapping) else value
 
 
 def _probe(card: Mapping[str, Any]) -> str:

@@ -90,7 +90,7 @@ def _is_held(record: Record, held: dict[str, list[str]]) -> bool:
 
 
 def source_alone(records: Sequence[Record]) -> dict[str, Any]:
-    """Say how well the source of an image alone tells its class: balanced accuracy of the best guess for each source."""
+    """Say how well the source of an image alone tells its class: the best guess for each source, scored."""
     sources = np.array([str(r.source) for r in records])
     codes = np.array([r.diagnosis for r in records])
     rows = {}
@@ -104,10 +104,10 @@ def source_alone(records: Sequence[Record]) -> dict[str, Any]:
         "chance": 1 / len(ISIC2019),
         "share_of_class_by_source": rows,
         "sentence": (
-            f"The source of an image alone ({', '.join(sorted(set(sources)))}), with the best guess for each, reaches a "
-            f"balanced accuracy of {value:.3f}, against {1 / len(ISIC2019):.3f} by chance: this much could be learned from "
-            "framing and compression instead of skin. All sources are brought to one framing and compression is varied "
-            "in training to make it less."
+            f"The source of an image alone ({', '.join(sorted(set(sources)))}), with the best guess for each, reaches "
+            f"a balanced accuracy of {value:.3f}, against {1 / len(ISIC2019):.3f} by chance: this much could be "
+            "learned from framing and compression instead of skin. All sources are brought to one framing, and "
+            "compression is varied in training, to make it less."
         ),
     }
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -22,7 +21,7 @@ AGREEMENT = 1e-3
 
 
 def to_openvino(model: keras.Model) -> ov.Model:
-    """Return the graph of a Keras model with one float image input: uint8 (n, h, w, 3) in, the same outputs, in order."""
+    """Return the graph of a Keras model with one image input: uint8 (n, h, w, 3) in, the same outputs in order."""
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory(prefix="dermlens-export-") as folder:
         saved = os.path.join(folder, "saved_model")

@@ -42,9 +42,7 @@ def classifier(top: keras.Model, classes: int, dropout: float, seed: int) -> ker
     return keras.Model(top.inputs, [logits, embedding, feature_map], name="classifier")
 
 
-def fit_head(
-    model: keras.Model, embeddings: np.ndarray, labels: np.ndarray, recipe: Recipe, classes: int
-) -> None:
+def fit_head(model: keras.Model, embeddings: np.ndarray, labels: np.ndarray, recipe: Recipe, classes: int) -> None:
     """Train the last layer alone on frozen embeddings (n, d); seconds, since the network is not run."""
     dense = model.get_layer("logits")
     spread = float(embeddings.std()) or 1.0
@@ -204,7 +202,6 @@ def _make_step(
     classes = model.outputs[0].shape[-1]
     smooth = recipe.label_smoothing
 
-    @tf.function(jit_compile=False, reduce_retracing=True)
     def step(features: tf.Tensor, targets: tf.Tensor, mix: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
         x = tf.cast(features, tf.float32)
         y = tf.cast(targets, tf.float32) * (1 - smooth) + smooth / classes
@@ -224,7 +221,8 @@ def _make_step(
                 average.assign(decay * average + (1 - decay) * variable.value)
         return loss
 
-    return step
+    compiled: Callable[..., tf.Tensor] = tf.function(step, jit_compile=False, reduce_retracing=True)
+    return compiled
 
 
 def _mixed(values: tf.Tensor, mix: tf.Tensor) -> tf.Tensor:
@@ -276,7 +274,8 @@ def _prefetch(items: Iterator[Any], ahead: int = 4) -> Iterator[Any]:
 
 
 def _one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
-    return np.eye(classes, dtype=np.float32)[labels]
+    targets: np.ndarray = np.eye(classes, dtype=np.float32)[labels]
+    return targets
 
 
 def _targets(labels: np.ndarray, classes: int) -> tf.Tensor:

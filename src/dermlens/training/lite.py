@@ -105,9 +105,7 @@ def _mbconv(x: Any, stage: Stage, *, block: str, stride: int, drop_rate: float) 
     if stage.expand != 1:
         x = _conv_bn(x, filters_in * stage.expand, 1, 1, f"{block}_expand_conv", f"{block}_expand_bn")
         x = layers.ReLU(6.0, name=f"{block}_expand_activation")(x)
-    x = layers.DepthwiseConv2D(
-        stage.kernel, strides=stride, padding="same", use_bias=False, name=f"{block}_dwconv"
-    )(x)
+    x = layers.DepthwiseConv2D(stage.kernel, strides=stride, padding="same", use_bias=False, name=f"{block}_dwconv")(x)
     x = _batch_norm(x, f"{block}_bn")
     x = layers.ReLU(6.0, name=f"{block}_activation")(x)
     x = _conv_bn(x, stage.filters, 1, 1, f"{block}_project_conv", f"{block}_project_bn")

@@ -62,7 +62,10 @@ def _geometry(source: np.ndarray, size_px: int, rng: np.random.Generator) -> np.
     offset = np.array([(side - 1) / 2] * 2) + shift - linear @ centre
     matrix = np.hstack([linear, offset[:, None]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(source, matrix, (size_px, size_px), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+    warped: np.ndarray = cv2.warpAffine(
+        source, matrix, (size_px, size_px), flags=flags, borderMode=cv2.BORDER_REFLECT_101
+    )
+    return warped
 
 
 def _colour(view: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -83,7 +86,8 @@ def _hue_saturation(hue_rad: float, saturation: float) -> np.ndarray:
     turn = np.eye(3)
     cos, sin = np.cos(hue_rad), np.sin(hue_rad)
     turn[1:, 1:] = saturation * np.array([[cos, -sin], [sin, cos]])
-    return np.linalg.inv(to_yiq) @ turn @ to_yiq
+    matrix: np.ndarray = np.linalg.inv(to_yiq) @ turn @ to_yiq
+    return matrix
 
 
 def _compression(view: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -95,7 +99,7 @@ def _compression(view: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.5:
         quality = int(rng.integers(25, 91))
         _, code = cv2.imencode(".jpg", view[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-        view = cv2.imdecode(code, cv2.IMREAD_COLOR)[:, :, ::-1]
+        view = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR))[:, :, ::-1]
     if view.shape[0] != size_px:
         view = cv2.resize(view, (size_px, size_px), interpolation=cv2.INTER_LINEAR)
     return np.ascontiguousarray(view)
@@ -118,7 +122,13 @@ def effective_prior(labels: np.ndarray, classes: int, class_balance: float) -> n
 
 
 def draws(
-    labels: Sequence[int] | np.ndarray, *, classes: int, class_balance: float, view_count: int, batch_size: int, seed: int
+    labels: Sequence[int] | np.ndarray,
+    *,
+    classes: int,
+    class_balance: float,
+    view_count: int,
+    batch_size: int,
+    seed: int,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield (image indices, view indices) of batch after batch, without end; each int64 (batch_size,)."""
     labels = np.asarray(labels)

@@ -119,9 +119,7 @@ def load_lite_weights(model: keras.Model, tensors: Mapping[str, Array]) -> None:
         used.add(f"{leaf}.num_batches_tracked")
     left = sorted(set(tensors) - used)
     if left:
-        raise _mismatch(
-            f"tensor {left[0]} {tensors[left[0]].shape} ({len(left)} in all) has no place in {model.name}"
-        )
+        raise _mismatch(f"tensor {left[0]} {tensors[left[0]].shape} ({len(left)} in all) has no place in {model.name}")
     for layer, values in ready:
         layer.set_weights(values)
 
@@ -243,7 +241,7 @@ def made_for_imagenet_graph(values: Mapping[str, list[Array]], imagenet_mean: tu
 
 
 def read_keras_model(path: Path) -> tuple[dict[str, list[Array]], bool]:
-    """Read a whole `.keras` model: layer name -> arrays, and whether it holds the extra Rescaling of the ImageNet graph.
+    """Read a whole `.keras` model: layer name -> arrays, and whether it has the ImageNet graph's extra Rescaling.
 
     Nested models are opened, so any model that holds a backbone will do.
 
@@ -269,20 +267,14 @@ def layer_values(model: keras.Model) -> dict[str, list[Array]]:
 
 
 def _leaves(model: keras.Model) -> list[keras.layers.Layer]:
-    return [
-        leaf
-        for layer in model.layers
-        for leaf in (_leaves(layer) if isinstance(layer, keras.Model) else [layer])
-    ]
+    return [leaf for layer in model.layers for leaf in (_leaves(layer) if isinstance(layer, keras.Model) else [layer])]
 
 
 def _text(name: Any) -> str:
     return name.decode() if isinstance(name, bytes) else str(name)
 
 
-def load_named_weights(
-    model: keras.Model, values: Mapping[str, list[Array]], *, ignore: tuple[str, ...] = ()
-) -> None:
+def load_named_weights(model: keras.Model, values: Mapping[str, list[Array]], *, ignore: tuple[str, ...] = ()) -> None:
     """Give every layer of `model` the arrays stored under its name; nothing may be missing, left over or misshapen.
 
     Args:
@@ -346,5 +338,5 @@ def check_fingerprint(model: keras.Model, name: str) -> None:
     found = fingerprint(model)
     if not np.allclose(found, known, rtol=0, atol=FINGERPRINT_TOLERANCE):
         raise _mismatch(
-            f"the fixed test picture gives features {[round(v, 4) for v in found[:3]]}..., known are {list(known[:3])}..."
+            f"the test picture gives features {[round(v, 4) for v in found[:3]]}..., known are {list(known[:3])}..."
         )

@@ -34,9 +34,7 @@ class Probe:
         return result
 
 
-def fit_probe(
-    train: tuple[np.ndarray, np.ndarray], select: tuple[np.ndarray, np.ndarray], classes: int
-) -> Probe:
+def fit_probe(train: tuple[np.ndarray, np.ndarray], select: tuple[np.ndarray, np.ndarray], classes: int) -> Probe:
     """Fit the probe on (embeddings, labels) of train and choose its regularisation by balanced accuracy on select."""
     scaler = StandardScaler().fit(train[0])
     x_train, x_select = scaler.transform(train[0]), scaler.transform(select[0])

@@ -1,12 +1,13 @@
-"""A folder of labelled images becomes a model: audit -> split -> trunk -> probe -> head -> fine-tune -> calibrate -> bundle."""
+"""A folder of labelled images becomes a model.
+
+audit -> split -> probe -> head -> fine-tune over the cached trunk -> export -> calibrate -> test -> bundle
+"""
 
 from __future__ import annotations
 
-import csv
 import datetime
 import hashlib
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,26 +18,34 @@ import numpy as np
 import openvino as ov
 from rich.console import Console
 
-from dermlens.audit.findings import Finding, audit, hash_records, summary
+from dermlens.audit.findings import summary
 from dermlens.data.images import InputSpec
-from dermlens.data.records import Dataset, Record, data_fingerprint
+from dermlens.data.records import Dataset, data_fingerprint
 from dermlens.diagnoses import display_name
-from dermlens.errors import DataError, LeakageError, RecipeError
 from dermlens.evaluation.bootstrap import paired_difference
 from dermlens.evaluation.calibration import MIN_LESIONS, choose_rule, fit_calibration
 from dermlens.evaluation.scores import score
-from dermlens.inference.bundle import HASH_CHARS, write_bundle
+from dermlens.inference.bundle import write_bundle
 from dermlens.inference.decision import Calibration, DecisionRule, decide, probabilities
 from dermlens.reporting.plots import plot_history
-from dermlens.reporting.progress import track
 from dermlens.training.backbones import Backbone, backbone, build_backbone, split_at_block
 from dermlens.training.card import model_card, versions
 from dermlens.training.export import check_export, compile_graph, to_openvino
 from dermlens.training.fit import History, classifier, fine_tune, fit_head
+from dermlens.training.material import Material, prepare
+from dermlens.training.memory import keep_freed_memory
+from dermlens.training.outputs import (
+    print_report,
+    save_keras,
+    seen_by_role,
+    write_history,
+    write_predictions,
+    write_split,
+)
 from dermlens.training.pipeline import effective_prior, plain_view
 from dermlens.training.probe import Probe, fit_probe
 from dermlens.training.recipe import Recipe
-from dermlens.training.split import ROLES, assign_roles, role_table
+from dermlens.training.split import ROLES, role_table
 from dermlens.training.trunk import BATCH, plain_outputs, trunk_cache
 
 LEAKING = ("same_image_across_split", "lesion_across_split", "patient_across_split")
@@ -55,30 +64,6 @@ class About:
     data_sources: tuple[str, ...] = ()
     not_tested_on: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Material:
-    """Readable images with their role and class index, in one order for the whole run."""
-
-    records: tuple[Record, ...]
-    hashes: tuple[str, ...]
-    roles: np.ndarray
-    labels: np.ndarray
-    codes: tuple[str, ...]
-    findings: tuple[Finding, ...]
-    leaky: bool
-    unreadable: tuple[str, ...]
-
-    def rows(self, role: str) -> np.ndarray:
-        return np.flatnonzero(self.roles == role)
-
-    def pick(self, rows: np.ndarray) -> list[Record]:
-        return [self.records[i] for i in rows]
-
-    def groups(self, rows: np.ndarray) -> list[str]:
-        """Return the lesion of each row, or its content hash when the lesion is unknown."""
-        return [self.records[i].lesion_id or self.records[i].isic_id or self.hashes[i] for i in rows]
 
 
 def train(
@@ -103,67 +88,18 @@ def train(
     """
     console = console or Console(stderr=True)
     started = time.monotonic()
+    keep_freed_memory()
     row = backbone(recipe.backbone)
     spec = InputSpec(size_px=recipe.size_px or row.input_size_px, framing=recipe.framing)  # type: ignore[arg-type]
     material = prepare(dataset, recipe, allow_leakage=allow_leakage, console=console)
     out.mkdir(parents=True, exist_ok=True)
     recipe.save(out / "recipe.json")
-    _write_split(out / "split.csv", material)
+    write_split(out / "split.csv", material)
     network = _Network.build(row, recipe, spec, len(material.codes), console)
     run = _Run(out, recipe, spec, material, network, console)
     probe, head_features = run.probe()
     history = run.fine_tune(head_features)
     return run.finish(about, probe, history, dataset, isic_ids_of_lesion or {}, started)
-
-
-def prepare(dataset: Dataset, recipe: Recipe, *, allow_leakage: bool, console: Console) -> Material:
-    """Audit the data set, print what is found, assign roles and refuse leakage."""
-    for note in dataset.notes:
-        console.print(note, highlight=False)
-    with track("Reading and hashing", len(dataset.records), console) as advance:
-        hashes = hash_records(dataset.records, progress=advance)
-    findings = audit(dataset.records, hashes)
-    console.print(f"Audit of {len(dataset.records)} images:", highlight=False)
-    for line in summary(findings) or ["nothing found"]:
-        console.print(f"  {line}", highlight=False)
-    leaks = [f for f in findings if f.kind in LEAKING]
-    if leaks and not allow_leakage:
-        raise LeakageError(
-            f"Training and test share images or lesions ({len(leaks)} findings); a score on such a test is worthless.",
-            remedy="Correct the split, or pass --allow-leakage to train anyway with the mark 'leaky' on every result.",
-        )
-    good = [i for i, h in enumerate(hashes) if h is not None]
-    records = tuple(dataset.records[i] for i in good)
-    kept_hashes = tuple(str(hashes[i]) for i in good)
-    codes = tuple(sorted({r.diagnosis for r in records}))
-    if len(codes) < MIN_CLASSES:
-        raise DataError(
-            f"The data set has {len(codes)} class with readable images ({', '.join(codes)}). At least two are needed.",
-            remedy="Add images of other diagnoses, one folder for each.",
-            code="too_few_classes",
-        )
-    roles = assign_roles(records, kept_hashes, fractions=recipe.fractions, seed=recipe.seed)
-    _print_roles(records, roles, codes, console)
-    return Material(
-        records=records,
-        hashes=kept_hashes,
-        roles=np.array(roles),
-        labels=np.array([codes.index(r.diagnosis) for r in records]),
-        codes=codes,
-        findings=tuple(findings),
-        leaky=bool(leaks),
-        unreadable=tuple(dataset.records[i].image for i, h in enumerate(hashes) if h is None),
-    )
-
-
-def _print_roles(records: Sequence[Record], roles: Sequence[str], codes: Sequence[str], console: Console) -> None:
-    table = role_table(records, roles)
-    console.print("Images (lesions) by role:", highlight=False)
-    width = max(len(c) for c in codes)
-    console.print(f"  {'':{width}} " + " ".join(f"{role:>14}" for role in ROLES), highlight=False)
-    for code in codes:
-        cells = (table[code].get(role, (0, 0)) for role in ROLES)
-        console.print(f"  {code:{width}} " + " ".join(f"{n:6d} ({g:5d})" for n, g in cells), highlight=False)
 
 
 @dataclass(frozen=True)
@@ -245,12 +181,18 @@ class _Run:
             recipe,
             classes,
             self.console,
-            on_best=lambda: save_keras(network.whole, self.out / "model.keras"),
+            on_best=self._keep,
         )
-        save_keras(network.whole, self.out / "model.keras")
-        _write_history(self.out / "history.csv", history)
+        write_history(self.out / "history.csv", history)
         plot_history(history.rows, self.out / "history.png")
         return history
+
+    def _keep(self) -> None:
+        """Save the model as it is; a full disk is told at once but does not end the training."""
+        try:
+            save_keras(self.network.whole, self.out / "model.keras")
+        except StorageError as error:
+            self.console.print(f"Warning: {error} Training goes on.", style="yellow", highlight=False)
 
     def finish(
         self,
@@ -268,7 +210,12 @@ class _Run:
         compiled = compile_graph(graph, batch=BATCH)
         logits = {
             role: plain_outputs(
-                compiled, material.pick(material.rows(role)), self.spec, output=0, console=self.console, what=role
+                compiled,
+                material.pick(material.rows(role)),
+                self.spec,
+                output=0,
+                console=self.console,
+                what=role,
             )
             for role in ("calibrate", "test")
         }
@@ -282,29 +229,27 @@ class _Run:
             self.out / "bundle",
             card,
             head=tuple(np.asarray(w) for w in dense.get_weights()),  # type: ignore[arg-type]
-            seen=_seen(material, isic_ids_of_lesion),
+            seen=seen_by_role(material, isic_ids_of_lesion),
             write_graph=lambda path: ov.save_model(graph, path, compress_to_fp16=False),
             model_card=model_card(card),
         )
-        self._report(card)
+        print_report(card, self.out, self.console)
         return self.out / "bundle"
 
     def _calibrate(self, logits: np.ndarray) -> tuple[Calibration, DecisionRule]:
         material, recipe = self.material, self.recipe
         rows = material.rows("calibrate")
         groups = material.groups(rows)
-        prior, training_prior = _lesion_prior(material), self._training_prior()
+        prior, training_prior = material.lesion_prior(), self._training_prior()
         if len(set(groups)) < MIN_LESIONS:
             self.console.print(
-                f"Only {len(set(groups))} lesions to calibrate on (at least {MIN_LESIONS} are needed): the probabilities "
-                "are left uncalibrated.",
+                f"Only {len(set(groups))} lesions to calibrate on (at least {MIN_LESIONS} are needed): "
+                "the probabilities are left uncalibrated.",
                 highlight=False,
             )
             fitted = Calibration(1.0, prior, training_prior)
         else:
-            fitted = fit_calibration(
-                logits, material.labels[rows], groups, prior=prior, training_prior=training_prior
-            )
+            fitted = fit_calibration(logits, material.labels[rows], groups, prior=prior, training_prior=training_prior)
         probability = probabilities(logits, fitted)
         if recipe.decision_rule == "largest_probability":
             return fitted, DecisionRule("largest_probability", 0.0)
@@ -330,7 +275,7 @@ class _Run:
         probe_metrics["model_minus_probe_balanced_accuracy"] = paired_difference(
             truth, decision, probe_decision, groups, seed=self.recipe.seed
         )
-        _write_predictions(self.out / "test_predictions.csv", material, rows, probability, decision, probe_decision)
+        write_predictions(self.out / "test_predictions.csv", material, rows, probability, decision, probe_decision)
         return metrics, probe_metrics
 
     def _card(
@@ -347,7 +292,9 @@ class _Run:
         material, row = self.material, self.network.row
         best = history.rows[history.best_epoch]
         names = [display_name(code) for code in material.codes]
-        scope = about.scope or f"Reads images like those it was trained on, of {len(names)} classes: {', '.join(names)}."
+        scope = (
+            about.scope or f"Reads images like those it was trained on, of {len(names)} classes: {', '.join(names)}."
+        )
         return {
             "name": about.name,
             "version": about.version,
@@ -356,7 +303,12 @@ class _Run:
             "modality": about.modality,
             "classes": [{"code": c, "name": n} for c, n in zip(material.codes, names, strict=True)],
             "input": self.spec.as_dict(),
-            "backbone": {"name": row.name, "title": row.title, "weights": self.recipe.weights, "licence": row.licence},
+            "backbone": {
+                "name": row.name,
+                "title": row.title,
+                "weights": self.recipe.weights,
+                "licence": row.licence,
+            },
             "precision": {"policy": "f32", "gate": None},
             "calibration": calibration.as_dict(),
             "decision_rule": rule.as_dict(),
@@ -384,100 +336,3 @@ class _Run:
             "versions": versions(),
             **about.extra,
         }
-
-    def _report(self, card: dict[str, Any]) -> None:
-        metrics, probe = card["metrics"], card["probe"]
-        out = self.out
-        difference = probe["model_minus_probe_balanced_accuracy"]
-        lines = [
-            f"Test, {metrics['n']} images of {metrics['n_lesions']} lesions" + (" (LEAKY)" if card["data"]["leaky"] else ""),
-            f"  balanced accuracy {_interval(metrics['balanced_accuracy'])}, accuracy {_interval(metrics['accuracy'])}",
-            f"  AUC {_interval(metrics['macro_auc'])}",
-            f"  linear probe: balanced accuracy {_interval(probe['balanced_accuracy'])}; difference {_interval(difference)}",
-            f"In {out}:",
-            "  bundle/               the model: `dermlens predict IMAGE --model " + str(out) + "`",
-            "  bundle/MODEL_CARD.md  what it is, what it was tested on",
-            "  model.keras           the whole Keras model",
-            "  history.csv, .png     the training, epoch by epoch",
-            "  split.csv             every image with its role",
-            "  test_predictions.csv  every test image with its probabilities",
-            "  cache/                trunk features; delete it when you are done",
-        ]
-        for line in lines:
-            self.console.print(line, highlight=False)
-
-
-def _interval(figure: Mapping[str, float]) -> str:
-    if figure["value"] is None:
-        return "n/a"
-    if figure["low"] is None:
-        return f"{figure['value']:.3f}"
-    return f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
-
-
-def _lesion_prior(material: Material) -> tuple[float, ...]:
-    """Class frequencies by lesion over all roles: what the model would meet in the population it was made from."""
-    lesions = {(g, int(material.labels[i])) for i, g in enumerate(material.groups(np.arange(len(material.records))))}
-    counts = Counter(label for _, label in lesions)
-    return tuple(counts[i] / len(lesions) for i in range(len(material.codes)))
-
-
-def save_keras(model: keras.Model, path: Path) -> None:
-    """Save the whole model beside its place and move it there."""
-    temporary = path.with_name(f".{path.stem}-new.keras")
-    model.save(temporary)
-    temporary.replace(path)
-
-
-def _seen(material: Material, isic_ids_of_lesion: Mapping[str, Sequence[str]]) -> dict[str, dict[str, list[str]]]:
-    seen: dict[str, dict[str, list[str]]] = {}
-    for role in ROLES:
-        rows = material.rows(role)
-        lesions = {r.lesion_id for r in material.pick(rows) if r.lesion_id}
-        ids = {r.isic_id for r in material.pick(rows) if r.isic_id}
-        ids |= {other for lesion in lesions for other in isic_ids_of_lesion.get(lesion, ())}
-        seen[role] = {
-            "content_hashes": sorted({material.hashes[i][:HASH_CHARS] for i in rows}),
-            "lesion_ids": sorted(lesions),
-            "isic_ids": sorted(ids),
-        }
-    return seen
-
-
-def _write_split(path: Path, material: Material) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "diagnosis", "role", "lesion_id", "isic_id", "source", "sha256"])
-        for record, role, digest in zip(material.records, material.roles, material.hashes, strict=True):
-            writer.writerow(
-                [record.image, record.diagnosis, role, record.lesion_id, record.isic_id, record.source, digest]
-            )
-        for image in material.unreadable:
-            writer.writerow([image, "", "unreadable", "", "", "", ""])
-
-
-def _write_history(path: Path, history: History) -> None:
-    names = list(dict.fromkeys(name for row in history.rows for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(history.rows)
-
-
-def _write_predictions(
-    path: Path,
-    material: Material,
-    rows: np.ndarray,
-    probability: np.ndarray,
-    decision: np.ndarray,
-    probe_decision: np.ndarray,
-) -> None:
-    codes = material.codes
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "lesion_id", "diagnosis", "decision", "probe_decision", *(f"p_{c}" for c in codes)])
-        for index, row in enumerate(rows):
-            record = material.records[row]
-            shares = (f"{p:.6f}" for p in probability[index])
-            answers = (codes[decision[index]], codes[probe_decision[index]])
-            writer.writerow([record.image, record.lesion_id, record.diagnosis, *answers, *shares])

@@ -131,9 +131,7 @@ def _groups(records: Sequence[Record], hashes: Sequence[str | None]) -> list[_Gr
         key = min(hashes[i] or f"image:{records[i].image}" for i in indices)
         given = {split for i in indices if (split := records[i].split)}
         strictest = max(given, key=ROLES.index) if given else None
-        groups.append(
-            _Group(key, tuple(indices), frozenset(records[i].diagnosis for i in indices), strictest)
-        )
+        groups.append(_Group(key, tuple(indices), frozenset(records[i].diagnosis for i in indices), strictest))
     return sorted(groups, key=lambda group: group.key)
 
 
@@ -157,7 +155,7 @@ def _deal(groups: Sequence[_Group], shares: Mapping[str, float], seed: int) -> d
     for code in sorted(by_class, key=lambda code: (len(by_class[code]), code)):
         free = [group for group in by_class[code] if group not in role_of]
         free.sort(key=lambda group: hashlib.sha256(f"{seed}:{code}:{group.key}".encode()).digest())
-        have = {role: 0 for role in shares}
+        have = dict.fromkeys(shares, 0)
         for group in by_class[code]:
             if role_of.get(group) in have:
                 have[role_of[group]] += 1

@@ -25,9 +25,7 @@ TORCH_PROTOCOL = 1001
 Array = NDArray[Any]
 
 
-def read_weights_bytes(
-    path: Path, *, remedy: str = "Give the path of a weight file that can be read."
-) -> bytes:
+def read_weights_bytes(path: Path, *, remedy: str = "Give the path of a weight file that can be read.") -> bytes:
     """Return the bytes of a weight file of at most 400 MB; WeightsError when it cannot be read."""
     try:
         size = path.stat().st_size
@@ -126,9 +124,7 @@ def read_torch_legacy(path: Path) -> dict[str, Array]:
 def _read_torch_stream(stream: io.BytesIO) -> dict[str, Array]:
     magic = _TorchUnpickler(stream).load()
     protocol = _TorchUnpickler(stream).load()
-    _TorchUnpickler(
-        stream
-    ).load()  # byte order and type sizes of the writing machine; little endian in practice
+    _TorchUnpickler(stream).load()  # byte order and type sizes of the writing machine; little endian in practice
     if magic != TORCH_MAGIC or protocol != TORCH_PROTOCOL:
         raise ValueError(f"magic number {magic!r}, protocol {protocol!r}")
     tensors = _TorchUnpickler(stream).load()

@@ -68,7 +68,8 @@ def trunk_cache(
         features, done = _open(folder, key, shape)
         _fill(folder, features, done, key, compiled, records, hashes, spec, view_count, seed, console, what)
         del features
-        return np.load(folder / "features.npy", mmap_mode="r")
+        filled: np.ndarray = np.load(folder / "features.npy", mmap_mode="r")
+        return filled
     except OSError as error:
         raise StorageError(
             f"The feature cache could not be written to {folder}: {error.strerror or error}.",
@@ -152,7 +153,13 @@ def run_batches(compiled: ov.CompiledModel, pixels: np.ndarray, output: int = 0)
 
 
 def plain_outputs(
-    compiled: ov.CompiledModel, records: Sequence[Record], spec: InputSpec, *, output: int, console: Console, what: str
+    compiled: ov.CompiledModel,
+    records: Sequence[Record],
+    spec: InputSpec,
+    *,
+    output: int,
+    console: Console,
+    what: str,
 ) -> np.ndarray:
     """Run the plain view of each record and return one output of the graph for all, in order."""
     batch = int(compiled.input(0).shape[0])
