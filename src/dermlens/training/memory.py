@@ -1,8 +1,8 @@
 """Keep freed memory: each training step frees and takes back hundreds of megabytes.
 
 Left alone, glibc returns such blocks to the system and the kernel hands them out again page by page. On the virtual
-machine this was measured on, that was 1.5 million page faults and a fifth of the processor time in five steps; with these
-settings 42 thousand and 3 %.
+machine this was measured on, that was 1.5 million page faults and a fifth of the processor time in five steps; with
+these settings 42 thousand and 3 %.
 """
 
 from __future__ import annotations
@@ -19,4 +19,5 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # macOS, musl, Windows
         return False
-    return all([mallopt(option, value) == 1 for option, value in _SETTINGS])
+    done = [mallopt(option, value) == 1 for option, value in _SETTINGS]
+    return all(done)

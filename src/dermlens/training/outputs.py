@@ -11,7 +11,8 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from dermlens.inference.bundle import HASH_CHARS
+from dermlens.errors import StorageError, WeightsError
+from dermlens.inference.bundle import HASH_CHARS, embedded_models
 from dermlens.reporting.figures import figure
 from dermlens.training.fit import History
 from dermlens.training.material import Material
@@ -19,10 +20,47 @@ from dermlens.training.split import ROLES
 
 
 def save_keras(model: keras.Model, path: Path) -> None:
-    """Save the whole model beside its place and move it there."""
+    """Save the whole model beside its place and move it there.
+
+    Raises:
+        StorageError: no space or no permission; an earlier file is untouched.
+    """
     temporary = path.with_name(f".{path.stem}-new.keras")
-    model.save(temporary)
-    temporary.replace(path)
+    try:
+        model.save(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(
+            f"The Keras model could not be saved to {path}: {error.strerror or error}.",
+            remedy="Free some space; an earlier model there is unchanged.",
+        ) from error
+
+
+def load_keras(model: str | Path) -> keras.Model:
+    """Return the whole Keras model of a run: float32 RGB 0..255 (n, h, w, 3) -> [logits, embedding, feature_map].
+
+    Args:
+        model: a run folder, a `.keras` file, or the name of an embedded model.
+
+    Raises:
+        WeightsError: there is no `.keras` file; the embedded models come without theirs.
+    """
+    path = Path(model)
+    path = path if path.suffix == ".keras" else path / "model.keras"
+    if path.is_file():
+        return keras.models.load_model(path, safe_mode=True)
+    if str(model) in embedded_models():
+        raise WeightsError(
+            f"The embedded model {str(model)!r} comes as an OpenVINO graph, without its Keras copy.",
+            remedy="Make it with `make train-default DERMLENS_DATA=...`; it is then in runs/default/model.keras.",
+            code="keras_missing",
+        )
+    raise WeightsError(
+        f"There is no Keras model at {path}. `dermlens train` writes model.keras into its run folder.",
+        remedy="Give the folder of a run, or make one with `dermlens train DATA --out RUN`.",
+        code="keras_missing",
+    )
 
 
 def seen_by_role(

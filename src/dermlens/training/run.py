@@ -22,6 +22,7 @@ from dermlens.audit.findings import summary
 from dermlens.data.images import InputSpec
 from dermlens.data.records import Dataset, data_fingerprint
 from dermlens.diagnoses import display_name
+from dermlens.errors import StorageError
 from dermlens.evaluation.bootstrap import paired_difference
 from dermlens.evaluation.calibration import MIN_LESIONS, choose_rule, fit_calibration
 from dermlens.evaluation.scores import score
