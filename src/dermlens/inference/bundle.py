@@ -28,7 +28,7 @@ from dermlens.errors import BundleError, DermlensError, StorageError
 from dermlens.inference.decision import Calibration, DecisionRule
 
 SCHEMA = "dermlens/bundle/1"
-ROLES_LEARNED_FROM = ("train", "select", "calibrate")
+ROLES_LEARNED_FROM = ("train", "select", "calibrate", "weights")  # weights: what the starting weights have met
 MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
 
 

@@ -48,12 +48,14 @@ def model_card(card: Mapping[str, Any]) -> str:
 
 def _head(card: Mapping[str, Any]) -> str:
     backbone, recipe = card["backbone"], card["recipe"]
+    words = {"pretrained": f"ImageNet weights ({backbone['licence']})", "none": "random weights"}
+    started = words.get(recipe["weights"], recipe["weights"])
     classes = ", ".join(f"{c['code']} ({c['name']})" for c in card["classes"])
     leaky = "\n\n**LEAKY: training and test share images or lesions; the figures below are too good.**"
     return (
         f"# {card['name']} {card['version']}\n\n{card['scope']}\n\n"
         f"{DISCLAIMER}{leaky if card['data']['leaky'] else ''}\n\n"
-        f"- Network: {backbone['title']}, ImageNet weights, blocks after {recipe['cut_block']} fine-tuned\n"
+        f"- Network: {backbone['title']} from {started}, blocks after {recipe['cut_block']} fine-tuned\n"
         f"- Input: {card['input']['size_px']} x {card['input']['size_px']} px RGB, framing {card['input']['framing']}\n"
         f"- Classes: {classes}\n"
         f"- Decision rule: {card['decision_rule']['kind']}; temperature {card['calibration']['temperature']:.3f}\n"
@@ -125,7 +127,4 @@ def _limits(card: Mapping[str, Any]) -> str:
 
 
 def _licence(card: Mapping[str, Any]) -> str:
-    return (
-        f"## Licence\n\nWeights: {card['licence']['weights']}. Code: {card['licence']['code']}. "
-        f"Starting weights: {card['backbone']['licence']}."
-    )
+    return f"## Licence\n\nWeights: {card['licence']['weights']}. Code: {card['licence']['code']}."

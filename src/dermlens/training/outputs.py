@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,12 @@ def seen_by_role(
     return result
 
 
+def write_audit(path: Path, material: Material) -> None:
+    """Write the findings of the audit as JSON, one object each."""
+    findings = [asdict(finding) for finding in material.findings]
+    path.write_text(json.dumps(findings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def write_split(path: Path, material: Material) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -144,6 +152,7 @@ def print_report(card: Mapping[str, Any], out: Path, console: Console) -> None:
         "  model.keras           the whole Keras model",
         "  history.csv, .png     the training, epoch by epoch",
         "  split.csv             every image with its role",
+        "  audit.json            what the audit found",
         "  test_predictions.csv  every test image with its probabilities",
         "  cache/                trunk features; delete it when you are done",
     ]

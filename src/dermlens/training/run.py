@@ -33,12 +33,14 @@ from dermlens.training.backbones import Backbone, backbone, build_backbone, spli
 from dermlens.training.card import model_card, versions
 from dermlens.training.export import check_export, compile_graph, to_openvino
 from dermlens.training.fit import History, classifier, fine_tune, fit_head
+from dermlens.training.lineage import LEARNED_FROM, check_overlap, seen_by_weights
 from dermlens.training.material import Material, prepare
 from dermlens.training.memory import keep_freed_memory
 from dermlens.training.outputs import (
     print_report,
     save_keras,
     seen_by_role,
+    write_audit,
     write_history,
     write_predictions,
     write_split,
@@ -93,14 +95,31 @@ def train(
     row = backbone(recipe.backbone)
     spec = InputSpec(size_px=recipe.size_px or row.input_size_px, framing=recipe.framing)  # type: ignore[arg-type]
     material = prepare(dataset, recipe, allow_leakage=allow_leakage, console=console)
-    out.mkdir(parents=True, exist_ok=True)
-    recipe.save(out / "recipe.json")
-    write_split(out / "split.csv", material)
+    known = seen_by_weights(recipe.weights)
+    if known is not None:
+        material = check_overlap(material, known, allow_leakage=allow_leakage, console=console)
+    _prepare_folder(out, recipe, material)
     network = _Network.build(row, recipe, spec, len(material.codes), console)
     run = _Run(out, recipe, spec, material, network, console)
     probe, head_features = run.probe()
     history = run.fine_tune(head_features)
-    return run.finish(about, probe, history, dataset, isic_ids_of_lesion or {}, started)
+    seen = seen_by_role(material, isic_ids_of_lesion or {})
+    if known is not None:
+        seen[LEARNED_FROM] = known
+    return run.finish(about, probe, history, dataset, seen, started)
+
+
+def _prepare_folder(out: Path, recipe: Recipe, material: Material) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        recipe.save(out / "recipe.json")
+        write_split(out / "split.csv", material)
+        write_audit(out / "audit.json", material)
+    except OSError as error:
+        raise StorageError(
+            f"The run folder {out} cannot be written: {error.strerror or error}.",
+            remedy="Choose another --out, or free some space.",
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -201,7 +220,7 @@ class _Run:
         probe: Probe,
         history: History,
         dataset: Dataset,
-        isic_ids_of_lesion: Mapping[str, Sequence[str]],
+        seen: dict[str, dict[str, list[str]]],
         started: float,
     ) -> Path:
         graph = to_openvino(self.network.whole)
@@ -230,7 +249,7 @@ class _Run:
             self.out / "bundle",
             card,
             head=tuple(np.asarray(w) for w in dense.get_weights()),  # type: ignore[arg-type]
-            seen=seen_by_role(material, isic_ids_of_lesion),
+            seen=seen,
             write_graph=lambda path: ov.save_model(graph, path, compress_to_fp16=False),
             model_card=model_card(card),
         )
