@@ -12,6 +12,7 @@ import tiny
 from dermlens import Predictor
 from dermlens.errors import StorageError
 from dermlens.inference.predict import DISCLAIMER
+from dermlens.reporting import page as page_module
 from dermlens.reporting.page import write_page
 
 
@@ -40,6 +41,19 @@ def test_a_leaky_model_is_marked(tmp_path: Path) -> None:
     predictor = Predictor(tiny.write(tmp_path / "b", data={"leaky": True}))
     write_page([predictor.predict(tiny.colour("RED"))], predictor.bundle, tmp_path / "page.html")
     assert "Leaky model" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_without_a_screen_no_text_browser_takes_over_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(page_module.webbrowser, "open", lambda uri: opened.append(uri) or True)
+    monkeypatch.setattr(page_module.sys, "platform", "linux")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    assert not page_module.open_in_browser(tmp_path / "page.html") and not opened
+    monkeypatch.setenv("DISPLAY", ":0")
+    assert page_module.open_in_browser(tmp_path / "page.html") and opened[0].startswith("file://")
 
 
 def test_a_place_that_cannot_be_written_is_one_clear_error(predictor: Predictor, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import html
+import os
+import sys
 import webbrowser
 from collections.abc import Sequence
 from dataclasses import replace
@@ -50,7 +52,9 @@ def write_page(answers: Sequence[Prediction], bundle: Bundle, path: Path, *, top
 
 
 def open_in_browser(path: Path) -> bool:
-    """Open the page in a browser; False when there is none."""
+    """Open the page in a browser; False when there is none, or no screen to show it on."""
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return False  # a text browser would take over the terminal
     return webbrowser.open(path.resolve().as_uri())
 
 
