@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from rich.console import Console
 
 from dermlens.errors import DermlensError, MissingExtraError, StorageError, UsageError
 
+SHOW_PROGRESS_FROM = 100
 EXIT_IMAGE_FAILED, EXIT_WRONG_USE, EXIT_INTERRUPTED = 1, 2, 130
 
 app = typer.Typer(
@@ -62,6 +64,7 @@ def predict(
     from dermlens.inference.inputs import expand
     from dermlens.inference.predict import Predictor
     from dermlens.reporting import terminal
+    from dermlens.reporting.progress import track
 
     stderr = Console(stderr=True)
     inputs = expand(images)
@@ -70,12 +73,15 @@ def predict(
     predictor = Predictor(model)
     answers = []
     failed = False
-    for answer in predictor.predict_many(inputs.paths, frame_aspects=[frame_aspect] * len(inputs.paths)):
-        failed = failed or answer.status == "error"
-        if as_json:
-            print(json.dumps(answer.as_dict(), ensure_ascii=False), flush=True)  # noqa: T201
-        if html is not None or not as_json:
-            answers.append(answer)
+    watched = len(inputs.paths) >= SHOW_PROGRESS_FROM and stderr.is_terminal
+    with track("Predicting", len(inputs.paths), stderr) if watched else nullcontext(lambda steps: None) as advance:
+        for answer in predictor.predict_many(inputs.paths, frame_aspects=[frame_aspect] * len(inputs.paths)):
+            advance(1)
+            failed = failed or answer.status == "error"
+            if as_json:
+                print(json.dumps(answer.as_dict(), ensure_ascii=False), flush=True)  # noqa: T201
+            if html is not None or not as_json:
+                answers.append(answer)
     if not as_json:
         terminal.show(answers, predictor.bundle, top=top, console=Console())
     if html is not None:

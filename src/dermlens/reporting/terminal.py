@@ -13,7 +13,7 @@ from dermlens.diagnoses import DIAGNOSES, display_name
 from dermlens.inference.bundle import Bundle
 from dermlens.inference.predict import DISCLAIMER, Prediction
 
-BAR_WIDTH = 12
+BAR_WIDTH = 8
 STYLE = {"malignant": "bold red", "premalignant": "bold yellow", "benign": "green"}
 
 
@@ -21,28 +21,31 @@ def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Co
     """Print one row for each answer, errors included."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("image", overflow="fold")
-    table.add_column("diagnosis")
-    table.add_column(f"probability of the {top} most probable classes" if top > 1 else "probability", overflow="fold")
+    table.add_column("diagnosis", overflow="fold")
+    table.add_column("most probable", no_wrap=True)
+    table.add_column("then", overflow="fold")
     for answer in answers:
-        table.add_row(Text(answer.image), *_cells(answer, top))
-    console.print(table)
+        if answer.error is None:
+            table.add_row(Text(answer.image), *_cells(answer, top))
+    if table.row_count:
+        console.print(table)
+    for answer in answers:
+        if answer.error is not None:
+            console.print(Text(f"cannot be read: {answer.error['message']} {answer.error['remedy']}", style="red"))
     console.print(Text("\n" + bundle.scope, style="dim"))
     if bundle.card["data"]["leaky"]:
         console.print(Text("LEAKY model: its training and test images overlap; its scores are too good.", style="red"))
     console.print(Text(DISCLAIMER, style="bold"))
 
 
-def _cells(answer: Prediction, top: int) -> tuple[Text, Text]:
-    if answer.error is not None:
-        return Text("cannot be read", style="red"), Text(f"{answer.error['message']} {answer.error['remedy']}")
+def _cells(answer: Prediction, top: int) -> tuple[Text, Text, Text]:
     diagnosis = DIAGNOSES.get(answer.diagnosis_code or "")
     style = STYLE.get(diagnosis.malignancy, "") if diagnosis else "bold"
-    shares = Text()
-    for code, probability in answer.top(top):
-        bar = round(probability * BAR_WIDTH)
-        shares.append("█" * bar + "░" * (BAR_WIDTH - bar), style="cyan")
-        shares.append(f" {probability:4.0%} {code:<5}")
-    return Text(f"{answer.diagnosis_name} ({answer.diagnosis_code})", style=style), shares
+    (code, probability), *others = answer.top(top)
+    filled = round(probability * BAR_WIDTH)
+    bar = Text("█" * filled + "░" * (BAR_WIDTH - filled), style="cyan").append(f" {probability:4.0%} {code}")
+    then = Text("  ".join(f"{probability:.0%} {code}" for code, probability in others), style="dim")
+    return Text(f"{answer.diagnosis_name} ({answer.diagnosis_code})", style=style), bar, then
 
 
 def model_facts(bundle: Bundle) -> dict[str, Any]:
