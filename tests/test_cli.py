@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 import tiny
 from dermlens import cli
+from dermlens.data.images import DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS
 from dermlens.inference.predict import DISCLAIMER
 
 
@@ -71,6 +73,8 @@ def test_json_gives_one_object_for_every_input_in_order(
         (["train", "{empty}", "--out", "{out}"], "image"),
         (["train", "{images}", "--out", "{out}", "--backbone", "b99"], "b99"),
         (["train", "{images}", "--out", "{out}", "--set", "epoch=3"], "epochs"),
+        (["train", "{images}", "--out", "{out}", "--seed", "-1"], "seed is -1"),
+        (["train", "{images}", "--out", "{out}", "--set", "cut_block=40"], "40"),
         (["evaluate", "{model}", "{missing}", "--out", "{out}"], "missing"),
     ],
 )
@@ -101,6 +105,30 @@ def test_html_is_written_beside_the_terminal_answer(model: str, images: Path, tm
     assert (tmp_path / "a.html").read_text("utf-8").count("<article") == 3
 
 
+def test_a_file_name_that_is_no_text_is_answered_like_any_other(model: str, images: Path, tmp_path: Path) -> None:
+    odd = os.fsencode(images) + b"/\xff.png"
+    with open(odd, "wb") as file:
+        file.write((images / "RED.png").read_bytes())
+    page = str(tmp_path / "a.html")
+    for arguments in (["--json"], ["--html", page]):
+        command = [sys.executable, "-m", "dermlens", "predict", str(images), "--model", model, *arguments]
+        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        if arguments == ["--json"]:
+            rows = [json.loads(line) for line in done.stdout.splitlines()]
+            assert [row["image"] for row in rows][-1] == os.fsdecode(odd)
+
+
+def test_limits_can_be_raised(model: str, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(images / "RED.png")
+    assert call("predict", path, "--model", model, "--max-pixels", "1000") == 1
+    assert call("predict", path, "--model", model, "--max-pixels", "1600") == 0
+
+
+def test_the_limits_on_the_command_line_are_those_of_the_pixel_path() -> None:
+    assert (cli.DEFAULT_MAX_BYTES, cli.DEFAULT_MAX_PIXELS) == (DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS)
+
+
 def test_models_and_doctor_answer_in_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("models", "--json") == 0
     (facts,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -122,6 +150,7 @@ def test_wrong_use_of_an_option_is_exit_2() -> None:
 
 
 def test_a_closed_pipe_is_no_traceback(model: str, images: Path) -> None:
-    command = f"{sys.executable} -m dermlens predict {images} {images} {images} --model {model} --json | head -1"
+    many = " ".join([str(images)] * 400)  # more than a pipe holds
+    command = f"{sys.executable} -m dermlens predict {many} --model {model} --json | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert "Traceback" not in done.stderr and done.stdout.count("\n") == 1

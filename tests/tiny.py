@@ -43,6 +43,7 @@ def card(**changes: Any) -> dict[str, Any]:
             "prior": [0.2, 0.3, 0.5],
             "training_prior": [1 / 3, 1 / 3, 1 / 3],
         },
+        "calibration_fit": {"fitted": True, "reason": None, "lesions": 100},
         "decision_rule": {"kind": "prior_adjusted", "strength": 1.0},
         "data": {"leaky": False},
         "metrics": {"balanced_accuracy": figure, "per_class": {}},

@@ -18,6 +18,8 @@ from dermlens.errors import DermlensError, MissingExtraError, StorageError, Usag
 SHOW_PROGRESS_FROM = 100
 EXIT_IMAGE_FAILED, EXIT_WRONG_USE, EXIT_INTERRUPTED = 1, 2, 130
 
+DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS = 20_000_000, 50_000_000  # as in data/images.py, which --help must not load
+
 app = typer.Typer(
     name="dermlens",
     no_args_is_help=True,
@@ -39,8 +41,10 @@ class Task(StrEnum):
 Model = Annotated[str, typer.Option("--model", "-m", help="A name from `dermlens models`, a run or a bundle folder.")]
 Reference = Annotated[
     Path | None,
-    typer.Option(help="CSV with isic_id, lesion_id and diagnosis; brings the lesions of ISIC images."),
+    typer.Option(help="CSV with isic_id, isic2019_diagnosis and lesion_id; tells the lesions of ISIC images."),
 ]
+MaxBytes = Annotated[int, typer.Option(min=1, help="Largest file, in bytes.")]
+MaxPixels = Annotated[int, typer.Option(min=64, help="Largest width x height.")]
 Images = Annotated[Path | None, typer.Option(help="Folder that holds the images which a table names.")]
 FrameAspect = Annotated[
     float | None,
@@ -59,6 +63,8 @@ def predict(
     html: Annotated[Path | None, typer.Option(help="Also write the answers as one HTML page with the images.")] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the HTML page in a browser.")] = False,
     frame_aspect: FrameAspect = None,
+    max_bytes: MaxBytes = DEFAULT_MAX_BYTES,
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
 ) -> None:
     """Say what each image shows, or why it cannot be read."""
     from dermlens.inference.inputs import expand
@@ -70,7 +76,7 @@ def predict(
     inputs = expand(images)
     for note in inputs.notes:
         stderr.print(note, style="yellow", highlight=False, soft_wrap=True)
-    predictor = Predictor(model)
+    predictor = Predictor(model, max_bytes=max_bytes, max_pixels=max_pixels)
     answers = []
     failed = False
     watched = len(inputs.paths) >= SHOW_PROGRESS_FROM and stderr.is_terminal
@@ -79,7 +85,7 @@ def predict(
             advance(1)
             failed = failed or answer.status == "error"
             if as_json:
-                print(json.dumps(answer.as_dict(), ensure_ascii=False), flush=True)  # noqa: T201
+                print(json.dumps(answer.as_dict()), flush=True)  # noqa: T201
             if html is not None or not as_json:
                 answers.append(answer)
     if not as_json:
@@ -125,7 +131,7 @@ def train(
     flags = {"backbone": backbone, "weights": weights, "epochs": epochs, "views": views, "seed": seed}
     console = _console()
     console.print("Starting TensorFlow ...", highlight=False)
-    from dermlens.data.manifest import read_dataset
+    from dermlens.data.manifest import isic_ids_of_lesions, read_dataset
     from dermlens.training.recipe import make_recipe, parse_settings, read_recipe
     from dermlens.training.run import About
     from dermlens.training.run import train as run_training
@@ -135,7 +141,15 @@ def train(
     chosen = make_recipe({k: v for k, v in flags.items() if v is not None}, base=chosen)
     dataset = read_dataset(data, images=images, reference=reference, task=task.value, frame_aspect=frame_aspect)
     about = About(name=name or out.resolve().name)
-    run_training(dataset, out, chosen, about, allow_leakage=allow_leakage, console=console)
+    run_training(
+        dataset,
+        out,
+        chosen,
+        about,
+        allow_leakage=allow_leakage,
+        console=console,
+        isic_ids_of_lesion=isic_ids_of_lesions(reference) if reference else None,
+    )
 
 
 @app.command(epilog="Example: `dermlens evaluate runs/mine other_images --out scores`")
@@ -147,7 +161,7 @@ def evaluate(
     reference: Reference = None,
     frame_aspect: FrameAspect = None,
     split: Annotated[str | None, typer.Option(help="Score only this part of the data: train or test.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> None:
     """Score a model on labelled images, leaving out every lesion that it has seen.
 
@@ -205,7 +219,7 @@ def _need(extra: str, *modules: str) -> None:
     if missing:
         raise MissingExtraError(
             f"This verb needs {', '.join(missing)}, which the light core does not install.",
-            remedy=f'Run `pip install "dermlens[{extra}]"`.',
+            remedy=f'In the clone of dermlens run `pip install ".[{extra}]"`.',
         )
 
 

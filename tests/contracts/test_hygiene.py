@@ -61,6 +61,11 @@ def test_no_registry_host_and_no_path_of_one_machine() -> None:
     assert not found, "\n".join(found)
 
 
+def test_no_placeholder_is_left() -> None:
+    placeholder = re.compile("@" + r"[A-Z]{4,}@")
+    assert [str(p) for p in tracked_files() if p.suffix in {".md", ".html"} and placeholder.search(text_of(p))] == []
+
+
 def test_no_lock_file_and_no_large_file() -> None:
     files = tracked_files()
     assert [str(p) for p in files if p.name in LOCK_FILES] == []

@@ -37,6 +37,15 @@ def test_import_contracts_hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize(
+    "check", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]], ids=["ruff", "format", "mypy"]
+)
+def test_lint_is_clean(check: list[str]) -> None:
+    command = [str(Path(sys.executable).with_name(check[0])), *check[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("verb", [[], ["predict"], ["train"]], ids=["dermlens", "predict", "train"])
 def test_help_loads_nothing_heavy(verb: list[str]) -> None:
     program = (

@@ -55,6 +55,12 @@ def test_one_changed_byte_in_any_file_is_noticed(tmp_path: Path, name: str) -> N
         (lambda folder: _edit(folder, classes=[{}]), "bundle_damaged"),
         (lambda folder: _edit(folder, calibration={}), "bundle_damaged"),
         (lambda folder: _edit(folder, input={"size_px": "big"}), "bundle_damaged"),
+        (lambda folder: _edit(folder, precision=None), "bundle_damaged"),
+        (lambda folder: _edit(folder, precision={"policy": "bf16", "gate": None}), "bundle_damaged"),
+        (lambda folder: _edit(folder, precision={"policy": "bf16", "gate": {"passed": False}}), "bundle_damaged"),
+        (lambda folder: _edit(folder, data={}), "bundle_damaged"),
+        (lambda folder: _edit(folder, calibration_fit=None), "bundle_damaged"),
+        (lambda folder: _edit(folder, files={"graph.xml": "0" * 64}), "bundle_damaged"),
     ],
 )
 def test_every_damage_is_a_bundle_error_with_a_remedy(tmp_path: Path, change: object, code: str) -> None:
@@ -71,14 +77,15 @@ def _edit(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def test_a_failed_write_leaves_the_old_bundle_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("basic_ios::clear: No space")])
+def test_a_failed_write_leaves_the_old_bundle_whole(tmp_path: Path, error: Exception) -> None:
     folder = tiny.write(tmp_path / "b", version="1")
 
     def no_space(path: Path) -> None:
         path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+        raise error  # OpenVINO raises RuntimeError
 
-    with pytest.raises(StorageError, match="No space left"):
+    with pytest.raises(StorageError, match="No space"):
         bundles.write_bundle(
             folder,
             tiny.card(version="2"),
@@ -89,6 +96,13 @@ def test_a_failed_write_leaves_the_old_bundle_whole(tmp_path: Path) -> None:
         )
     assert load_bundle(folder).version == "1"
     assert [p.name for p in tmp_path.iterdir()] == ["b"], "no half-written folder stays behind"
+
+
+def test_a_copy_replaces_what_stood_there_and_is_sound(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "old", version="1")
+    bundles.copy_bundle(tiny.write(tmp_path / "new", version="2"), tmp_path / "old")
+    assert load_bundle(tmp_path / "old").version == "2"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "old"]
 
 
 def test_a_new_bundle_replaces_the_old_one(tmp_path: Path) -> None:

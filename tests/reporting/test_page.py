@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 import tiny
@@ -35,6 +37,28 @@ def test_the_page_shows_every_answer_once_and_loads_nothing_from_elsewhere(
     assert "<i>red.png" not in page and "&lt;i&gt;red.png" in page
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
     assert "$" not in page, "every placeholder is filled"
+
+
+def test_the_picture_is_framed_as_the_model_saw_it(predictor: Predictor, tmp_path: Path) -> None:
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[:, :6] = image[:, -6:] = 255  # the sides, which un-squashing to 2:1 and the centre square cut away
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    whites = []
+    for aspect in (None, 2.0):
+        write_page([predictor.predict(tmp_path / "a.png", frame_aspect=aspect)], predictor.bundle, tmp_path / "p.html")
+        code = re.search(r"base64,([^\"]+)", (tmp_path / "p.html").read_text("utf-8"))
+        assert code is not None
+        picture = cv2.imdecode(np.frombuffer(base64.b64decode(code[1]), np.uint8), cv2.IMREAD_COLOR)
+        assert picture is not None
+        whites.append(float((picture > 200).mean()))
+    assert whites[0] > 0.2 and whites[1] < 0.01
+
+
+def test_uncalibrated_probabilities_are_not_called_calibrated(tmp_path: Path) -> None:
+    fit = {"fitted": False, "reason": "too few", "lesions": 3}
+    predictor = Predictor(tiny.write(tmp_path / "b", calibration_fit=fit))
+    write_page([predictor.predict(tiny.colour("RED"))], predictor.bundle, tmp_path / "page.html")
+    assert "NOT calibrated" in (tmp_path / "page.html").read_text("utf-8")
 
 
 def test_a_leaky_model_is_marked(tmp_path: Path) -> None:

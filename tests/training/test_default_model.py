@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from dermlens.data.manifest import isic_ids_of_lesions
 from dermlens.data.records import Record
 from dermlens.diagnoses import ISIC2019
-from dermlens.training.default_model import default_dataset, isic_ids_of_lesions, source_alone
+from dermlens.training.default_model import default_dataset, source_alone
 
 
 def test_source_alone_is_chance_without_a_bias_and_more_with_one() -> None:
@@ -52,5 +53,5 @@ def test_the_repaired_data_has_eight_classes_no_contradiction_and_keeps_the_exam
 
 @pytest.mark.data
 def test_every_isic_id_of_a_lesion_counts_as_seen(data_dir: Path) -> None:
-    ids = isic_ids_of_lesions(data_dir)
+    ids = isic_ids_of_lesions(data_dir / "isic_reference.csv")
     assert set(ids["HAM_0000118"]) >= {"ISIC_0027419", "ISIC_0025030"}

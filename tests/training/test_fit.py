@@ -61,6 +61,21 @@ def test_training_learns_and_ends_at_the_best_epochs_weights() -> None:
     assert float(np.mean(np.asarray(logits).argmax(axis=1) == labels)) == pytest.approx(max(scores), abs=0.03)
 
 
+def test_the_weights_that_are_kept_are_the_averaged_ones() -> None:
+    """An average stays behind the trained weights; without averaging the same steps end further from the start."""
+    moved = {}
+    for decay in (0.0, 0.999):
+        model = classifier(top(), 3, 0.0, 0)
+        start = model.get_layer("conv").get_weights()[0].copy()
+        features, labels = toy(96, 0)
+        recipe = Recipe(batch_size=16, epochs=1, learning_rate=1e-2, warmup_share=0.0, ema_decay=decay, mixup=0.0)
+        quiet = Console(file=io.StringIO())
+        history = fine_tune(model, (features, labels), (features[:, 0], labels), recipe, 3, quiet, on_best=lambda: None)
+        assert history.best_epoch == 1
+        moved[decay] = float(np.abs(model.get_layer("conv").get_weights()[0] - start).mean())
+    assert 0 < moved[0.999] < 0.8 * moved[0.0]
+
+
 def test_the_same_seed_gives_the_same_first_epoch() -> None:
     losses = []
     for _ in range(2):

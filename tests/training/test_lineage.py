@@ -12,20 +12,19 @@ from rich.console import Console
 
 from dermlens.data.records import Record
 from dermlens.errors import LeakageError
-from dermlens.training.lineage import check_overlap, seen_by_weights
+from dermlens.training.lineage import LEARNED_FROM, check_lineage
 from dermlens.training.material import Material
 
 QUIET = Console(file=io.StringIO())
 
 
 def earlier_run(folder: Path) -> str:
-    (folder / "bundle").mkdir()
     (folder / "model.keras").write_bytes(b"x")
     seen = {
         "train": {"content_hashes": ["aa" * 16], "lesion_ids": ["L1"], "isic_ids": []},
         "test": {"content_hashes": ["bb" * 16], "lesion_ids": [], "isic_ids": ["ISIC_0000001"]},
     }
-    (folder / "bundle" / "seen.json").write_text(json.dumps(seen))
+    (folder / "seen.json").write_text(json.dumps(seen))
     return str(folder / "model.keras")
 
 
@@ -44,27 +43,32 @@ def material(**of_test_image: str) -> Material:
     )
 
 
-def test_everything_the_weights_met_is_known_whatever_its_role(tmp_path: Path) -> None:
-    known = seen_by_weights(earlier_run(tmp_path))
-    assert known == {
+def test_everything_the_weights_met_is_carried_on_whatever_its_role(tmp_path: Path) -> None:
+    kept, known = check_lineage(earlier_run(tmp_path), material(), allow_leakage=False, console=QUIET)
+    assert not kept.leaky, "meeting the training images again is no leak"
+    assert known[LEARNED_FROM] == {
         "content_hashes": ["aa" * 16, "bb" * 16],
         "lesion_ids": ["L1"],
         "isic_ids": ["ISIC_0000001"],
     }
-    assert seen_by_weights("pretrained") is None
-    assert seen_by_weights(str(tmp_path / "other" / "model.keras")) is None
+    for public in ("pretrained", "none", "efficientnetb0_notop.h5"):
+        assert check_lineage(public, material(), allow_leakage=False, console=QUIET)[1] == {}
 
 
 @pytest.mark.parametrize("tie", [{"digest": "bb" * 32}, {"lesion_id": "L1"}, {"isic_id": "ISIC_0000001"}])
 def test_held_out_images_that_the_weights_met_are_refused_or_marked(tmp_path: Path, tie: dict[str, str]) -> None:
-    known = seen_by_weights(earlier_run(tmp_path))
-    assert known is not None
+    weights = earlier_run(tmp_path)
     with pytest.raises(LeakageError, match="already met 1 images"):
-        check_overlap(material(**tie), known, allow_leakage=False, console=QUIET)
-    assert check_overlap(material(**tie), known, allow_leakage=True, console=QUIET).leaky
+        check_lineage(weights, material(**tie), allow_leakage=False, console=QUIET)
+    assert check_lineage(weights, material(**tie), allow_leakage=True, console=QUIET)[0].leaky
 
 
-def test_meeting_them_again_in_training_is_no_leak(tmp_path: Path) -> None:
-    known = seen_by_weights(earlier_run(tmp_path))
-    assert known is not None
-    assert not check_overlap(material(), known, allow_leakage=False, console=QUIET).leaky
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"train": 3}'])
+def test_keras_weights_of_unknown_origin_are_refused_or_marked(tmp_path: Path, text: str | None) -> None:
+    weights = earlier_run(tmp_path)
+    (tmp_path / "seen.json").unlink()
+    if text is not None:
+        (tmp_path / "seen.json").write_text(text)
+    with pytest.raises(LeakageError, match="Nothing is recorded"):
+        check_lineage(weights, material(), allow_leakage=False, console=QUIET)
+    assert check_lineage(weights, material(), allow_leakage=True, console=QUIET)[0].leaky

@@ -19,6 +19,8 @@ from dermlens.data.images import content_hash
 from dermlens.data.manifest import read_dataset
 from dermlens.errors import DataError, LeakageError, StorageError
 from dermlens.inference.bundle import load_bundle
+from dermlens.training import assess
+from dermlens.training import run as run_module
 from dermlens.training import trunk as trunk_module
 from dermlens.training.recipe import Recipe
 from dermlens.training.run import About, train
@@ -137,8 +139,21 @@ def test_leakage_is_refused_and_marked_when_allowed(tmp_path: Path, quiet: Conso
         console=quiet,
         allow_leakage=True,
     )
-    assert load_bundle(bundle).card["data"]["leaky"] is True
-    assert "LEAKY" in (bundle / "MODEL_CARD.md").read_text("utf-8")
+    assert load_bundle(bundle).leaky
+    card = (bundle / "MODEL_CARD.md").read_text("utf-8")
+    assert "LEAKY" in card and "too good" in card
+    assert "no lesion stands in two roles" not in card and "had no part in training" not in card
+
+
+def test_leakage_that_only_the_dealing_of_roles_shows_is_refused(tmp_path: Path, quiet: Console) -> None:
+    """One lesion has an image with a split and one without, tied through its patient to the other side."""
+    records = list(read_dataset(paint(tmp_path / "data", per_class=12)).records)
+    records[0] = replace(records[0], lesion_id="L1", split="train")
+    records[1] = replace(records[1], lesion_id="L1", patient_id="P1")
+    records[2] = replace(records[2], patient_id="P1", split="test")
+    dataset = replace(read_dataset(tmp_path / "data"), records=tuple(records))
+    with pytest.raises(LeakageError, match="more than one role"):
+        train(dataset, tmp_path / "out", SMALL, About(name="x"), console=quiet)
 
 
 def test_one_class_is_an_error_with_a_remedy(tmp_path: Path, quiet: Console) -> None:
@@ -176,6 +191,67 @@ def test_a_full_disk_is_reported_before_the_cache_is_written(
     monkeypatch.setattr(trunk_module.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(StorageError, match="are free"):
         train(read_dataset(paint(tmp_path / "data", 8)), tmp_path / "out", SMALL, About(name="x"), console=quiet)
+
+
+def test_an_older_caches_state_cannot_vouch_for_another_one(
+    tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seed 0 is complete, seed 1 is interrupted at once, seed 0 again must compute its features anew."""
+    data = read_dataset(paint(tmp_path / "data", 24))
+    about, recipe = About(name="x"), replace(SMALL, epochs=0)
+    train(data, tmp_path / "out", recipe, about, console=quiet)
+    path = tmp_path / "out" / "cache" / "train" / "features.npy"
+    first = np.load(path)
+
+    def interrupted(*args: object, **options: object) -> np.ndarray:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trunk_module, "run_batches", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(data, tmp_path / "out", replace(recipe, seed=1), about, console=quiet)
+    train(data, tmp_path / "out", recipe, about, console=quiet)
+    np.testing.assert_array_equal(np.load(path), first)
+
+
+def test_what_stops_after_fine_tuning_goes_on_from_the_tuned_model(
+    tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = read_dataset(paint(tmp_path / "data", 12))
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(assess, "_calibrate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(data, tmp_path / "out", SMALL, About(name="x"), console=quiet)
+    assert not (tmp_path / "out" / "bundle").exists()
+    tuned = (tmp_path / "out" / "model.keras").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "fine_tune", interrupted)
+        bundle = train(data, tmp_path / "out", SMALL, About(name="x"), console=quiet)
+    assert load_bundle(bundle).card["training"]["epochs_done"] == 2
+    assert (tmp_path / "out" / "model.keras").read_bytes() == tuned
+
+
+def test_plots_and_tables_that_cannot_be_written_do_not_cost_the_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = io.StringIO()
+
+    def no_space(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for name in ("plot_history", "write_history", "write_predictions"):
+        monkeypatch.setattr(assess, name, no_space)
+    data = read_dataset(paint(tmp_path / "data", 12))
+    bundle = train(
+        data, tmp_path / "out", replace(SMALL, epochs=0), About(name="x"), console=Console(file=told, width=200)
+    )
+    assert load_bundle(bundle).name == "x"
+    assert told.getvalue().count("Warning: [Errno 28]") == 3
+    assert "history.png" not in told.getvalue()
 
 
 def test_a_half_filled_cache_is_continued_and_another_recipes_is_not_used(

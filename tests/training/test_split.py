@@ -51,7 +51,7 @@ def test_stratified_and_grouped() -> None:
     roles = assign(records)
     assert all(len(found) == 1 for found in roles_by(records, roles, "lesion_id").values())
     assert all(found == set(ROLES) for found in roles_by(records, roles, "diagnosis").values())
-    table = role_table(records, roles)
+    table = role_table(records, hashed(records), roles)
     assert table["NV"] == {"train": (280, 140), "select": (40, 20), "calibrate": (40, 20), "test": (40, 20)}
     assert table["MEL"] == {"train": (105, 35), "select": (15, 5), "calibrate": (15, 5), "test": (15, 5)}
     assert table["eczema"] == {"train": (4, 2), "select": (2, 1), "calibrate": (2, 1), "test": (2, 1)}
@@ -90,7 +90,7 @@ def test_select_and_calibrate_are_carved_out_of_train() -> None:
     records = lesions("NV", 40, split="train") + lesions("MEL", 20, split="train") + lesions("NV", 9, split="test")
     roles = assign(records)
     assert all((r.split == "test") == (role == "test") for r, role in zip(records, roles, strict=True))
-    table = role_table(records, roles)
+    table = role_table(records, hashed(records), roles)
     assert table["NV"] == {"train": (62, 31), "select": (10, 5), "calibrate": (8, 4), "test": (18, 9)}
     assert {role: n for role, (_, n) in table["MEL"].items()} == {"train": 16, "select": 2, "calibrate": 2}
 
@@ -116,7 +116,7 @@ def test_records_without_split_join_their_group_or_fill_up() -> None:
     records = [*held, friend, *lesions("NV", 90)]
     roles = assign(records)
     assert roles[: len(held) + 1] == ["test"] * (len(held) + 1)
-    assert {role: n for role, (_, n) in role_table(records, roles)["NV"].items()} == {
+    assert {role: n for role, (_, n) in role_table(records, hashed(records), roles)["NV"].items()} == {
         "train": 70,
         "select": 10,
         "calibrate": 10,
@@ -126,7 +126,7 @@ def test_records_without_split_join_their_group_or_fill_up() -> None:
 
 def test_more_given_test_lesions_than_wanted_shorten_all_others_alike() -> None:
     records = lesions("NV", 55, split="test") + lesions("NV", 45)
-    counts = {role: n for role, (_, n) in role_table(records, assign(records))["NV"].items()}
+    counts = {role: n for role, (_, n) in role_table(records, hashed(records), assign(records))["NV"].items()}
     assert counts == {"train": 35, "select": 5, "calibrate": 5, "test": 55}
 
 

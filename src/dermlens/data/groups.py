@@ -27,6 +27,17 @@ def lesion_groups(records: Sequence[Record], hashes: Sequence[str | None]) -> li
     )
 
 
+def lesions(records: Sequence[Record], hashes: Sequence[str | None]) -> list[int]:
+    """Number the lesions: n integers, equal where lesion id, ISIC id or content hash is shared, also through others.
+
+    This is the unit that figures and their intervals count: a record of which nothing is known is its own lesion.
+    """
+    checked_hashes(records, hashes)
+    return _components(
+        [("hash", h), ("isic", r.isic_id), ("lesion", r.lesion_id)] for r, h in zip(records, hashes, strict=True)
+    )
+
+
 def members(groups: Sequence[int]) -> list[list[int]]:
     """Return for each group number, in ascending order, the indices of its records."""
     found: defaultdict[int, list[int]] = defaultdict(list)

@@ -186,7 +186,7 @@ def _read_file(path: Path, name: str, max_bytes: int) -> tuple[bytes, int]:
         if status.st_size > max_bytes:
             return b"", status.st_size
         with open(path, "rb") as file:
-            data = file.read(max_bytes + 1)
+            data = file.read(min(max_bytes, status.st_size) + 1)
     except (FileNotFoundError, NotADirectoryError) as error:
         remedy = "Check the path; web addresses are not opened."
         raise ImageError(f"{name} does not exist.", remedy=remedy, code="not_found") from error

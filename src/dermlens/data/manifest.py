@@ -21,7 +21,7 @@ from dermlens.data.tables import Row, Table, cell, need_columns, number, read_ta
 from dermlens.diagnoses import normalise, to_isic2019
 from dermlens.errors import DataError, StorageError, UsageError
 
-__all__ = ["Dataset", "Record", "Task", "data_fingerprint", "read_dataset", "write_manifest"]
+__all__ = ["Dataset", "Record", "Task", "data_fingerprint", "isic_ids_of_lesions", "read_dataset", "write_manifest"]
 
 Task = Literal["as_is", "isic2019"]
 
@@ -81,6 +81,16 @@ def read_dataset(
         records, more = _as_isic2019(records, known.rows)
         notes += more
     return replace(dataset, records=tuple(records), notes=tuple(notes))
+
+
+def isic_ids_of_lesions(reference: Path) -> dict[str, list[str]]:
+    """Return lesion id -> all ISIC ids that a reference CSV gives for it."""
+    result: dict[str, list[str]] = {}
+    for isic_id, row in _read_reference(_existing(reference)).rows.items():
+        lesion = cell(row, "lesion_id")
+        if lesion:
+            result.setdefault(lesion, []).append(isic_id)
+    return result
 
 
 def write_manifest(records: Sequence[Record], path: Path, root: Path) -> None:

@@ -70,17 +70,6 @@ def fit_calibration(
     return Calibration(_temperature(scores, truth, weights, start), start.prior, start.training_prior)
 
 
-def choose_rule(probabilities: npt.ArrayLike, calibration: Calibration, y_true: npt.ArrayLike) -> DecisionRule:
-    """Return the decision rule: always the Bayes rule for balanced accuracy, `prior_adjusted` at 1.
-
-    The images are deliberately not looked at. A strength tuned on the dozen calibrate images of a rare
-    class would fit their chance, and at calibrated probabilities strength 1 is the optimum already (Menon
-    et al. 2021, arXiv:2007.07314). The arguments are those of a fit, so that a fitted rule can take its
-    place.
-    """
-    return BALANCED_RULE
-
-
 def _temperature(scores: Floats, truth: Ints, weights: Floats, start: Calibration) -> float:
     low, high = (1.0 / bound for bound in reversed(TEMPERATURE_RANGE))  # in 1 / T
     if _slope(high, scores, truth, weights, start) <= 0:

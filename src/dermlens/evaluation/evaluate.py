@@ -14,11 +14,12 @@ import numpy as np
 from rich.console import Console
 
 from dermlens.audit.findings import audit, hash_records, summary
+from dermlens.data.groups import lesions
 from dermlens.data.records import Dataset, Record
 from dermlens.diagnoses import ISIC2019, to_isic2019
 from dermlens.errors import DataError, StorageError
 from dermlens.evaluation.scores import score
-from dermlens.inference.bundle import Bundle
+from dermlens.inference.bundle import Bundle, Seen
 from dermlens.inference.predict import DISCLAIMER, Prediction, Predictor
 from dermlens.reporting.figures import figure
 from dermlens.reporting.progress import track
@@ -59,10 +60,10 @@ def evaluate(
     with track("Reading and hashing", len(records), console) as advance:
         hashes = hash_records(records, progress=advance)
     findings = summary(audit(records, hashes))
+    numbers, seen = lesions(records, hashes), bundle.seen()
     rows = [
-        _sort(bundle, record, digest, seen)
-        for seen in [bundle.seen()]
-        for record, digest in zip(records, hashes, strict=True)
+        _sort(bundle, record, digest, f"lesion {number}", seen)
+        for record, digest, number in zip(records, hashes, numbers, strict=True)
     ]
     rows = _answer(predictor, rows, console)
     scored = [row for row in rows if row.status == "scored"]
@@ -91,7 +92,7 @@ def evaluate(
         "split": split,
         "seed": seed,
     }
-    report |= {"counts": counts, "audit": findings, "leaky": bundle.card["data"]["leaky"], **metrics}
+    report |= {"counts": counts, "audit": findings, "leaky": bundle.leaky, **metrics}
     _write_json(out / "metrics.json", report)
     _print_metrics(bundle, metrics, out, console)
     return bool(counts["unreadable"])
@@ -107,8 +108,7 @@ def map_label(diagnosis: str, codes: Sequence[str]) -> str | None:
     return None
 
 
-def _sort(bundle: Bundle, record: Record, digest: str | None, seen: Any) -> Row:
-    group = record.lesion_id or record.isic_id or digest or record.image
+def _sort(bundle: Bundle, record: Record, digest: str | None, group: str, seen: Seen) -> Row:
     label = map_label(record.diagnosis, bundle.codes)
     reason = seen.reason(digest, record.lesion_id, record.isic_id)
     if reason is not None:
@@ -170,7 +170,7 @@ def _write_predictions(out: Path, rows: Sequence[Row], codes: Sequence[str]) -> 
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with (out / "predictions.csv").open("w", newline="", encoding="utf-8") as file:
+        with (out / "predictions.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
             header = ["image", "lesion_id", "label", "diagnosis", "status", "reason", "decision"]
             writer.writerow([*header, *(f"p_{c}" for c in codes)])
@@ -207,7 +207,7 @@ def _print_counts(counts: dict[str, Any], findings: Sequence[str], console: Cons
 
 
 def _print_metrics(bundle: Bundle, metrics: dict[str, Any], out: Path, console: Console) -> None:
-    if bundle.card["data"]["leaky"]:
+    if bundle.leaky:
         console.print(
             "LEAKY model: trained with images or lesions of its own test split.", style="red", highlight=False
         )

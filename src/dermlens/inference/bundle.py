@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from dermlens.inference.decision import Calibration, DecisionRule
 
 SCHEMA = "dermlens/bundle/1"
 ROLES_LEARNED_FROM = ("train", "select", "calibrate", "weights")  # weights: what the starting weights have met
+FILES = {"graph.xml", "graph.bin", "head.npz", "seen.json"}
 MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
 
 
@@ -66,19 +67,12 @@ class Bundle:
     input_spec: InputSpec
     calibration: Calibration
     decision_rule: DecisionRule
-
-    @property
-    def name(self) -> str:
-        return str(self.card["name"])
-
-    @property
-    def version(self) -> str:
-        return str(self.card["version"])
-
-    @property
-    def scope(self) -> str:
-        """One sentence on what the model reads and what it does not."""
-        return str(self.card["scope"])
+    name: str
+    version: str
+    scope: str  # what the model reads and what it does not
+    precision: str  # "f32", or "bf16" where a gate was passed
+    leaky: bool  # training and test shared images or lesions
+    calibrated: bool  # False where there was too little to fit a temperature on
 
     @property
     def graph_path(self) -> Path:
@@ -136,14 +130,27 @@ def load_bundle(folder: str | Path) -> Bundle:
             input_spec=InputSpec.from_dict(card["input"]),
             calibration=Calibration.from_dict(card["calibration"]),
             decision_rule=DecisionRule.from_dict(card["decision_rule"]),
+            name=str(card["name"]),
+            version=str(card["version"]),
+            scope=str(card["scope"]),
+            precision=_precision(card["precision"]),
+            leaky=bool(card["data"]["leaky"]),
+            calibrated=bool(card["calibration_fit"]["fitted"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, DermlensError) as error:
         raise _damaged(path, f"a field is missing or wrong ({error!r})") from error
 
 
+def _precision(record: Mapping[str, Any]) -> str:
+    policy = record["policy"]
+    if policy == "f32" or (policy == "bf16" and record["gate"]["passed"] is True):
+        return str(policy)
+    raise ValueError(f"precision {policy!r} without a gate that was passed")
+
+
 def _check_files(folder: Path, files: Any) -> None:
-    if not isinstance(files, dict) or "graph.xml" not in files:
-        raise _damaged(folder / "bundle.json", "it lists no files")
+    if not isinstance(files, dict) or not set(files) >= FILES:
+        raise _damaged(folder / "bundle.json", f"it must list the files {', '.join(sorted(FILES))}")
     for name, expected in files.items():
         path = folder / name
         try:
@@ -173,7 +180,7 @@ def write_bundle(
     card: dict[str, Any],
     *,
     head: tuple[np.ndarray, np.ndarray],
-    seen: dict[str, dict[str, list[str]]],
+    seen: Mapping[str, Mapping[str, list[str]]],
     write_graph: Callable[[Path], None],
     model_card: str,
 ) -> None:
@@ -201,10 +208,33 @@ def write_bundle(
         (staging / "bundle.json").write_text(text + "\n", encoding="utf-8")
         staging.chmod(0o755)
         _replace_folder(staging, folder)
+    except (OSError, RuntimeError) as error:  # OpenVINO tells a full disk by a RuntimeError
+        raise StorageError(
+            f"The model bundle could not be written to {folder}: {getattr(error, 'strerror', None) or error}.",
+            remedy="Free some space or choose another folder; what stood there before is unchanged.",
+        ) from error
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def copy_bundle(source: Path, target: Path) -> None:
+    """Copy a bundle; a failure leaves what stood at the target.
+
+    Raises:
+        StorageError: no space or no permission.
+    """
+    staging: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        shutil.copytree(source, staging, dirs_exist_ok=True)
+        staging.chmod(0o755)
+        _replace_folder(staging, target)
     except OSError as error:
         raise StorageError(
-            f"The model bundle could not be written to {folder}: {error.strerror or error}.",
-            remedy="Free some space or choose another folder; what stood there before is unchanged.",
+            f"The bundle could not be copied to {target}: {error.strerror or error}.",
+            remedy="Free some space; what stood there before is unchanged.",
         ) from error
     finally:
         if staging is not None:

@@ -30,8 +30,6 @@ PACKAGES = (
 )
 EXTRAS = {
     "train, evaluate": ("train", ("tensorflow", "keras", "sklearn", "pandas", "matplotlib")),
-    "serve": ("serve", ("fastapi", "uvicorn")),
-    "batch --engine ray": ("scale", ("ray",)),
 }
 
 
@@ -47,7 +45,7 @@ def examine() -> dict[str, Any]:
     for verb, (extra, modules) in EXTRAS.items():
         absent = [m for m in modules if importlib.util.find_spec(m) is None]
         if absent:
-            missing[verb] = {"modules": absent, "install": f'pip install "dermlens[{extra}]"'}
+            missing[verb] = {"modules": absent, "install": f'pip install ".[{extra}]" in the clone of dermlens'}
     models = [_try_model(name) for name in embedded_models()]
     core = ov.Core()
     return {
@@ -69,15 +67,13 @@ def _try_model(name: str) -> dict[str, Any]:
     try:
         bundle = load_bundle(MODELS_DIR / name)
         size = bundle.input_spec.size_px
-        Runtime(bundle.graph_path, precision=bundle.card["precision"]["policy"]).run(
-            np.zeros((1, size, size, 3), np.uint8)
-        )
+        Runtime(bundle.graph_path, precision=bundle.precision).run(np.zeros((1, size, size, 3), np.uint8))
     except DermlensError as error:
         return {"name": name, "status": "error", "error": error.as_dict()}
     return {
         "name": name,
         "status": "ok",
         "version": bundle.version,
-        "precision": bundle.card["precision"]["policy"],
+        "precision": bundle.precision,
         "load_and_first_answer_ms": round((time.perf_counter() - start) * 1000),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,7 @@ from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.runtime import BATCH, Runtime
 
 SCHEMA = "dermlens/prediction/1"
+DECODE_THREADS = min(8, os.cpu_count() or 2)
 DISCLAIMER = "For research and decision support only; not a diagnosis."
 
 ImageSource = str | Path | bytes | np.ndarray
@@ -45,6 +47,7 @@ class Prediction:
     error: dict[str, str] | None = None
     logits: np.ndarray | None = None
     embedding: np.ndarray | None = None
+    frame_aspect: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the object that `dermlens predict --json` prints."""
@@ -92,9 +95,7 @@ class Predictor:
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
         self.bundle: Bundle = load_bundle(find_bundle(model))
-        self._runtime = Runtime(
-            self.bundle.graph_path, precision=self.bundle.card["precision"]["policy"], threads=threads
-        )
+        self._runtime = Runtime(self.bundle.graph_path, precision=self.bundle.precision, threads=threads)
         self._limits = {"max_bytes": max_bytes, "max_pixels": max_pixels}
         self._model = {"name": self.bundle.name, "version": self.bundle.version, "sha256": self.bundle.sha256}
 
@@ -121,7 +122,7 @@ class Predictor:
         Images are read and decoded in background threads while the network runs; at most a few batches are in memory.
         """
         jobs = _jobs(images, names, frame_aspects)
-        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="dermlens-decode") as pool:
+        with ThreadPoolExecutor(max_workers=DECODE_THREADS, thread_name_prefix="dermlens-decode") as pool:
             waiting = self._submit(pool, jobs)
             while waiting:
                 following = self._submit(pool, jobs)
@@ -138,7 +139,7 @@ class Predictor:
             error = None
         except ImageError as caught:
             pixels, error = None, caught
-        return _Pixels(pixels, error, (time.perf_counter() - start) * 1000)
+        return _Pixels(pixels, error, (time.perf_counter() - start) * 1000, job.frame_aspect)
 
     def _answer(self, batch: list[tuple[str, Future[_Pixels]]]) -> list[Prediction]:
         loaded = [(name, future.result()) for name, future in batch]
@@ -154,7 +155,14 @@ class Predictor:
             if item.error is not None:
                 result.append(self._failed(name, item))
             else:
-                result.append(replace(next(answers), image=name, elapsed_ms=item.elapsed_ms + share_ms))
+                result.append(
+                    replace(
+                        next(answers),
+                        image=name,
+                        elapsed_ms=item.elapsed_ms + share_ms,
+                        frame_aspect=item.frame_aspect,
+                    )
+                )
         return result
 
     def _classify(self, pixels: np.ndarray) -> Iterator[Prediction]:
@@ -206,6 +214,7 @@ class _Pixels:
     pixels: np.ndarray | None
     error: ImageError | None
     elapsed_ms: float
+    frame_aspect: float | None
 
 
 def _jobs(

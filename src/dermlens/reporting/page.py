@@ -22,6 +22,7 @@ from dermlens.inference.bundle import Bundle
 from dermlens.inference.predict import DISCLAIMER, Prediction
 
 THUMBNAIL_PX = 320
+ANY_SIZE = {"max_bytes": 2**40, "max_pixels": 2**40}  # the answer was given, so the limits were kept
 
 
 def write_page(answers: Sequence[Prediction], bundle: Bundle, path: Path, *, top: int = 3) -> None:
@@ -38,12 +39,12 @@ def write_page(answers: Sequence[Prediction], bundle: Bundle, path: Path, *, top
         model=html.escape(f"{bundle.name} {bundle.version}"),
         rule=html.escape(_rule(bundle)),
         count=f"{len(answers)} image{'' if len(answers) == 1 else 's'}" + (f", {failed} unreadable" if failed else ""),
-        leaky='<p class="alarm">Leaky model: its scores are too good.</p>' if bundle.card["data"]["leaky"] else "",
+        leaky='<p class="alarm">Leaky model: its scores are too good.</p>' if bundle.leaky else "",
         cards="\n".join(_card(answer, bundle, top) for answer in answers),
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
+        path.write_text(page, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise StorageError(
             f"The page could not be written to {path}: {error.strerror or error}.",
@@ -59,12 +60,13 @@ def open_in_browser(path: Path) -> bool:
 
 
 def _rule(bundle: Bundle) -> str:
+    bars = "calibrated probabilities" if bundle.calibrated else "probabilities that are NOT calibrated"
     if bundle.decision_rule.kind == "prior_adjusted":
         return (
-            "The diagnosis weighs all classes alike, so that a rare disease is not overlooked; the bars are calibrated "
-            "probabilities, so the two may differ."
+            "The diagnosis weighs all classes alike, so that a rare disease is not overlooked; the bars are "
+            f"{bars}, so the two may differ."
         )
-    return "The diagnosis is the most probable class; the bars are calibrated probabilities."
+    return f"The diagnosis is the most probable class; the bars are {bars}."
 
 
 def _card(answer: Prediction, bundle: Bundle, top: int) -> str:
@@ -96,7 +98,8 @@ def _bar(code: str, probability: float, chosen: bool) -> str:
 
 def _picture(answer: Prediction, bundle: Bundle) -> str:
     try:
-        pixels = load_image(answer.image, replace(bundle.input_spec, size_px=THUMBNAIL_PX))
+        spec = replace(bundle.input_spec, size_px=THUMBNAIL_PX)
+        pixels = load_image(answer.image, spec, frame_aspect=answer.frame_aspect, **ANY_SIZE)
     except ImageError:
         return ""
     _, code = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])

@@ -17,6 +17,11 @@ BAR_WIDTH = 8
 STYLE = {"malignant": "bold red", "premalignant": "bold yellow", "benign": "green"}
 
 
+def printable(name: str) -> str:
+    """Return a file name with bytes that are no text shown as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Console) -> None:
     """Print one row for each answer, errors included."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
@@ -26,15 +31,19 @@ def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Co
     table.add_column("then", overflow="fold")
     for answer in answers:
         if answer.error is None:
-            table.add_row(Text(answer.image), *_cells(answer, top))
+            table.add_row(Text(printable(answer.image)), *_cells(answer, top))
     if table.row_count:
         console.print(table)
     for answer in answers:
         if answer.error is not None:
-            console.print(Text(f"cannot be read: {answer.error['message']} {answer.error['remedy']}", style="red"))
+            console.print(
+                Text(printable(f"cannot be read: {answer.error['message']} {answer.error['remedy']}"), style="red")
+            )
     console.print(Text("\n" + bundle.scope, style="dim"))
-    if bundle.card["data"]["leaky"]:
+    if bundle.leaky:
         console.print(Text("LEAKY model: its training and test images overlap; its scores are too good.", style="red"))
+    if not bundle.calibrated:
+        console.print(Text("The probabilities of this model are not calibrated.", style="yellow"))
     console.print(Text(DISCLAIMER, style="bold"))
 
 
@@ -58,7 +67,7 @@ def model_facts(bundle: Bundle) -> dict[str, Any]:
         "classes": list(bundle.codes),
         "balanced_accuracy": card["metrics"]["balanced_accuracy"],
         "melanoma_auc": card["metrics"]["per_class"].get("MEL", {}).get("auc"),
-        "leaky": card["data"]["leaky"],
+        "leaky": bundle.leaky,
         "weights_licence": card["licence"]["weights"],
         "size_mb": round(sum(p.stat().st_size for p in bundle.folder.iterdir()) / 1e6, 1),
         "sha256": bundle.sha256,

@@ -22,6 +22,9 @@ PACKAGES = (
 )
 
 
+_STARTED = {"pretrained": "ImageNet weights", "none": "random weights"}
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide about a result."""
     found = {"python": platform.python_version()}
@@ -48,8 +51,8 @@ def model_card(card: Mapping[str, Any]) -> str:
 
 def _head(card: Mapping[str, Any]) -> str:
     backbone, recipe = card["backbone"], card["recipe"]
-    words = {"pretrained": f"ImageNet weights ({backbone['licence']})", "none": "random weights"}
-    started = words.get(recipe["weights"], recipe["weights"])
+    started = _STARTED.get(recipe["weights"], recipe["weights"])
+    started += f" ({backbone['licence']})" if recipe["weights"] == "pretrained" else ""
     classes = ", ".join(f"{c['code']} ({c['name']})" for c in card["classes"])
     leaky = "\n\n**LEAKY: training and test share images or lesions; the figures below are too good.**"
     return (
@@ -58,9 +61,18 @@ def _head(card: Mapping[str, Any]) -> str:
         f"- Network: {backbone['title']} from {started}, blocks after {recipe['cut_block']} fine-tuned\n"
         f"- Input: {card['input']['size_px']} x {card['input']['size_px']} px RGB, framing {card['input']['framing']}\n"
         f"- Classes: {classes}\n"
-        f"- Decision rule: {card['decision_rule']['kind']}; temperature {card['calibration']['temperature']:.3f}\n"
+        f"- Decision rule: {card['decision_rule']['kind']}; {_calibration(card)}\n"
         f"- Made {card['created']} in {card['training']['minutes']} minutes; "
         f"best epoch {card['training']['best_epoch']}"
+    )
+
+
+def _calibration(card: Mapping[str, Any]) -> str:
+    fit = card["calibration_fit"]
+    if not fit["fitted"]:
+        return f"probabilities are NOT calibrated ({fit['reason']})"
+    return (
+        f"probabilities calibrated on {fit['lesions']} lesions (temperature {card['calibration']['temperature']:.3f})"
     )
 
 
@@ -73,7 +85,7 @@ def _data(card: Mapping[str, Any]) -> str:
         *(f"- {n}" for n in data["notes"]),
     ]
     lines += [f"- Audit: {line}" for line in data["audit"]]
-    lines += ["", "Images (lesions) by role; no lesion stands in two roles:", ""]
+    lines += ["", _roles_sentence(data), ""]
     lines += ["| class | train | select | calibrate | test |", "|---|---|---|---|---|"]
     for code, roles in data["roles"].items():
         cells = (roles.get(r, (0, 0)) for r in ("train", "select", "calibrate", "test"))
@@ -84,14 +96,24 @@ def _data(card: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _roles_sentence(data: Mapping[str, Any]) -> str:
+    if data["leaky"]:
+        return "Images (lesions) by role; pictures or lesions stand in more than one role:"
+    if data["lesions_known"] < 1:
+        return (
+            f"Images (lesions) by role. The lesion is known for {data['lesions_known']:.0%} of the images; each of the "
+            "others counts as its own, so pictures of one lesion may stand in two roles:"
+        )
+    return "Images (lesions) by role; no lesion stands in two roles:"
+
+
 def _metrics(card: Mapping[str, Any]) -> str:
     metrics = card["metrics"]
     lines = [
         "## Results on the test role",
         "",
-        f"{metrics['n']} images of {metrics['n_lesions']} lesions that had no part in training, selection or "
-        "calibration. 95 % intervals from a bootstrap over lesions; "
-        "below some 20 lesions in a class they are too narrow.",
+        _test_sentence(card),
+        "95 % intervals from a bootstrap over lesions; below some 20 lesions in a class they are too narrow.",
         "",
         "| measure | value |",
         "|---|---|",
@@ -105,11 +127,20 @@ def _metrics(card: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _test_sentence(card: Mapping[str, Any]) -> str:
+    metrics, data = card["metrics"], card["data"]
+    unit = "lesions" if data["lesions_known"] == 1 else "lesions as far as they are known"
+    counted = f"{metrics['n']} images of {metrics['n_lesions']} {unit}"
+    if data["leaky"]:
+        return f"{counted}. The model has met some of them, or their lesions, in training: these figures are too good."
+    return f"{counted} that had no part in training, selection or calibration."
+
+
 def _probe(card: Mapping[str, Any]) -> str:
-    probe = card["probe"]
+    probe, start = card["probe"], card["recipe"]["weights"]
     return (
         "## Against the linear probe\n\n"
-        "A logistic regression on frozen ImageNet features, same images, same roles:\n\n"
+        f"A logistic regression on the frozen features of {_STARTED.get(start, start)}, same images, same roles:\n\n"
         "| | linear probe | this model |\n|---|---|---|\n"
         + "".join(
             f"| {name.replace('_', ' ')} | {figure(probe[name])} | {figure(card['metrics'][name])} |\n"
@@ -117,6 +148,7 @@ def _probe(card: Mapping[str, Any]) -> str:
         )
         + "\nDifference in balanced accuracy, paired over lesions: "
         f"{figure(probe['model_minus_probe_balanced_accuracy'])}."
+        + ("" if probe["converged"] else " The probe did not converge; it could be better.")
     )
 
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,11 +22,11 @@ from sklearn.metrics import balanced_accuracy_score
 
 from dermlens.audit.findings import hash_records
 from dermlens.data.combine import combine, drop_contradictions_and_duplicates
-from dermlens.data.manifest import read_dataset
+from dermlens.data.manifest import isic_ids_of_lesions, read_dataset
 from dermlens.data.records import Dataset, Record
 from dermlens.diagnoses import ISIC2019
 from dermlens.errors import DermlensError
-from dermlens.inference.bundle import MODELS_DIR
+from dermlens.inference.bundle import MODELS_DIR, copy_bundle
 from dermlens.reporting.progress import track
 from dermlens.training.recipe import Recipe, make_recipe, read_recipe
 from dermlens.training.run import About, train
@@ -112,24 +110,6 @@ def source_alone(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def isic_ids_of_lesions(data: Path) -> dict[str, list[str]]:
-    """Return lesion_id -> all ISIC ids of it in the reference."""
-    import csv
-
-    result: dict[str, list[str]] = defaultdict(list)
-    with (data / "isic_reference.csv").open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if row["lesion_id"]:
-                result[row["lesion_id"]].append(row["isic_id"])
-    return result
-
-
-def install(bundle: Path, target: Path = MODELS_DIR / "default") -> None:
-    """Copy a bundle into the package."""
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(bundle, target)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -148,13 +128,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             recipe,
             about,
             console=console,
-            isic_ids_of_lesion=isic_ids_of_lesions(options.data),
+            isic_ids_of_lesion=isic_ids_of_lesions(options.data / "isic_reference.csv"),
         )
     except DermlensError as error:
         console.print(f"Error: {error}", style="red", highlight=False)
         return 2
+    if not options.install:
+        console.print("To embed it in the package, run the same command with --install.", highlight=False)
     if options.install:
-        install(bundle)
+        copy_bundle(bundle, MODELS_DIR / "default")
         console.print(f"Installed in {MODELS_DIR / 'default'}.", highlight=False)
     return 0
 

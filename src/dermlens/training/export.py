@@ -13,9 +13,10 @@ import tempfile
 import keras
 import numpy as np
 import openvino as ov
+import tensorflow as tf
 from openvino.preprocess import PrePostProcessor
 
-from dermlens.errors import WeightsError
+from dermlens.errors import StorageError, WeightsError
 
 AGREEMENT = 1e-3
 
@@ -23,6 +24,16 @@ AGREEMENT = 1e-3
 def to_openvino(model: keras.Model) -> ov.Model:
     """Return the graph of a Keras model with one image input: uint8 (n, h, w, 3) in, the same outputs in order."""
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    try:
+        return _through_saved_model(model)
+    except (OSError, tf.errors.OpError) as error:
+        raise StorageError(
+            f"The graph could not be exported through {tempfile.gettempdir()}: {str(error).splitlines()[0]}.",
+            remedy="Free some space there, or point TMPDIR to another folder.",
+        ) from error
+
+
+def _through_saved_model(model: keras.Model) -> ov.Model:
     with tempfile.TemporaryDirectory(prefix="dermlens-export-") as folder:
         saved = os.path.join(folder, "saved_model")
         archive = keras.export.ExportArchive()

@@ -1,4 +1,7 @@
-"""Head, then the upper blocks over the cached trunk: AdamW, warm-up and cosine, averaged weights, balanced draws."""
+"""Head, then the upper blocks over the cached trunk: AdamW, warm-up and cosine, averaged weights, balanced draws.
+
+The averaged weights are the trained ones; the statistics of batch normalisation are running averages of their own.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,7 +102,12 @@ def fine_tune(
                     console.print(_line(history.rows[-1]), highlight=False)
         except KeyboardInterrupt:
             history.interrupted = True
-            console.print(f"Stopped by Ctrl-C; keeping the best model so far (epoch {history.best_epoch}).")
+            console.print(
+                f"Stopped by Ctrl-C; keeping the best model so far (epoch {history.best_epoch}). "
+                "Export, calibration and test follow; a second Ctrl-C ends without a bundle."
+            )
+        finally:
+            batches.close()
     best.restore()
     return history
 
@@ -253,24 +261,37 @@ def _batches(
         yield features[rows, views], _one_hot(labels[rows], classes), mix
 
 
-def _prefetch(items: Iterator[Any], ahead: int = 4) -> Iterator[Any]:
+def _prefetch(items: Iterator[Any], ahead: int = 4) -> Generator[Any, None, None]:
     """Run an iterator in a daemon thread, a few items ahead; an error there is raised here."""
     channel: queue.Queue[Any] = queue.Queue(ahead)
-    end = object()
+    end, stop = object(), threading.Event()
+
+    def put(item: Any) -> None:
+        while not stop.is_set():
+            try:
+                channel.put(item, timeout=0.5)
+                return
+            except queue.Full:
+                pass
 
     def work() -> None:
         try:
             for item in items:
-                channel.put(item)
-            channel.put(end)
-        except BaseException as error:
-            channel.put(error)
+                put(item)
+                if stop.is_set():
+                    return
+            put(end)
+        except Exception as error:
+            put(error)
 
     threading.Thread(target=work, daemon=True).start()
-    while (item := channel.get()) is not end:
-        if isinstance(item, BaseException):
-            raise item
-        yield item
+    try:
+        while (item := channel.get()) is not end:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+    finally:
+        stop.set()
 
 
 def _one_hot(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -10,44 +10,56 @@ from pathlib import Path
 from rich.console import Console
 
 from dermlens.errors import LeakageError
-from dermlens.inference.bundle import HASH_CHARS, Seen
+from dermlens.inference.bundle import Seen
 from dermlens.training.material import Material
 
 SeenByRole = Mapping[str, Mapping[str, list[str]]]
+KINDS = ("content_hashes", "lesion_ids", "isic_ids")
 LEARNED_FROM = "weights"  # the role in seen.json of all that the starting weights have met
 
 
-def seen_by_weights(weights: str) -> dict[str, list[str]] | None:
-    """Return what the weights file of an earlier dermlens run has met in any role, or None when nothing is recorded.
-
-    Args:
-        weights: the recipe's word or path; a run's `model.keras` has its `bundle/seen.json` beside it.
-    """
-    path = Path(weights).parent / "bundle" / "seen.json"
-    if not Path(weights).is_file() or not path.is_file():
-        return None
-    by_role: SeenByRole = json.loads(path.read_text(encoding="utf-8"))
-    kinds = ("content_hashes", "lesion_ids", "isic_ids")
-    return {kind: sorted({item for role in by_role.values() for item in role.get(kind, ())}) for kind in kinds}
-
-
-def check_overlap(
-    material: Material, known: Mapping[str, list[str]], *, allow_leakage: bool, console: Console
-) -> Material:
+def check_lineage(
+    weights: str, material: Material, *, allow_leakage: bool, console: Console
+) -> tuple[Material, dict[str, dict[str, list[str]]]]:
     """Refuse to select, calibrate or test on images that the starting weights have met; mark the run when allowed.
 
+    Args:
+        weights: the recipe's word or path. Only a `.keras` file can come from an earlier training of skin images.
+
+    Returns:
+        The material, marked leaky where allowed, and the role to add to `seen.json` (none for public weights).
+
     Raises:
-        LeakageError: there are such images and `allow_leakage` is False.
+        LeakageError: held-out images were met, or nothing is recorded of a `.keras` file, and it is not allowed.
     """
-    seen = Seen(*(frozenset(known[kind]) for kind in ("content_hashes", "lesion_ids", "isic_ids")))
+    if Path(weights).suffix != ".keras":
+        return material, {}
+    known = _seen_by(Path(weights))
+    if known is None:
+        message = f"Nothing is recorded of what {weights} has been trained on (no readable seen.json beside it)."
+        return _refuse_or_mark(message, material, allow_leakage, console), {}
+    seen = Seen(*(frozenset(known[kind]) for kind in KINDS))
     overlap = [
         record.image
         for record, digest, role in zip(material.records, material.hashes, material.roles, strict=True)
-        if role != "train" and seen.reason(digest[:HASH_CHARS], record.lesion_id, record.isic_id) is not None
+        if role != "train" and seen.reason(digest, record.lesion_id, record.isic_id) is not None
     ]
-    if not overlap:
-        return material
-    message = f"The starting weights have already met {len(overlap)} images of the held-out roles, first {overlap[0]}."
+    if overlap:
+        message = f"{weights} has already met {len(overlap)} images of the held-out roles, first {overlap[0]}."
+        material = _refuse_or_mark(message, material, allow_leakage, console)
+    return material, {LEARNED_FROM: known}
+
+
+def _seen_by(weights: Path) -> dict[str, list[str]] | None:
+    """Return all that the run of a `.keras` file has met, in any role, from the `seen.json` beside it."""
+    try:
+        by_role: SeenByRole = json.loads((weights.parent / "seen.json").read_text(encoding="utf-8"))
+        return {kind: sorted({item for role in by_role.values() for item in role.get(kind, ())}) for kind in KINDS}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
+
+
+def _refuse_or_mark(message: str, material: Material, allow_leakage: bool, console: Console) -> Material:
     if not allow_leakage:
         raise LeakageError(
             message,

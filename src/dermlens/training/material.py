@@ -10,13 +10,13 @@ import numpy as np
 from rich.console import Console
 
 from dermlens.audit.findings import Finding, audit, hash_records, summary
+from dermlens.data.groups import lesions
 from dermlens.data.records import Dataset, Record
 from dermlens.errors import DataError, LeakageError
 from dermlens.reporting.progress import track
 from dermlens.training.recipe import Recipe
-from dermlens.training.split import ROLES, assign_roles, role_table
+from dermlens.training.split import ROLES, assign_roles, find_crossing_groups, role_table
 
-LEAKING = ("same_image_across_split", "lesion_across_split", "patient_across_split")
 MIN_CLASSES = 2
 
 
@@ -39,16 +39,21 @@ class Material:
     def pick(self, rows: np.ndarray) -> list[Record]:
         return [self.records[i] for i in rows]
 
-    def groups(self, rows: np.ndarray) -> list[str]:
-        """Return the lesion of each row, or its content hash when the lesion is unknown."""
-        return [self.records[i].lesion_id or self.records[i].isic_id or self.hashes[i] for i in rows]
+    def lesions(self, rows: np.ndarray | None = None) -> list[int]:
+        """Return the lesion number of each row (of all images when None)."""
+        numbers = lesions(self.records, self.hashes)
+        return numbers if rows is None else [numbers[i] for i in rows]
+
+    @property
+    def lesions_known(self) -> float:
+        """Share of the images whose lesion is known by an id; the others each count as a lesion of their own."""
+        return sum(bool(r.lesion_id or r.isic_id) for r in self.records) / max(1, len(self.records))
 
     def lesion_prior(self) -> tuple[float, ...]:
         """Return class frequencies by lesion over all roles: what the population holds that the images came from."""
-        groups = self.groups(np.arange(len(self.records)))
-        lesions = {(group, int(self.labels[i])) for i, group in enumerate(groups)}
-        counts = Counter(label for _, label in lesions)
-        return tuple(counts[i] / len(lesions) for i in range(len(self.codes)))
+        found = {(lesion, int(self.labels[i])) for i, lesion in enumerate(self.lesions())}
+        counts = Counter(label for _, label in found)
+        return tuple(counts[i] / len(found) for i in range(len(self.codes)))
 
 
 def prepare(dataset: Dataset, recipe: Recipe, *, allow_leakage: bool, console: Console) -> Material:
@@ -61,12 +66,6 @@ def prepare(dataset: Dataset, recipe: Recipe, *, allow_leakage: bool, console: C
     console.print(f"Audit of {len(dataset.records)} images:", highlight=False)
     for line in summary(findings) or ["nothing found"]:
         console.print(f"  {line}", highlight=False)
-    leaks = [f for f in findings if f.kind in LEAKING]
-    if leaks and not allow_leakage:
-        raise LeakageError(
-            f"Training and test share images or lesions ({len(leaks)} findings); a score on such a test is worthless.",
-            remedy="Correct the split, or pass --allow-leakage to train anyway with the mark 'leaky' on every result.",
-        )
     good = [i for i, h in enumerate(hashes) if h is not None]
     records = tuple(dataset.records[i] for i in good)
     kept_hashes = tuple(str(hashes[i]) for i in good)
@@ -78,7 +77,14 @@ def prepare(dataset: Dataset, recipe: Recipe, *, allow_leakage: bool, console: C
             code="too_few_classes",
         )
     roles = assign_roles(records, kept_hashes, fractions=recipe.fractions, seed=recipe.seed)
-    _print_roles(records, roles, codes, console)
+    _print_roles(records, kept_hashes, roles, codes, console)
+    crossing = find_crossing_groups(records, kept_hashes, roles)
+    if crossing and not allow_leakage:
+        raise LeakageError(
+            f"The split leaks: {len(crossing)} pictures, lesions or patients stand in more than one role, first "
+            f"{records[crossing[0][0]].image}. A score on such a test is worthless.",
+            remedy="Correct the split, or pass --allow-leakage to train anyway with the mark 'leaky' on every result.",
+        )
     return Material(
         records=records,
         hashes=kept_hashes,
@@ -86,13 +92,15 @@ def prepare(dataset: Dataset, recipe: Recipe, *, allow_leakage: bool, console: C
         labels=np.array([codes.index(r.diagnosis) for r in records]),
         codes=codes,
         findings=tuple(findings),
-        leaky=bool(leaks),
+        leaky=bool(crossing),
         unreadable=tuple(dataset.records[i].image for i, h in enumerate(hashes) if h is None),
     )
 
 
-def _print_roles(records: Sequence[Record], roles: Sequence[str], codes: Sequence[str], console: Console) -> None:
-    table = role_table(records, roles)
+def _print_roles(
+    records: Sequence[Record], hashes: Sequence[str], roles: Sequence[str], codes: Sequence[str], console: Console
+) -> None:
+    table = role_table(records, hashes, roles)
     console.print("Images (lesions) by role:", highlight=False)
     width = max(len(c) for c in codes)
     console.print(f"  {'':{width}} " + " ".join(f"{role:>14}" for role in ROLES), highlight=False)

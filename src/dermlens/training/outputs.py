@@ -32,11 +32,12 @@ def save_keras(model: keras.Model, path: Path) -> None:
         model.save(temporary)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise StorageError(
             f"The Keras model could not be saved to {path}: {error.strerror or error}.",
             remedy="Free some space; an earlier model there is unchanged.",
         ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_keras(model: str | Path) -> keras.Model:
@@ -90,7 +91,7 @@ def write_audit(path: Path, material: Material) -> None:
 
 
 def write_split(path: Path, material: Material) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "diagnosis", "role", "lesion_id", "isic_id", "source", "sha256"])
         for record, role, digest in zip(material.records, material.roles, material.hashes, strict=True):
@@ -111,7 +112,7 @@ def write_split(path: Path, material: Material) -> None:
 
 def write_history(path: Path, history: History) -> None:
     names = list(dict.fromkeys(name for row in history.rows for name in row))
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(history.rows)
@@ -126,7 +127,7 @@ def write_predictions(
     probe_decision: np.ndarray,
 ) -> None:
     codes = material.codes
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "lesion_id", "diagnosis", "decision", "probe_decision", *(f"p_{c}" for c in codes)])
         for index, row in enumerate(rows):
@@ -140,21 +141,29 @@ def print_report(card: Mapping[str, Any], out: Path, console: Console) -> None:
     """Print the main figures and what stands in the run folder, one line each."""
     metrics, probe = card["metrics"], card["probe"]
     difference = probe["model_minus_probe_balanced_accuracy"]
+    leaky = " (LEAKY: these figures are too good)" if card["data"]["leaky"] else ""
     lines = [
-        f"Test, {metrics['n']} images of {metrics['n_lesions']} lesions"
-        + (" (LEAKY)" if card["data"]["leaky"] else ""),
+        f"Test, {metrics['n']} images of {metrics['n_lesions']} lesions{leaky}",
         f"  balanced accuracy {figure(metrics['balanced_accuracy'])}, accuracy {figure(metrics['accuracy'])}",
         f"  AUC {figure(metrics['macro_auc'])}",
         f"  linear probe: balanced accuracy {figure(probe['balanced_accuracy'])}; difference {figure(difference)}",
         f"In {out}:",
-        "  bundle/               the model: `dermlens predict IMAGE --model " + str(out) + "`",
-        "  bundle/MODEL_CARD.md  what it is, what it was tested on",
-        "  model.keras           the whole Keras model",
-        "  history.csv, .png     the training, epoch by epoch",
-        "  split.csv             every image with its role",
-        "  audit.json            what the audit found",
-        "  test_predictions.csv  every test image with its probabilities",
-        "  cache/                trunk features; delete it when you are done",
+        *(f"  {name:22}{what}" for name, what in _FILES.items() if (out / name).exists()),
+        f"Predict with it: dermlens predict IMAGE --model {out}",
     ]
     for line in lines:
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+_FILES = {
+    "bundle": "the model, all that predicting needs",
+    "bundle/MODEL_CARD.md": "what it is, what it was tested on",
+    "model.keras": "the whole Keras model",
+    "recipe.json": "every setting",
+    "history.csv": "the training, epoch by epoch",
+    "history.png": "the same, drawn",
+    "audit.json": "what the audit found",
+    "split.csv": "every image with its role",
+    "test_predictions.csv": "every test image with its probabilities",
+    "cache": "trunk features; delete it when you are done",
+}

@@ -16,6 +16,7 @@ import numpy as np
 from dermlens.data.images import InputSpec, load_image
 from dermlens.data.records import Record
 
+AUGMENTATION_VERSION = 1  # raise it with any change to the views, so that cached features are made anew
 LARGER = 1.25  # augmented views start from a copy this much larger, so that zooming in does not blur
 
 

@@ -6,6 +6,7 @@ score beside the model's (Kornblith et al. 2019, "Do better ImageNet models tran
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import dataclass
 
@@ -15,17 +16,19 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
 
-STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1)
+STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+MAX_ITERATIONS = 2000
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A fitted probe: `probabilities` of embeddings under class-balanced weights, and the strength chosen on select."""
+    """A fitted probe, its strength (inverse regularisation C) chosen on select, and whether the fit converged."""
 
     scaler: StandardScaler
     classifier: LogisticRegression
     strength: float
     classes: int
+    converged: bool
 
     def probabilities(self, embeddings: np.ndarray) -> np.ndarray:
         """Return float64 (n, classes) for embeddings float32 (n, d)."""
@@ -35,19 +38,20 @@ class Probe:
 
 
 def fit_probe(train: tuple[np.ndarray, np.ndarray], select: tuple[np.ndarray, np.ndarray], classes: int) -> Probe:
-    """Fit the probe on (embeddings, labels) of train and choose its regularisation by balanced accuracy on select."""
+    """Fit the probe on (embeddings, labels) of train and choose its regularisation by balanced accuracy on select.
+
+    Strengths are tried from the weakest fit up, each starting from the one before; of equals the simplest is kept.
+    """
     scaler = StandardScaler().fit(train[0])
     x_train, x_select = scaler.transform(train[0]), scaler.transform(select[0])
-    best: tuple[float, Probe] | None = None
+    classifier = LogisticRegression(class_weight="balanced", max_iter=MAX_ITERATIONS, warm_start=True)
+    probes: list[tuple[float, Probe]] = []
     for strength in STRENGTHS:
-        classifier = LogisticRegression(C=strength, class_weight="balanced", max_iter=300)
+        classifier.set_params(C=strength)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", ConvergenceWarning)  # recorded below instead
             classifier.fit(x_train, train[1])
         score = float(balanced_accuracy_score(select[1], classifier.predict(x_select)))
-        if best is None or score > best[0]:
-            best = (score, Probe(scaler, classifier, strength, classes))
-    if best is None:
-        raise ValueError("STRENGTHS is empty.")
-    return best[1]
+        converged = bool(np.max(classifier.n_iter_) < MAX_ITERATIONS)
+        probes.append((score, Probe(scaler, copy.deepcopy(classifier), strength, classes, converged)))
+    return max(probes, key=lambda scored: scored[0])[1]

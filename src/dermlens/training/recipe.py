@@ -23,8 +23,9 @@ class Recipe:
         framing: how a non-square image becomes square, see `InputSpec`.
         cut_block: blocks up to this one are frozen and computed once; the later ones are trained.
         views: augmented views of each training image in the cache, beside the plain one.
-        epochs: passes over the training images in fine-tuning, one random view each.
-        head_epochs: passes of the head alone over the frozen features, before fine-tuning.
+        epochs: in one epoch as many images are drawn, by class balance and with replacement, as there are to train
+            on; each in one random view.
+        head_epochs: epochs of the head alone over the frozen features, before fine-tuning.
         batch_size: images in a step.
         learning_rate, head_learning_rate: peak rates of AdamW; warm-up, then cosine to zero.
         weight_decay: decoupled weight decay of AdamW, not applied to biases and normalisation.
@@ -95,6 +96,7 @@ class Recipe:
 
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
+    ("seed", 0, 2**31 - 1),
     ("size_px", 0, 1024),
     ("cut_block", 0, 64),
     ("views", 0, 64),

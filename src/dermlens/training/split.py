@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dermlens.data.groups import lesion_groups, members
+from dermlens.data.groups import lesion_groups, lesions, members
 from dermlens.data.records import ROLE_NAMES, Record, checked_hashes
 from dermlens.errors import DataError, UsageError
 
@@ -78,14 +78,16 @@ def assign_roles(
     return [str(role) for role in roles]
 
 
-def role_table(records: Sequence[Record], roles: Sequence[str]) -> dict[str, dict[str, tuple[int, int]]]:
+def role_table(
+    records: Sequence[Record], hashes: Sequence[str | None], roles: Sequence[str]
+) -> dict[str, dict[str, tuple[int, int]]]:
     """Count by class and role: `table[diagnosis][role]` is (images, lesions); combinations that are empty are left out.
 
-    Lesions are told apart by lesion id, else by ISIC id, else each image counts as one.
+    Lesions are told apart by `data.groups.lesions`.
     """
-    images: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for record, role in zip(records, roles, strict=True):
-        images[record.diagnosis, str(role)].append(record.lesion_id or record.isic_id or record.image)
+    images: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    for record, lesion, role in zip(records, lesions(records, hashes), roles, strict=True):
+        images[record.diagnosis, str(role)].append(lesion)
     return {
         code: {role: (len(found), len(set(found))) for role in ROLES if (found := images.get((code, role)))}
         for code in sorted({record.diagnosis for record in records})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +25,10 @@ from dermlens.data.records import Record
 from dermlens.errors import StorageError
 from dermlens.reporting.progress import track
 from dermlens.training.export import compile_graph
-from dermlens.training.pipeline import plain_view, views
+from dermlens.training.pipeline import AUGMENTATION_VERSION, plain_view, views
 
 BATCH = 32
+DECODE_THREADS = min(8, os.cpu_count() or 2)
 CHUNK = 32  # images at a time: their views fill whole batches
 FLUSH_EVERY = 256
 
@@ -60,6 +62,7 @@ def trunk_cache(
         "aspects": hashlib.sha256(repr([r.frame_aspect for r in records]).encode()).hexdigest(),
         "input": spec.fingerprint(),
         "trunk": weights_id,
+        "augmentation": AUGMENTATION_VERSION,
         "views": view_count,
         "seed": seed,
         "shape": list(shape),
@@ -79,11 +82,13 @@ def trunk_cache(
 
 def _open(folder: Path, key: dict[str, Any], shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
     folder.mkdir(parents=True, exist_ok=True)
-    state_path, data_path = folder / "features.json", folder / "features.npy"
-    if state_path.exists() and data_path.exists():
-        state = json.loads(state_path.read_text(encoding="utf-8"))
-        if state["key"] == key:
-            return np.load(data_path, mmap_mode="r+"), int(state["done"])
+    data_path = folder / "features.npy"
+    done = _done(folder, key)
+    if done and data_path.exists():
+        features = np.load(data_path, mmap_mode="r+")
+        if features.shape == shape and features.dtype == np.float16:
+            return features, done
+    _write_state(folder, key, 0)  # first, so that no older state can vouch for the new file
     data_path.unlink(missing_ok=True)
     need = 2 * int(np.prod(shape))
     free = shutil.disk_usage(folder).free
@@ -93,7 +98,19 @@ def _open(folder: Path, key: dict[str, Any], shape: tuple[int, ...]) -> tuple[np
             remedy="Free some space, lower `views` in the recipe or choose another --out.",
         )
     features = np.lib.format.open_memmap(data_path, mode="w+", dtype=np.float16, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # take the space now: a mapped file on a disk that fills up kills the process
+        with data_path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, data_path.stat().st_size)
     return features, 0
+
+
+def _done(folder: Path, key: dict[str, Any]) -> int:
+    """Return how many images of exactly this cache are finished."""
+    try:
+        state = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+        return int(state["done"]) if state["key"] == key else 0
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def _fill(
@@ -115,7 +132,7 @@ def _fill(
 
     total = (len(records) - done) * (1 + view_count)
     starts = range(done, len(records), CHUNK)
-    with ThreadPoolExecutor(max_workers=2) as pool, track(what, total, console, unit="views") as advance:
+    with ThreadPoolExecutor(max_workers=DECODE_THREADS) as pool, track(what, total, console, unit="views") as advance:
         following = [pool.submit(load, i) for i in _chunk(done, len(records))]
         for start in starts:
             pixels = [future.result() for future in following]
@@ -164,7 +181,7 @@ def plain_outputs(
     """Run the plain view of each record and return one output of the graph for all, in order."""
     batch = int(compiled.input(0).shape[0])
     parts = []
-    with ThreadPoolExecutor(max_workers=2) as pool, track(what, len(records), console) as advance:
+    with ThreadPoolExecutor(max_workers=DECODE_THREADS) as pool, track(what, len(records), console) as advance:
         for start in range(0, len(records), batch):
             part = records[start : start + batch]
             pixels = np.stack(list(pool.map(lambda record: plain_view(record, spec), part)))

@@ -1,0 +1,230 @@
+"""A tuned network -> a bundle: exported, calibrated and tested on the outputs of the graph that will serve."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import openvino as ov
+from rich.console import Console
+
+from dermlens.audit.findings import summary
+from dermlens.data.records import Dataset, data_fingerprint
+from dermlens.diagnoses import display_name
+from dermlens.errors import StorageError
+from dermlens.evaluation.bootstrap import paired_difference
+from dermlens.evaluation.calibration import BALANCED_RULE, MIN_LESIONS, fit_calibration
+from dermlens.evaluation.scores import score
+from dermlens.inference.bundle import write_bundle
+from dermlens.inference.decision import Calibration, DecisionRule, decide, probabilities
+from dermlens.reporting.plots import plot_history
+from dermlens.training.card import model_card, versions
+from dermlens.training.export import check_export, compile_graph, to_openvino
+from dermlens.training.fit import History
+from dermlens.training.material import Material
+from dermlens.training.network import Stem, head_of
+from dermlens.training.outputs import print_report, save_keras, write_history, write_predictions
+from dermlens.training.pipeline import effective_prior, plain_view
+from dermlens.training.probe import STRENGTHS, Probe
+from dermlens.training.recipe import Recipe
+from dermlens.training.split import role_table
+from dermlens.training.trunk import BATCH, plain_outputs
+
+
+@dataclass(frozen=True)
+class About:
+    """What a bundle says of itself beyond what the training measures."""
+
+    name: str
+    version: str = "1.0.0"
+    scope: str = ""
+    modality: str = "unknown"
+    weights_licence: str = "that of the training images; see their source"
+    data_sources: tuple[str, ...] = ()
+    not_tested_on: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A tuned network with all that its bundle will tell; `probe_test` is float64 (test images, classes)."""
+
+    whole: keras.Model
+    stem: Stem
+    recipe: Recipe
+    material: Material
+    history: History
+    probe: Probe
+    probe_test: np.ndarray
+    seen: Mapping[str, Mapping[str, list[str]]]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What the calibrate role gave; `reason` says why when the probabilities could not be calibrated."""
+
+    calibration: Calibration
+    rule: DecisionRule
+    fitted: bool
+    reason: str | None
+    lesions: int
+
+
+def finish(
+    candidate: Candidate, out: Path, about: About, dataset: Dataset, *, started: float, console: Console
+) -> Path:
+    """Export, calibrate, test and write `out/bundle`; the plots and tables beside it may fail without losing it.
+
+    Raises:
+        WeightsError: the exported graph disagrees with Keras. StorageError: the bundle cannot be written.
+    """
+    material, stem = candidate.material, candidate.stem
+    if not (out / "model.keras").is_file():
+        _aside(console, lambda: save_keras(candidate.whole, out / "model.keras"))
+    graph = to_openvino(candidate.whole)
+    sample = np.stack([plain_view(r, stem.spec) for r in material.pick(material.rows("test")[:8])])
+    difference = check_export(candidate.whole, graph, sample)
+    compiled = compile_graph(graph, batch=BATCH)
+
+    def logits(role: str) -> np.ndarray:
+        records = material.pick(material.rows(role))
+        return plain_outputs(compiled, records, stem.spec, output=0, console=console, what=f"Outputs, {role}")
+
+    fit = _calibrate(candidate, logits("calibrate"))
+    if not fit.fitted:
+        console.print(f"The probabilities are not calibrated: {fit.reason}.", style="yellow", highlight=False)
+    rows = material.rows("test")
+    probability = probabilities(logits("test"), fit.calibration)
+    decision = decide(probability, fit.calibration, fit.rule)
+    card = _card(candidate, about, dataset, fit, *_measure(candidate, rows, probability, decision))
+    card["training"]["minutes"] = round((time.monotonic() - started) / 60, 1)
+    card["training"]["export_difference"] = difference
+    write_bundle(
+        out / "bundle",
+        card,
+        head=head_of(candidate.whole),
+        seen=candidate.seen,
+        write_graph=lambda path: ov.save_model(graph, path, compress_to_fp16=False),
+        model_card=model_card(card),
+    )
+    probe_decision = candidate.probe_test.argmax(axis=1)
+    _aside(
+        console,
+        lambda: write_predictions(out / "test_predictions.csv", material, rows, probability, decision, probe_decision),
+    )
+    _aside(console, lambda: write_history(out / "history.csv", candidate.history))
+    _aside(console, lambda: plot_history(candidate.history.rows, out / "history.png"))
+    print_report(card, out, console)
+    return out / "bundle"
+
+
+def _aside(console: Console, write: Callable[[], None]) -> None:
+    """Write something that the model does not need; tell a failure and go on."""
+    try:
+        write()
+    except (OSError, StorageError) as error:
+        console.print(f"Warning: {error}", style="yellow", highlight=False)
+
+
+def _calibrate(candidate: Candidate, logits: np.ndarray) -> Fit:
+    material, recipe = candidate.material, candidate.recipe
+    rows = material.rows("calibrate")
+    lesions = material.lesions(rows)
+    count = len(set(lesions))
+    labels = material.labels[material.rows("train")]
+    met = effective_prior(labels, len(material.codes), recipe.class_balance)
+    prior, training_prior = material.lesion_prior(), tuple(float(p) for p in met)
+    rule = BALANCED_RULE if recipe.decision_rule == "prior_adjusted" else DecisionRule("largest_probability", 0.0)
+    if count < MIN_LESIONS:
+        reason = f"{count} lesions in the calibrate role, at least {MIN_LESIONS} are needed"
+        return Fit(Calibration(1.0, prior, training_prior), rule, False, reason, count)
+    calibration = fit_calibration(logits, material.labels[rows], lesions, prior=prior, training_prior=training_prior)
+    separated = calibration.temperature == 1.0
+    reason = "every image of the calibrate role is told rightly, so no temperature can be fitted"
+    return Fit(calibration, rule, not separated, reason if separated else None, count)
+
+
+def _measure(
+    candidate: Candidate, rows: np.ndarray, probability: np.ndarray, decision: np.ndarray
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Score model and probe on the same test images, and their difference in pairs."""
+    material, seed = candidate.material, candidate.recipe.seed
+    truth, lesions = material.labels[rows], material.lesions(rows)
+    metrics = score(truth, probability, decision, lesions, material.codes, seed=seed)
+    probe_decision = candidate.probe_test.argmax(axis=1)
+    scored = score(truth, candidate.probe_test, probe_decision, lesions, material.codes, seed=seed)
+    probe = {name: scored[name] for name in ("accuracy", "balanced_accuracy", "macro_auc")}
+    probe["model_minus_probe_balanced_accuracy"] = paired_difference(
+        truth, decision, probe_decision, lesions, seed=seed
+    )
+    probe["regularisation_c"] = candidate.probe.strength
+    probe["converged"] = candidate.probe.converged
+    probe["strength_at_edge"] = candidate.probe.strength in (STRENGTHS[0], STRENGTHS[-1])
+    return metrics, probe
+
+
+def _card(
+    candidate: Candidate,
+    about: About,
+    dataset: Dataset,
+    fit: Fit,
+    metrics: dict[str, Any],
+    probe: dict[str, Any],
+) -> dict[str, Any]:
+    material, row, history = candidate.material, candidate.stem.row, candidate.history
+    names = [display_name(code) for code in material.codes]
+    scope = about.scope or f"Reads images like those it was trained on, of {len(names)} classes: {', '.join(names)}."
+    return {
+        "name": about.name,
+        "version": about.version,
+        "created": datetime.date.today().isoformat(),
+        "scope": scope,
+        "modality": about.modality,
+        "classes": [{"code": c, "name": n} for c, n in zip(material.codes, names, strict=True)],
+        "input": candidate.stem.spec.as_dict(),
+        "backbone": {
+            "name": row.name,
+            "title": row.title,
+            "weights": candidate.recipe.weights,
+            "licence": row.licence,
+        },
+        "precision": {"policy": "f32", "gate": None},
+        "calibration": fit.calibration.as_dict(),
+        "calibration_fit": {"fitted": fit.fitted, "reason": fit.reason, "lesions": fit.lesions},
+        "decision_rule": fit.rule.as_dict(),
+        "recipe": candidate.recipe.as_dict(),
+        "data": _data(candidate, about, dataset),
+        "training": {
+            "epochs_done": len(history.rows) - 1,
+            "best_epoch": history.best_epoch,
+            "interrupted": history.interrupted,
+            "select_balanced_accuracy": history.rows[history.best_epoch]["select_balanced_accuracy"],
+        },
+        "metrics": {"split": "test role", **metrics},
+        "probe": probe,
+        "licence": {"code": "Apache-2.0", "weights": about.weights_licence},
+        "versions": versions(),
+        **about.extra,
+    }
+
+
+def _data(candidate: Candidate, about: About, dataset: Dataset) -> dict[str, Any]:
+    material = candidate.material
+    return {
+        "fingerprint": data_fingerprint(material.records, material.hashes),
+        "images": len(material.records),
+        "unreadable": list(material.unreadable),
+        "lesions_known": round(material.lesions_known, 4),
+        "roles": role_table(material.records, material.hashes, list(material.roles)),
+        "sources": list(about.data_sources) or [dataset.layout],
+        "notes": list(dataset.notes),
+        "audit": summary(material.findings),
+        "leaky": material.leaky,
+        "not_tested_on": list(about.not_tested_on),
+    }
