@@ -101,8 +101,8 @@ def _roles_sentence(data: Mapping[str, Any]) -> str:
         return "Images (lesions) by role; pictures or lesions stand in more than one role:"
     if data["lesions_known"] < 1:
         return (
-            f"Images (lesions) by role. The lesion is known for {data['lesions_known']:.0%} of the images; each of the "
-            "others counts as its own, so pictures of one lesion may stand in two roles:"
+            f"Images (lesions) by role. The lesion is known for {data['lesions_known']:.1%} of the images, and no "
+            "known lesion stands in two roles; each other picture counts as a lesion of its own:"
         )
     return "Images (lesions) by role; no lesion stands in two roles:"
 

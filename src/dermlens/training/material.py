@@ -46,8 +46,8 @@ class Material:
 
     @property
     def lesions_known(self) -> float:
-        """Share of the images whose lesion is known by an id; the others each count as a lesion of their own."""
-        return sum(bool(r.lesion_id or r.isic_id) for r in self.records) / max(1, len(self.records))
+        """Share of the images with a lesion id; each of the other pictures counts as a lesion of its own."""
+        return sum(bool(r.lesion_id) for r in self.records) / max(1, len(self.records))
 
     def lesion_prior(self) -> tuple[float, ...]:
         """Return class frequencies by lesion over all roles: what the population holds that the images came from."""

@@ -1,0 +1,78 @@
+"""Print the README's results from the embedded model's bundle.json; `--write` puts them into README.md.
+
+Each figure was measured by `make train-default`; nothing here is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- results: scripts/results.py -->", "<!-- end of results -->"
+
+
+def figure(value: dict[str, Any]) -> str:
+    if value["value"] is None or value["low"] is None:
+        return "n/a"
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def results() -> str:
+    """Return the Markdown between the two markers."""
+    card = json.loads((ROOT / "src/dermlens/models/default/bundle.json").read_text(encoding="utf-8"))
+    metrics, probe = card["metrics"], card["probe"]
+    melanoma = metrics["per_class"]["MEL"]
+    rows = [
+        ("balanced accuracy", figure(metrics["balanced_accuracy"]), figure(probe["balanced_accuracy"])),
+        ("accuracy", figure(metrics["accuracy"]), figure(probe["accuracy"])),
+        ("AUC, mean of the classes", figure(metrics["macro_auc"]), figure(probe["macro_auc"])),
+        ("melanoma AUC", figure(melanoma["auc"]), ""),
+        ("melanoma sensitivity at 90 % specificity", figure(melanoma["sensitivity_at_90_specificity"]), ""),
+        ("expected calibration error", figure(metrics["ece"]), ""),
+    ]
+    lines = [
+        f"Embedded model {card['version']} ({card['backbone']['title']}, {card['input']['size_px']} px, trained in "
+        f"{card['training']['minutes']:.0f} minutes on two cores), on {metrics['n']} test images of "
+        f"{metrics['n_lesions']} lesions",
+        "that had no part in training, selection or calibration (HAM10000 and repaired ISIC-9, split by lesion, seed "
+        f"{card['recipe']['seed']});",
+        "95 % intervals from a bootstrap over lesions:",
+        "",
+        "| | this model | linear probe on frozen ImageNet features |",
+        "|---|---|---|",
+        *(f"| {name} | {ours} | {theirs} |" for name, ours, theirs in rows),
+        "",
+        "Difference in balanced accuracy to the probe, in pairs: "
+        f"{figure(probe['model_minus_probe_balanced_accuracy'])}. The rare classes have few test lesions,",
+        "so their intervals are wide: "
+        + ", ".join(
+            f"{code} {row['n_lesions']} lesions, sensitivity {figure(row['sensitivity'])}"
+            for code, row in metrics["per_class"].items()
+            if row["n_lesions"] < 30
+        )
+        + ".",
+        "The whole card: `src/dermlens/models/default/MODEL_CARD.md`. Made by `make train-default DERMLENS_DATA=...`.",
+    ]
+    return "\n".join(lines)
+
+
+def in_readme() -> str:
+    """Return what stands between the markers in README.md."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return text.partition(BEGIN)[2].partition(END)[0].strip("\n")
+
+
+def main() -> None:
+    if "--write" not in sys.argv[1:]:
+        print(results())
+        return
+    path = ROOT / "README.md"
+    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    path.write_text(f"{before}{BEGIN}\n{results()}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""The README's figures are those of the embedded model."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_results_are_the_bundles() -> None:
+    spec = importlib.util.spec_from_file_location("results", ROOT / "scripts" / "results.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.in_readme() == module.results(), "run `.venv/bin/python scripts/results.py --write`"
+
+
+def test_every_source_file_has_its_place_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    names = {p.name for p in (ROOT / "src" / "dermlens").rglob("*.py")} - {"__init__.py", "__main__.py"}
+    assert sorted(name for name in names if f"`{name}`" not in text and f"/{name}`" not in text) == []
