@@ -131,6 +131,9 @@ def train(
     flags = {"backbone": backbone, "weights": weights, "epochs": epochs, "views": views, "seed": seed}
     console = _console()
     console.print("Starting TensorFlow ...", highlight=False)
+    from dermlens.training.quiet import load_tensorflow
+
+    load_tensorflow()
     from dermlens.data.manifest import isic_ids_of_lesions, read_dataset
     from dermlens.training.recipe import make_recipe, parse_settings, read_recipe
     from dermlens.training.run import About

@@ -42,7 +42,7 @@ def _through_saved_model(model: keras.Model) -> ov.Model:
         names = [f"output_{index}" for index in range(len(model.outputs))]
 
         def serve(pixels):  # type: ignore[no-untyped-def]
-            outputs = model([pixels], training=False)
+            outputs = model(pixels, training=False)
             return dict(zip(names, outputs if isinstance(outputs, (list, tuple)) else [outputs], strict=True))
 
         archive.add_endpoint("serve", serve, input_signature=signature)
@@ -88,7 +88,7 @@ def check_export(model: keras.Model, graph: ov.Model, pixels: np.ndarray) -> flo
     """
     compiled = compile_graph(graph, batch=len(pixels))
     found = compiled(np.ascontiguousarray(pixels))
-    expected = model([pixels.astype(np.float32)], training=False)
+    expected = model(pixels.astype(np.float32), training=False)
     expected = expected if isinstance(expected, (list, tuple)) else [expected]
     worst = 0.0
     for index, reference in enumerate(expected):

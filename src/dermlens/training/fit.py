@@ -42,7 +42,7 @@ def classifier(top: keras.Model, classes: int, dropout: float, seed: int) -> ker
     embedding = keras.layers.GlobalAveragePooling2D(name="embedding")(feature_map)
     dropped = keras.layers.Dropout(dropout, seed=seed, name="head_dropout")(embedding)
     logits = keras.layers.Dense(classes, name="logits", dtype="float32")(dropped)
-    return keras.Model(top.inputs, [logits, embedding, feature_map], name="classifier")
+    return keras.Model(top.inputs[0], [logits, embedding, feature_map], name="classifier")
 
 
 def fit_head(model: keras.Model, embeddings: np.ndarray, labels: np.ndarray, recipe: Recipe, classes: int) -> None:

@@ -21,7 +21,7 @@ class Stem:
 
     row: Backbone
     spec: InputSpec
-    inputs: list[keras.KerasTensor]
+    pixels: keras.KerasTensor
     trunk: keras.Model
     top: keras.Model
     weights: str
@@ -53,13 +53,13 @@ def open_backbone(recipe: Recipe) -> Stem:
     digest = hashlib.sha256(repr((row.name, recipe.cut_block)).encode())
     for array in trunk.get_weights():
         digest.update(np.ascontiguousarray(array).tobytes())
-    return Stem(row, spec, full.inputs, trunk, top, str(weights), digest.hexdigest())
+    return Stem(row, spec, full.inputs[0], trunk, top, str(weights), digest.hexdigest())
 
 
 def with_head(stem: Stem, recipe: Recipe, classes: int) -> Network:
     """Put pooling, dropout and a linear layer of `classes` outputs on the backbone."""
     model = classifier(stem.top, classes, recipe.dropout, recipe.seed)
-    whole = keras.Model(stem.inputs, model(stem.trunk(stem.inputs[0])), name=f"dermlens_{stem.row.name}")
+    whole = keras.Model(stem.pixels, model(stem.trunk(stem.pixels)), name=f"dermlens_{stem.row.name}")
     return Network(stem.trunk, model, whole)
 
 
