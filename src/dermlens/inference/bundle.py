@@ -16,7 +16,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,10 +196,7 @@ def write_bundle(
     Raises:
         StorageError: no space or no permission; the previous bundle is untouched.
     """
-    staging: Path | None = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    with _staged(folder) as staging:
         write_graph(staging / "graph.xml")
         np.savez(staging / "head.npz", weights=head[0], bias=head[1])
         (staging / "seen.json").write_text(json.dumps(seen, separators=(",", ":")) + "\n", encoding="utf-8")
@@ -206,16 +204,6 @@ def write_bundle(
         files = {p.name: sha256_of_file(p) for p in sorted(staging.iterdir())}
         text = json.dumps({"schema": SCHEMA, **card, "files": files}, indent=1, ensure_ascii=False, allow_nan=False)
         (staging / "bundle.json").write_text(text + "\n", encoding="utf-8")
-        staging.chmod(0o755)
-        _replace_folder(staging, folder)
-    except (OSError, RuntimeError) as error:  # OpenVINO tells a full disk by a RuntimeError
-        raise StorageError(
-            f"The model bundle could not be written to {folder}: {getattr(error, 'strerror', None) or error}.",
-            remedy="Free some space or choose another folder; what stood there before is unchanged.",
-        ) from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
 
 
 def copy_bundle(source: Path, target: Path) -> None:
@@ -224,17 +212,24 @@ def copy_bundle(source: Path, target: Path) -> None:
     Raises:
         StorageError: no space or no permission.
     """
+    with _staged(target) as staging:
+        shutil.copytree(source, staging, dirs_exist_ok=True)
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """Give a folder beside `folder` to write to; when all went well it takes the place of `folder`."""
     staging: Path | None = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        shutil.copytree(source, staging, dirs_exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        yield staging
         staging.chmod(0o755)
-        _replace_folder(staging, target)
-    except OSError as error:
+        _replace_folder(staging, folder)
+    except (OSError, RuntimeError) as error:  # OpenVINO tells a full disk by a RuntimeError
         raise StorageError(
-            f"The bundle could not be copied to {target}: {error.strerror or error}.",
-            remedy="Free some space; what stood there before is unchanged.",
+            f"The model bundle could not be written to {folder}: {getattr(error, 'strerror', None) or error}.",
+            remedy="Free some space or choose another folder; what stood there before is unchanged.",
         ) from error
     finally:
         if staging is not None:
