@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 
-from dermlens.audit.findings import Finding, audit, hash_records, summary
+from dermlens.audit.findings import Finding, audit, hash_records, repair_command, summary
 from dermlens.data.records import Dataset, Record
 from dermlens.errors import DataError, LeakageError
 from dermlens.reporting.progress import track
@@ -62,10 +62,14 @@ def prepare(dataset: Dataset, recipe: Recipe, *, allow_leakage: bool, console: C
     for line in summary(findings) or ["nothing found"]:
         console.print(f"  {line}", highlight=False)
     leaks = [f for f in findings if f.kind in LEAKING]
+    if leaks or any(f.kind == "contradicting_labels" for f in findings):
+        console.print(f"Repair it: {repair_command(dataset)}", style="bold", highlight=False, soft_wrap=True)
     if leaks and not allow_leakage:
         raise LeakageError(
             f"Training and test share images or lesions ({len(leaks)} findings); a score on such a test is worthless.",
-            remedy="Correct the split, or pass --allow-leakage to train anyway with the mark 'leaky' on every result.",
+            remedy="Repair it with the command above and train on repaired.csv "
+            f"(`dermlens train repaired.csv --images {dataset.root}`), "
+            "or pass --allow-leakage to train anyway with the mark 'leaky' on every result.",
         )
     good = [i for i, h in enumerate(hashes) if h is not None]
     records = tuple(dataset.records[i] for i in good)

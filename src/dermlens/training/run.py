@@ -37,6 +37,7 @@ from dermlens.training.lineage import LEARNED_FROM, check_overlap, seen_by_weigh
 from dermlens.training.material import Material, prepare
 from dermlens.training.memory import keep_freed_memory
 from dermlens.training.outputs import (
+    manifest_sha256,
     print_report,
     save_keras,
     seen_by_role,
@@ -340,6 +341,7 @@ class _Run:
                 "roles": role_table(material.records, list(material.roles)),
                 "sources": list(about.data_sources) or [dataset.layout],
                 "notes": list(dataset.notes),
+                "manifest_sha256": manifest_sha256(dataset),
                 "audit": summary(material.findings),
                 "leaky": material.leaky,
                 "not_tested_on": list(about.not_tested_on),
