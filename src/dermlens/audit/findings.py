@@ -46,7 +46,7 @@ KINDS = (
 _COUNTED = {
     "near_duplicates_contradicting": ("picture", "stored in different files under more than one diagnosis"),
     "lesion_under_two_diagnoses": ("lesion", "under more than one diagnosis, in different pictures"),
-    "label_against_reference": ("kind of label", "that disagrees with the reference"),
+    "label_against_reference": ("kind of label", "against the reference"),
     "near_duplicate_across_split": ("picture", "on both sides of the split in different files (inferred)"),
     "shared_with_other_data": ("picture or lesion", "shared with the other data set"),
     "near_duplicates": ("picture", "stored in different files under the same diagnosis"),
@@ -305,7 +305,8 @@ def _summary_line(kind: str, findings: Sequence[Finding]) -> str:
         return f"{_many(count, 'class', 'classes')} with fewer than {SMALL_CLASS_LESIONS} lesions (images: {told})"
     if kind in _COUNTED:
         noun, wrong = _COUNTED[kind]
-        return f"{_many(count, noun, _PLURALS.get(noun))} {wrong} ({_many(images, 'image')})"
+        concerned = f" ({_many(images, 'image')})" if images else ""
+        return f"{_many(count, noun, _PLURALS.get(noun))} {wrong}{concerned}"
     what = {"same": "picture", "lesion": "lesion", "patient": "patient"}[kind.split("_")[0]]
     sides = Counter(role for finding in findings for role in finding.roles)
     told = ", ".join(f"{n} in {role}" for role, n in sorted(sides.items()))

@@ -22,6 +22,11 @@ def agrees(label: str, truth: str) -> bool:
     return label == truth or to_isic2019(label) == truth or truth in _COARSE.get(label, ())
 
 
+def compatible(one: str, other: str) -> bool:
+    """Whether two labels can mean the same lesion: one is the same as, finer or coarser than the other."""
+    return agrees(one, other) or agrees(other, one)
+
+
 def truths(records: Sequence[Record], pictures: Sequence[int], reference: Mapping[str, str]) -> list[str | None]:
     """Return for each record what the reference says of its picture; None where it says nothing, or two things.
 

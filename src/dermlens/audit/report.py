@@ -103,6 +103,8 @@ def print_repair(repair: Repair, manifest: Path, dataset: Dataset, console: Cons
     """Print what was repaired and how to train on it."""
     for line in [*_repaired(repair), f"Written: {manifest}"]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if not any(row.included for row in repair.rows):
+        return
     command = f"dermlens train {manifest} --images {dataset.root} --out runs/repaired"
     console.print(f"Train on it: {command}", highlight=False, markup=False, soft_wrap=True)
 
@@ -128,7 +130,10 @@ def _on_labels(audit: Audit) -> str:
     counts = audit.counts
     number = counts["contradicting_images"]
     against = counts["labels_against_reference"]
-    denied = f"; the reference denies the diagnosis of {against['disagree']} images" if against else ""
+    denied = ""
+    if against:
+        wrong = against["disagree"]
+        denied = f"; the reference denies the diagnosis of {wrong} images" if wrong else "; the reference denies none"
     if not number:
         return f"No picture of {counts['different_pictures']:,} stands under two diagnoses{denied}."
     pairs = ", ".join(f"{n} as {' and '.join(map(display_name, p.split('/')))}" for p, n in _pairs(audit).items())
@@ -157,7 +162,7 @@ def _on_test(audit: Audit) -> str:
 def _advice(audit: Audit) -> str:
     errors = any(finding.severity == "error" for finding in audit.findings)
     shortcut = any(finding.kind == "source_shortcut" for finding in audit.findings)
-    warning = ", and do not trust it on images of another source before it was tested there" if shortcut else ""
+    warning = "; do not trust the model on images of another source before it was tested there" if shortcut else ""
     if errors:
         return f"Do not train on it as it is: repair it first and train on the repaired list{warning}."
     return f"It can be trained on as it is{warning}."
