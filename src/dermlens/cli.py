@@ -126,6 +126,8 @@ def audit(
         )
     console = _console()
     dataset = read_dataset(data, images=images, reference=reference, frame_aspect=frame_aspect)
+    for note in dataset.notes:
+        console.print(note, highlight=False, soft_wrap=True)
     other = read_dataset(against, reference=reference) if against is not None else None
     if manifest is not None and dataset.origin is not None and manifest.resolve() == dataset.origin.resolve():
         raise UsageError(f"{manifest} is the data set itself.", remedy="Write the repair to another file.")

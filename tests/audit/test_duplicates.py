@@ -7,9 +7,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pictures
 import pytest
 
+import pictures
 from dermlens.audit.duplicates import NearPair, linked, near_duplicates, near_findings, near_groups
 from dermlens.audit.facts import read_facts
 from dermlens.data.records import Record

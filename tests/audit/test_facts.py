@@ -6,9 +6,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pictures
 import pytest
 
+import pictures
 from dermlens.audit.facts import SYMMETRIES, facts_of, perceptual_codes, quantisation_of, read_facts, turned
 from dermlens.data.images import content_hash
 from dermlens.data.records import Record

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dermlens.audit.findings import KINDS, Finding, audit, hash_records, summary
+from dermlens.audit.findings import Finding, audit, hash_records, summary
 from dermlens.data.images import content_hash
 from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Record
 from dermlens.errors import DataError
-
 
 LEAKS = ("same_image_across_split", "lesion_across_split", "patient_across_split")
 

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import pictures
 import pytest
 
+import pictures
 from dermlens.audit.facts import read_facts
 from dermlens.audit.quality import quality_findings
 from dermlens.data.records import Record
-
 
 BAD = {
     "near_uniform": np.full((160, 160, 3), 120, np.uint8),

@@ -216,11 +216,10 @@ def _sections(audit: Audit) -> list[Section]:
 def _exhibit(finding: Finding, records: dict[str, Record]) -> Exhibit:
     """Show pictures of each diagnosis and side in turn, so that both sides of a finding are seen."""
     labels = finding.labels or ("",) * len(finding.images)
-    roles = finding.roles or ("",) * len(finding.images)
     chosen = [
-        (records[image], f"{display_name(label)}{f' ({role})' if role else ''}")
-        for image, label, role in zip(finding.images, labels, roles, strict=True)
-        if image in records
+        (record, f"{display_name(label)}{f' ({record.split})' if record.split else ''}")
+        for image, label in zip(finding.images, labels, strict=True)
+        if (record := records.get(image)) is not None
     ]
     seen: dict[str, int] = {}
     turns = [0] * len(chosen)

@@ -24,7 +24,7 @@ from dermlens.data.records import Record
 FOLDS = 5
 MAX_IMAGES = 20_000
 CLEAR_GAIN = 0.1  # balanced accuracy above chance from which a shortcut is told
-_TREES = 100
+_TREES = 60
 _DIGITS = re.compile(r"(\d+)(?!.*\d)")
 _NAMES = {
     "image_size": "width and height",
@@ -117,7 +117,7 @@ def _usable(records: Sequence[Record], facts: Sequence[ImageFacts], groups: Sequ
 
 
 def _probe(name: str, values: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> Probe:
-    forest = RandomForestClassifier(_TREES, min_samples_leaf=3, class_weight="balanced", random_state=seed, n_jobs=2)
+    forest = RandomForestClassifier(_TREES, min_samples_leaf=3, class_weight="balanced", random_state=seed)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a rare class may miss a fold: it then counts as not told

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from dermlens.data.layouts import MANIFEST_COLUMNS, read_layout
+from dermlens.data.images import content_hash
+from dermlens.data.layouts import MANIFEST_COLUMNS, MANIFEST_NAME, read_layout
 from dermlens.data.records import Dataset, Record, data_fingerprint
 from dermlens.data.tables import Row, Table, cell, need_columns, number, read_table, write_table
 from dermlens.diagnoses import normalise, to_isic2019
@@ -25,6 +26,7 @@ __all__ = [
     "Task",
     "data_fingerprint",
     "manifest_row",
+    "manifest_sha256",
     "read_dataset",
     "read_reference",
     "write_manifest",
@@ -109,6 +111,14 @@ def manifest_row(record: Record, root: Path) -> dict[str, object]:
     full = Path(os.path.abspath(record.path))
     values["image"] = full.relative_to(root).as_posix() if full.is_relative_to(root) else full.as_posix()
     return {name: "" if value is None else value for name, value in values.items()}
+
+
+def manifest_sha256(dataset: Dataset) -> str | None:
+    """Return the SHA-256 of the manifest that a data set was read from; None for other layouts."""
+    if dataset.layout != "manifest" or dataset.origin is None:
+        return None
+    path = dataset.origin if dataset.origin.is_file() else dataset.origin / MANIFEST_NAME
+    return content_hash(path.read_bytes()) if path.is_file() else None
 
 
 def read_reference(path: Path) -> dict[str, str]:

@@ -13,9 +13,6 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from dermlens.data.images import content_hash
-from dermlens.data.layouts import MANIFEST_NAME
-from dermlens.data.records import Dataset
 from dermlens.errors import StorageError, WeightsError
 from dermlens.inference.bundle import HASH_CHARS, embedded_models
 from dermlens.reporting.figures import figure
@@ -84,14 +81,6 @@ def seen_by_role(
             "isic_ids": sorted(ids),
         }
     return result
-
-
-def manifest_sha256(dataset: Dataset) -> str | None:
-    """Return the SHA-256 of the manifest that a data set was read from; None for other layouts."""
-    if dataset.layout != "manifest" or dataset.origin is None:
-        return None
-    path = dataset.origin if dataset.origin.is_file() else dataset.origin / MANIFEST_NAME
-    return content_hash(path.read_bytes()) if path.is_file() else None
 
 
 def write_audit(path: Path, material: Material) -> None:

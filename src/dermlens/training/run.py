@@ -20,6 +20,7 @@ from rich.console import Console
 
 from dermlens.audit.findings import summary
 from dermlens.data.images import InputSpec
+from dermlens.data.manifest import manifest_sha256
 from dermlens.data.records import Dataset, data_fingerprint
 from dermlens.diagnoses import display_name
 from dermlens.errors import StorageError
@@ -37,7 +38,6 @@ from dermlens.training.lineage import LEARNED_FROM, check_overlap, seen_by_weigh
 from dermlens.training.material import Material, prepare
 from dermlens.training.memory import keep_freed_memory
 from dermlens.training.outputs import (
-    manifest_sha256,
     print_report,
     save_keras,
     seen_by_role,
