@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -15,7 +16,7 @@ from dermlens.data.records import Dataset, Record
 from dermlens.diagnoses import display_name
 from dermlens.errors import UsageError
 from dermlens.reporting.audit_page import Exhibit, Section, Tile, write_audit_page
-from dermlens.reporting.plots import classes_png, scores_png
+from dermlens.reporting.plots import classes_png, shares_png
 
 MAX_EXHIBITS = 12
 MAX_TILES = 4
@@ -174,6 +175,9 @@ def _repaired(repair: Repair) -> list[str]:
     lines = [f"{counts['included']} of {counts['images']} images are used; no image file is touched."]
     if isinstance(changed, dict) and changed:
         lines.append(f"Labels corrected: {', '.join(f'{n} {pair}' for pair, n in changed.items())}.")
+    copies = sum(not row.included and row.diagnosis != row.record.diagnosis for row in repair.rows)
+    if copies:
+        lines.append(f"{copies} more had a wrong label; they are left out, since another copy or the test has them.")
     if isinstance(out, dict) and out:
         lines.append(f"Left out: {', '.join(f'{n} {why}' for why, n in out.items())}.")
     lines += [f"The class {code} is dropped: {why}." for code, why in repair.dropped.items()]
@@ -206,11 +210,22 @@ def _sections(audit: Audit) -> list[Section]:
     for kind, group in groupby(audit.findings, key=lambda finding: finding.kind):
         findings = list(group)
         title, meaning = _TITLES[kind]
-        exhibits = tuple(_exhibit(finding, records) for finding in findings[:MAX_EXHIBITS])
+        exhibits = tuple(_exhibit(finding, records) for finding in _mixed(findings)[:MAX_EXHIBITS])
         (line,) = summary(findings)
         more = max(0, len(findings) - MAX_EXHIBITS)
         sections.append(Section(title, findings[0].severity, line, f"{meaning} {findings[0].remedy}", exhibits, more))
     return sections
+
+
+def _mixed(findings: Sequence[Finding]) -> list[Finding]:
+    """Return the findings so that those of each combination of diagnoses come in turn."""
+    turn: Counter[frozenset[str]] = Counter()
+    turns = []
+    for finding in findings:
+        labels = frozenset(finding.labels)
+        turns.append(turn[labels])
+        turn[labels] += 1
+    return [findings[i] for i in sorted(range(len(findings)), key=lambda i: (turns[i], i))]
 
 
 def _exhibit(finding: Finding, records: dict[str, Record]) -> Exhibit:
@@ -221,11 +236,11 @@ def _exhibit(finding: Finding, records: dict[str, Record]) -> Exhibit:
         for image, label in zip(finding.images, labels, strict=True)
         if (record := records.get(image)) is not None
     ]
-    seen: dict[str, int] = {}
-    turns = [0] * len(chosen)
-    for place, (_, text) in enumerate(chosen):
-        turns[place] = seen.setdefault(text, 0)
-        seen[text] += 1
+    turn: Counter[str] = Counter()
+    turns = []
+    for _, text in chosen:
+        turns.append(turn[text])
+        turn[text] += 1
     order = sorted(range(len(chosen)), key=lambda i: (turns[i], i))[:MAX_TILES]
     tiles = tuple(Tile(chosen[i][0].path, chosen[i][1], chosen[i][0].image) for i in order)
     return Exhibit(finding.evidence, tiles, max(0, len(finding.images) - len(tiles)) if tiles else 0)
@@ -241,9 +256,11 @@ def _plots(audit: Audit) -> list[tuple[bytes, str]]:
             f"{shortcuts.probes[0].accuracy:.2f} with all of them, {shortcuts.majority_accuracy:.2f} by always naming "
             "the commonest class)"
         )
-        plots.append((scores_png(scores, shortcuts.chance_balanced_accuracy, "balanced accuracy"), text))
+        chance = ("chance", shortcuts.chance_balanced_accuracy)
+        plots.append((shares_png(scores, "balanced accuracy", chance), text))
         corners = shortcuts.dark_corners_by_class
         mean = sum(corners.values()) / len(corners)
         if mean:
-            plots.append((scores_png(corners, mean, "share of images"), "Images with dark corners, by class"))
+            top = min(1.0, 1.3 * max(corners.values()))
+            plots.append((shares_png(corners, "share of images", ("mean", mean), top), "Dark corners, by class"))
     return plots

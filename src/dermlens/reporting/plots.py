@@ -64,8 +64,8 @@ def classes_png(counts: Mapping[str, Mapping[str, int]]) -> bytes:
     return _png(figure)
 
 
-def scores_png(scores: Mapping[str, float], chance: float, label: str) -> bytes:
-    """Draw named scores from 0 to 1 as bars beside a line for chance, as PNG bytes."""
+def shares_png(scores: Mapping[str, float], label: str, line: tuple[str, float], top: float = 1.0) -> bytes:
+    """Draw named shares from 0 to `top` as bars beside a named line, as PNG bytes."""
     from matplotlib.figure import Figure
 
     names = list(scores)[::-1]
@@ -73,9 +73,9 @@ def scores_png(scores: Mapping[str, float], chance: float, label: str) -> bytes:
     axis = figure.subplots()
     bars = axis.barh(names, [scores[name] for name in names], color="tab:orange")
     axis.bar_label(bars, fmt="%.2f", padding=3)
-    axis.axvline(chance, color="black", linestyle="--", linewidth=1)
-    axis.text(chance, 1.01, f" chance {chance:.2f}", transform=axis.get_xaxis_transform(), fontsize=9)
-    axis.set(xlabel=label, xlim=(0, 1))
+    axis.axvline(line[1], color="black", linestyle="--", linewidth=1)
+    axis.text(line[1], 1.01, f" {line[0]} {line[1]:.2f}", transform=axis.get_xaxis_transform(), fontsize=9)
+    axis.set(xlabel=label, xlim=(0, top))
     axis.spines[["top", "right"]].set_visible(False)
     return _png(figure)
 
