@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import pictures
+from dermlens.audit import duplicates
 from dermlens.audit.duplicates import NearPair, linked, near_duplicates, near_findings, near_groups
 from dermlens.audit.facts import read_facts
 from dermlens.data.records import Record
@@ -72,3 +73,17 @@ def test_findings_tell_contradicting_groups_from_others() -> None:
 def test_links_and_keys_join_through_others() -> None:
     assert linked(6, [(0, 1), (3, 4)], [None, "x", "x", None, "y", "z"]) == [0, 0, 0, 3, 3, 5]
     assert near_duplicates([]) == []
+
+
+def test_blocks_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = []
+    for seed in range(9):
+        for name, quality in (("a", 90), ("b", 50)):
+            path = pictures.save(tmp_path / f"{seed}{name}.jpg", pictures.lesion(seed), quality)
+            records.append(Record(path, path.name, "NV"))
+    facts, steps = read_facts(records), list[int]()
+    whole = near_duplicates(facts)
+    monkeypatch.setattr(duplicates, "_MAX_ROWS", 4)
+    assert near_duplicates(facts, progress=steps.append) == whole
+    assert [(p.first, p.second) for p in whole] == [(2 * i, 2 * i + 1) for i in range(9)]
+    assert steps == [4, 4, 4, 4, 2]

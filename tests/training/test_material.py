@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def test_a_leaking_set_is_refused_with_the_command_that_repairs_it(data: Path) -
     console = quiet()
     with pytest.raises(LeakageError, match=r"repaired\.csv"):
         prepare(read_dataset(data), RECIPE, allow_leakage=False, console=console)
-    assert f"\nRepair it: dermlens audit {data} --repair --manifest repaired.csv\n" in told(console)
+    assert f"\nRepair it: dermlens audit {shlex.quote(str(data))} --repair --manifest repaired.csv\n" in told(console)
 
 
 def test_contradictions_alone_are_told_with_the_same_command(data: Path, tmp_path: Path) -> None:

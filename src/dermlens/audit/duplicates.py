@@ -21,7 +21,7 @@ from dermlens.data.records import Record
 MAX_BITS = 10
 MIN_CORRELATION = 0.98
 MIN_CONTRAST = 4.0  # below this a picture is near-uniform, and every other such picture looks like it
-_BLOCK = 512
+_MAX_ROWS, _MAX_COMPARED = 512, 8_000_000  # at once: 64 MB, however many images there are
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,14 @@ def near_duplicates(
     codes = np.stack([facts[i].codes for i in chosen])
     thumbs = [facts[i].thumb for i in chosen]
     pairs = []
-    for start in range(0, len(chosen), _BLOCK):
-        for row, column, symmetry, bits in _candidates(codes, start, max_bits):
+    step = max(1, min(_MAX_ROWS, _MAX_COMPARED // len(chosen)))
+    for start in range(0, len(chosen), step):
+        for row, column, symmetry, bits in _candidates(codes, start, start + step, max_bits):
             correlation = _correlation(turned(thumbs[row], symmetry), thumbs[column])
             if correlation >= min_correlation:
                 pairs.append(NearPair(chosen[row], chosen[column], symmetry, bits, correlation))
         if progress is not None:
-            progress(min(_BLOCK, len(chosen) - start))
+            progress(min(step, len(chosen) - start))
     return pairs
 
 
@@ -125,9 +126,9 @@ def _first_of_each_file(facts: Sequence[ImageFacts]) -> list[int]:
     return sorted(first.values())
 
 
-def _candidates(codes: npt.NDArray[np.uint64], start: int, max_bits: int) -> list[tuple[int, int, int, int]]:
-    """Return (row, column, symmetry, bits) for the pairs of this block, each with its nearest symmetry."""
-    block, rest = codes[start : start + _BLOCK], codes[start + 1 :, 0]
+def _candidates(codes: npt.NDArray[np.uint64], start: int, stop: int, max_bits: int) -> list[tuple[int, int, int, int]]:
+    """Return (row, column, symmetry, bits) for near pairs of rows start to stop with later ones, nearest symmetry."""
+    block, rest = codes[start:stop], codes[start + 1 :, 0]
     best = np.full((len(block), len(rest)), 64, np.uint8)
     which = np.zeros_like(best)
     for symmetry in range(SYMMETRIES):

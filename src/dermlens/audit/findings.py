@@ -5,6 +5,7 @@ Every file is read once (`hash_records`); everything after that works on hashes 
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -148,10 +149,12 @@ def summary(findings: Sequence[Finding]) -> list[str]:
 
 def repair_command(dataset: Dataset) -> str:
     """Return the command that repairs a data set, in one line."""
-    reference = f" --reference {dataset.reference}" if dataset.reference else ""
+    words = ["dermlens", "audit", str(dataset.origin or dataset.root)]
+    if dataset.reference is not None:
+        words += ["--reference", str(dataset.reference)]
     if dataset.origin is not None and dataset.origin.is_file() and dataset.origin.parent != dataset.root:
-        reference += f" --images {dataset.root}"
-    return f"dermlens audit {dataset.origin or dataset.root}{reference} --repair --manifest repaired.csv"
+        words += ["--images", str(dataset.root)]
+    return shlex.join([*words, "--repair", "--manifest", "repaired.csv"])
 
 
 def _hash_if_readable(record: Record) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
@@ -106,7 +107,8 @@ def print_repair(repair: Repair, manifest: Path, dataset: Dataset, console: Cons
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if not any(row.included for row in repair.rows):
         return
-    command = f"dermlens train {manifest} --images {dataset.root} --out runs/repaired"
+    words = ["dermlens", "train", str(manifest), "--images", str(dataset.root), "--out", "runs/repaired"]
+    command = shlex.join(words)
     console.print(f"Train on it: {command}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -152,6 +154,9 @@ def _on_test(audit: Audit) -> str:
         return "The data set has no test of its own, so nothing leaks into one; a split must keep lesions together."
     leaked, test = counts["test_images_leaked_any"], counts["test_images"]
     ceiling = f"a model that learns the training labels exactly is right on at most {audit.ceiling * 100:.1f} % of it"
+    near = counts["test_images_near_duplicate_in_train"]
+    if not leaked and near:
+        return f"{near} of the {test} test images look like copies of training images; {ceiling}."
     if not leaked:
         return f"None of the {test} test images is known from training; {ceiling}."
     return (
