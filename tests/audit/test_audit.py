@@ -114,6 +114,29 @@ def test_a_set_of_broken_files_is_audited_too(tmp_path: Path) -> None:
     write_report(found, found.repair(), tmp_path / "audit.html", manifest=tmp_path / "m.csv")
 
 
+def test_a_leak_into_a_validation_split_is_in_the_verdict(tmp_path: Path) -> None:
+    for code, seed in (("NV", 1), ("MEL", 2)):
+        for split in ("train", "val"):
+            pictures.save(tmp_path / "set" / split / code / "same.png", pictures.lesion(seed))
+    found = run_audit(read_dataset(tmp_path / "set"), console=quiet())
+    assert "2 pictures, lesions or patients stand on both sides" in verdict(found)[1]
+    assert "repair it first" in verdict(found)[2]
+
+
+def test_names_that_look_like_markup_do_no_harm(tmp_path: Path) -> None:
+    root = tmp_path / "a $set [red]"
+    for number, code in enumerate(("<script>", "$images [bold]", "naïve é")):
+        for index in range(6):
+            pictures.save(root / code / f"{index}.png", pictures.lesion(10 * number + index))
+    found = run_audit(read_dataset(root), console=quiet())
+    console = quiet()
+    print_audit(found, console)
+    write_report(found, found.repair(), tmp_path / "audit.html", manifest=None)
+    page = (tmp_path / "audit.html").read_text("utf-8")
+    assert "<script>" not in page and "a $set [red]" in page
+    assert "$images [bold]" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 def test_kinds_to_fail_on() -> None:
     assert failing(["a"], ["a", "b"]) == {"a"}
     assert failing(["any"], ["a", "b"]) == {"a", "b"}

@@ -19,6 +19,7 @@ from dermlens.errors import UsageError
 from dermlens.reporting.audit_page import Exhibit, Section, Tile, write_audit_page
 from dermlens.reporting.plots import classes_png, shares_png
 
+_CROSSING = ("same_image_across_split", "lesion_across_split", "patient_across_split", "near_duplicate_across_split")
 MAX_EXHIBITS = 12
 MAX_TILES = 4
 
@@ -151,6 +152,9 @@ def _pairs(audit: Audit) -> dict[str, int]:
 def _on_test(audit: Audit) -> str:
     counts = audit.counts
     if audit.ceiling is None:
+        crossing = sum(finding.kind in _CROSSING for finding in audit.findings)
+        if crossing:
+            return f"{crossing} pictures, lesions or patients stand on both sides of its split, which is then no test."
         return "The data set has no test of its own, so nothing leaks into one; a split must keep lesions together."
     leaked, test = counts["test_images_leaked_any"], counts["test_images"]
     ceiling = f"a model that learns the training labels exactly is right on at most {audit.ceiling * 100:.1f} % of it"
