@@ -96,7 +96,7 @@ def audit(
         typer.Option(help="CSV with isic_id, isic2019_diagnosis, lesion_id: whose labels and lesions are right."),
     ] = None,
     against: Annotated[Path | None, typer.Option(help="Another data set, to see what the two share.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for audit.json and the report, audit.html.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for audit.json, audit.html and a cache.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print audit.json instead of the summary.")] = False,
     fail_on: Annotated[
         list[str] | None, typer.Option(help="Exit 1 when there are findings of this kind, or of `any`; repeatable.")
@@ -131,7 +131,8 @@ def audit(
     other = read_dataset(against, reference=reference) if against is not None else None
     if manifest is not None and dataset.origin is not None and manifest.resolve() == dataset.origin.resolve():
         raise UsageError(f"{manifest} is the data set itself.", remedy="Write the repair to another file.")
-    found = run_audit(dataset, reference=reference, against=other, console=console)
+    cache = out / "cache" / "facts.npz" if out is not None else None
+    found = run_audit(dataset, reference=reference, against=other, cache=cache, console=console)
     plan = found.repair(keep_train=keep_train)
     report = found.as_dict(plan if repair else None)
     if manifest is not None:

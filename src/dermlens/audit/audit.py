@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from dermlens.audit.cache import load_facts, save_facts
 from dermlens.audit.duplicates import NearPair, near_duplicates, near_findings, near_groups
 from dermlens.audit.facts import ImageFacts, read_facts
 from dermlens.audit.findings import KINDS, Finding
@@ -100,19 +101,28 @@ class Audit:
 
 
 def run_audit(
-    dataset: Dataset, *, reference: Path | None = None, against: Dataset | None = None, console: Console
+    dataset: Dataset,
+    *,
+    reference: Path | None = None,
+    against: Dataset | None = None,
+    cache: Path | None = None,
+    console: Console,
 ) -> Audit:
     """Find what is wrong with a data set.
 
     Args:
         dataset: from `read_dataset` with the task as_is, read with the same `reference`, which tells its lesions.
         reference: CSV with `isic_id` and `isic2019_diagnosis`.
+        cache: a file that keeps what was read of each image, by content; a second audit is then much quicker.
         against: another data set that this one is to be used beside, for example the one a model learned from.
     """
     records = dataset.records
     said = read_reference(reference) if reference is not None else {}
-    facts = _read(records, "Reading images", console)
-    others, other_facts = _other(dataset, against, console)
+    kept = load_facts(cache) if cache is not None else {}
+    facts = _read(records, "Reading images", kept, console)
+    others, other_facts = _other(dataset, against, kept, console)
+    if cache is not None:
+        save_facts(cache, [*facts, *other_facts])
     hashes = [fact.sha256 for fact in facts]
     with track("Comparing images", _different([*facts, *other_facts]), console) as advance:
         all_pairs = near_duplicates([*facts, *other_facts], progress=advance)
@@ -180,18 +190,20 @@ def as_json(audit: dict[str, Any]) -> str:
     return json.dumps(audit, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _read(records: Sequence[Record], what: str, console: Console) -> list[ImageFacts]:
+def _read(records: Sequence[Record], what: str, known: Mapping[str, ImageFacts], console: Console) -> list[ImageFacts]:
     with track(what, len(records), console) as advance:
-        return read_facts(records, progress=advance)
+        return read_facts(records, known=known, progress=advance)
 
 
-def _other(dataset: Dataset, against: Dataset | None, console: Console) -> tuple[list[Record], list[ImageFacts]]:
+def _other(
+    dataset: Dataset, against: Dataset | None, known: Mapping[str, ImageFacts], console: Console
+) -> tuple[list[Record], list[ImageFacts]]:
     """Read the other data set; its images are named by their folder, so that the two are told apart."""
     if against is None:
         return [], []
     name = against.root.name if against.root.name != dataset.root.name else f"other {against.root.name}"
     others = [replace(record, image=f"{name}/{record.image}") for record in against.records]
-    return others, _read(others, "Reading the other images", console)
+    return others, _read(others, "Reading the other images", known, console)
 
 
 def _different(facts: Sequence[ImageFacts]) -> int:

@@ -6,9 +6,10 @@ All audit modules work on these facts, so every file is opened once and memory d
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import cv2
@@ -80,27 +81,36 @@ class ImageFacts:
     codes: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
 
 
-def read_facts(records: Sequence[Record], *, progress: Callable[[int], None] | None = None) -> list[ImageFacts]:
+def read_facts(
+    records: Sequence[Record],
+    *,
+    known: Mapping[str, ImageFacts] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[ImageFacts]:
     """Read every image once; a file that cannot be read keeps its place with the error.
 
     Args:
         records: n records.
+        known: facts by SHA-256; a file that is known is hashed but not decoded.
         progress: called with the number of images just done, from this thread.
     """
     facts: list[ImageFacts] = []
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(records), _CHUNK):
-            for fact in pool.map(facts_of, records[start : start + _CHUNK]):
+            for fact in pool.map(partial(facts_of, known=known or {}), records[start : start + _CHUNK]):
                 facts.append(fact)
                 if progress is not None:
                     progress(1)
     return facts
 
 
-def facts_of(record: Record) -> ImageFacts:
-    """Return the facts of one record's file."""
+def facts_of(record: Record, *, known: Mapping[str, ImageFacts] | None = None) -> ImageFacts:
+    """Return the facts of one record's file, from `known` where its content is known."""
     try:
         data = read_bytes(record.path)
+        digest = content_hash(data)
+        if known and digest in known:
+            return known[digest]
         header = read_header(data, f"The image {record.image!r}")
         pixels = frame(decode(data, spec=_LOOK), _LOOK)
     except DermlensError as error:
@@ -109,7 +119,7 @@ def facts_of(record: Record) -> ImageFacts:
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.uint8)
     thumb = cv2.resize(grey, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA).astype(np.uint8)
     return ImageFacts(
-        sha256=content_hash(data),
+        sha256=digest,
         format=header.format,
         width_px=width,
         height_px=height,
