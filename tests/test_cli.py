@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import pytest
 
+import pictures
 import tiny
 from dermlens import cli
 from dermlens.data.images import DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS
@@ -137,7 +138,7 @@ def test_models_and_doctor_answer_in_json(capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out)["models"][0]["status"] == "ok"
 
 
-@pytest.mark.parametrize("verb", ["", "train", "evaluate", "predict", "models", "doctor"])
+@pytest.mark.parametrize("verb", ["", "audit", "train", "evaluate", "predict", "models", "doctor"])
 def test_every_verb_has_help_and_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(*([verb] if verb else []), "--help") == 0
     out = capsys.readouterr().out
@@ -154,3 +155,34 @@ def test_a_closed_pipe_is_no_traceback(model: str, images: Path) -> None:
     command = f"{sys.executable} -m dermlens predict {many} --model {model} --json | head -1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, check=False)
     assert "Traceback" not in done.stderr and done.stdout.count("\n") == 1
+
+
+def test_audit_finds_fails_and_repairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out, manifest = pictures.spoiled_set(tmp_path / "set"), tmp_path / "out", tmp_path / "fixed.csv"
+    assert call("audit", str(data), "--out", str(out)) == 0
+    captured = capsys.readouterr()
+    assert "stands under two diagnoses" in captured.out and "Report:" in captured.err
+    assert (out / "audit.html").is_file()
+    arguments = ["audit", str(data), "--json", "--fail-on", "contradicting_labels"]
+    assert call(*arguments, "--repair", "--manifest", str(manifest)) == 1
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["counts"] == json.loads((out / "audit.json").read_text("utf-8"))["counts"]
+    assert call("audit", str(manifest), "--images", str(data), "--fail-on", "contradicting_labels") == 0
+    assert "are marked as not included in fixed.csv (2 contradictory, " in capsys.readouterr().err
+
+
+def test_audit_refuses_what_makes_no_sense(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = pictures.spoiled_set(tmp_path / "set")
+    manifest = tmp_path / "m.csv"
+    for words, arguments in (
+        ("--repair and --manifest", ["--repair"]),
+        ("--repair and --manifest", ["--manifest", str(manifest)]),
+        ("no kind of finding", ["--fail-on", "nothing"]),
+        ("does not exist", ["--reference", str(tmp_path / "gone.csv")]),
+        ("does not exist", ["--against", str(tmp_path / "gone")]),
+    ):
+        assert call("audit", str(data), *arguments) == 2
+        assert words in capsys.readouterr().err
+    manifest.write_text("image,diagnosis\nTrain/NV/0.png,NV\n")
+    assert call("audit", str(manifest), "--images", str(data), "--repair", "--manifest", str(manifest)) == 2
+    assert "is the data set itself" in capsys.readouterr().err

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dermlens.audit.findings import KINDS, Finding, audit, hash_records, summary
+from dermlens.audit.findings import Finding, audit, hash_records, summary
 from dermlens.data.images import content_hash
 from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Record
 from dermlens.errors import DataError
+
+LEAKS = ("same_image_across_split", "lesion_across_split", "patient_across_split")
 
 
 def record(name: str, diagnosis: str = "NV", split: str | None = None, **facts: str) -> Record:
@@ -32,7 +34,7 @@ def of_kind(findings: list[Finding], kind: str) -> list[Finding]:
 
 def leaks(records: list[Record], hashes: list[str | None] | None = None) -> dict[str, list[tuple[str, ...]]]:
     findings = audit(records, hashes or [f"hash-{r.image}" for r in records])
-    return {kind: [f.images for f in of_kind(findings, kind)] for kind in KINDS if "across" in kind}
+    return {kind: [f.images for f in of_kind(findings, kind)] for kind in LEAKS}
 
 
 def test_hashes_are_of_the_files_and_unreadable_ones_are_none(tmp_path: Path) -> None:

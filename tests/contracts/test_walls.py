@@ -46,7 +46,7 @@ def test_lint_is_clean(check: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("verb", [[], ["predict"], ["train"]], ids=["dermlens", "predict", "train"])
+@pytest.mark.parametrize("verb", [[], ["predict"], ["train"], ["audit"]], ids=["dermlens", "predict", "train", "audit"])
 def test_help_loads_nothing_heavy(verb: list[str]) -> None:
     program = (
         "from dermlens.cli import main\n"

@@ -183,6 +183,17 @@ def test_rows_that_a_repair_excluded_are_left_out(tmp_path: Path) -> None:
     assert dataset.notes == ("1 images are marked as not included in manifest.csv.",)
 
 
+def test_a_repaired_manifest_says_why_images_are_not_included(tmp_path: Path) -> None:
+    rows = "a.jpg,mel,1,\nb.jpg,nv,0,leak: the lesion L\nc.jpg,nv,0,leak: the lesion M\nd.jpg,nv,0,duplicate: of a\n"
+    touch(tmp_path, "a.jpg")
+    write(tmp_path / "manifest.csv", f"image,diagnosis,included,reason\n{rows}e.jpg,nv,0,\n")
+    dataset = read_dataset(tmp_path)
+    assert [r.image for r in dataset.records] == ["a.jpg"]
+    assert dataset.notes[0] == (
+        "4 images are marked as not included in manifest.csv (2 leak, 1 duplicate, 1 no reason given)."
+    )
+
+
 def test_manifest_faults(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "x/c.jpg", "y/c.jpg")
 

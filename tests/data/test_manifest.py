@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from dermlens.data.manifest import Dataset, Record, data_fingerprint, read_dataset, write_manifest
+from dermlens.data.manifest import (
+    Dataset,
+    Record,
+    data_fingerprint,
+    manifest_sha256,
+    read_dataset,
+    read_reference,
+    write_manifest,
+)
 from dermlens.errors import DataError, StorageError, UsageError
 
 REFERENCE = """isic_id,isic2019_diagnosis,lesion_id,dx_type,age_approx,sex,anatom_site
@@ -153,3 +161,26 @@ def test_fingerprint_depends_on_content_not_on_order_or_name(tmp_path: Path) -> 
     assert data_fingerprint([a, b], ["1", None]) != base
     with pytest.raises(DataError, match="1 hashes for 2 records"):
         data_fingerprint([a, b], ["1"])
+
+
+def test_a_reference_alone_is_diagnoses_by_id(tmp_path: Path) -> None:
+    rows = "ISIC_0000001,mel,L1\nISIC_0000002,,L2\nISIC_0000003,basal cell carcinoma,\n"
+    (tmp_path / "r.csv").write_text(f"isic_id,isic2019_diagnosis,lesion_id\n{rows}")
+    assert read_reference(tmp_path / "r.csv") == {"ISIC_0000001": "MEL", "ISIC_0000003": "BCC"}
+    with pytest.raises(UsageError, match="does not exist"):
+        read_reference(tmp_path / "gone.csv")
+    (tmp_path / "other.csv").write_text("name,diagnosis\na,mel\n")
+    with pytest.raises(DataError, match="Missing: isic_id, isic2019_diagnosis"):
+        read_reference(tmp_path / "other.csv")
+
+
+def test_a_data_set_knows_its_origin_and_a_manifest_its_hash(tmp_path: Path) -> None:
+    (tmp_path / "NV").mkdir()
+    (tmp_path / "NV" / "a.png").write_bytes(b"x")
+    folders = read_dataset(tmp_path)
+    assert folders.origin == tmp_path and folders.reference is None and manifest_sha256(folders) is None
+    (tmp_path / "manifest.csv").write_text("image,diagnosis\nNV/a.png,NV\n")
+    by_file, by_folder = read_dataset(tmp_path / "manifest.csv"), read_dataset(tmp_path)
+    assert by_file.origin == tmp_path / "manifest.csv" and by_folder.origin == tmp_path
+    assert manifest_sha256(by_file) is not None
+    assert manifest_sha256(by_file) == manifest_sha256(by_folder)

@@ -64,6 +64,25 @@ def test_seen_images_are_set_aside_and_every_input_has_a_row(tmp_path: Path) -> 
     assert metrics["counts"]["set_aside_as_seen"] == 1
 
 
+def test_a_repaired_manifest_is_followed_and_named(tmp_path: Path) -> None:
+    data, manifest, told = paint(tmp_path / "data"), tmp_path / "repaired.csv", io.StringIO()
+    rows = [
+        f"{code}/{i}.png,{code},{int(i > 1)},{'' if i > 1 else 'leak: x'}" for code in tiny.CODES for i in range(12)
+    ]
+    manifest.write_text("\n".join(["image,diagnosis,included,reason", *rows]) + "\n")
+    evaluate(
+        Predictor(tiny.write(tmp_path / "b")),
+        read_dataset(manifest, images=data),
+        tmp_path / "out",
+        split=None,
+        seed=0,
+        console=Console(file=told, width=200),
+    )
+    assert "6 images are marked as not included in repaired.csv (6 leak)." in told.getvalue()
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["n"] == 30 and metrics["manifest_sha256"] == content_hash(manifest.read_bytes())
+
+
 def test_a_class_that_the_model_does_not_have_is_counted_not_scored(tmp_path: Path) -> None:
     data = paint(tmp_path / "data")
     (data / "RED").rename(data / "violet")

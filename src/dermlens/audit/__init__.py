@@ -1,1 +1,1 @@
-"""What is wrong with a data set: findings (`findings.py`), one for each group of images concerned."""
+"""What is wrong with a data set (`audit.py`), what the findings are (`findings.py`), and the repair (`repair.py`)."""

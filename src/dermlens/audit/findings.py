@@ -5,6 +5,7 @@ Every file is read once (`hash_records`); everything after that works on hashes 
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from typing import Literal
 
 from dermlens.data.groups import picture_groups
 from dermlens.data.images import InputSpec, content_hash, decode, read_bytes
-from dermlens.data.records import Record, checked_hashes
+from dermlens.data.records import Dataset, Record, checked_hashes
 from dermlens.errors import DermlensError
 
 Severity = Literal["error", "warning", "note"]
@@ -21,14 +22,47 @@ Severity = Literal["error", "warning", "note"]
 KINDS = (
     "unreadable",
     "contradicting_labels",
-    "identical_images",
+    "near_duplicates_contradicting",
+    "lesion_under_two_diagnoses",
+    "label_against_reference",
     "same_image_across_split",
     "lesion_across_split",
     "patient_across_split",
+    "near_duplicate_across_split",
+    "shared_with_other_data",
+    "identical_images",
+    "near_duplicates",
     "class_too_small",
+    "class_hard_to_score",
+    "class_imbalance",
+    "source_shortcut",
+    "near_uniform",
+    "blurred",
+    "dark",
+    "overexposed",
+    "extreme_shape",
 )
 """All kinds, in the order of a report."""
 
+_COUNTED = {
+    "near_duplicates_contradicting": ("picture", "stored in different files under more than one diagnosis"),
+    "lesion_under_two_diagnoses": ("lesion", "under more than one diagnosis, in different pictures"),
+    "label_against_reference": ("kind of label", "against the reference"),
+    "near_duplicate_across_split": ("picture", "on both sides of the split in different files (inferred)"),
+    "shared_with_other_data": ("picture or lesion", "shared with the other data set"),
+    "near_duplicates": ("picture", "stored in different files under the same diagnosis"),
+    "class_hard_to_score": ("class", "with too few test lesions for a usable score"),
+    "class_imbalance": ("imbalance", "between the classes"),
+    "source_shortcut": ("shortcut", "by which the class can be told without the lesion"),
+    "near_uniform": ("image", "with next to nothing on it"),
+    "blurred": ("image", "out of focus"),
+    "dark": ("image", "too dark"),
+    "overexposed": ("image", "overexposed"),
+    "extreme_shape": ("image", "of an extreme size or shape"),
+}
+"""For kinds whose summary is a plain count: what is counted, and what is wrong with it."""
+
+_PLURALS = {"class": "classes", "kind of label": "kinds of label", "picture or lesion": "pictures or lesions"}
 SMALL_CLASS_LESIONS = 20  # below this, a class's sensitivity has an interval wider than 40 points
 _THREADS = 2
 _CHUNK = 1024
@@ -111,6 +145,16 @@ def summary(findings: Sequence[Finding]) -> list[str]:
     for finding in findings:
         by_kind[finding.kind].append(finding)
     return [_summary_line(kind, by_kind[kind]) for kind in KINDS if kind in by_kind]
+
+
+def repair_command(dataset: Dataset) -> str:
+    """Return the command that repairs a data set, in one line."""
+    words = ["dermlens", "audit", str(dataset.origin or dataset.root)]
+    if dataset.reference is not None:
+        words += ["--reference", str(dataset.reference)]
+    if dataset.origin is not None and dataset.origin.is_file() and dataset.origin.parent != dataset.root:
+        words += ["--images", str(dataset.root)]
+    return shlex.join([*words, "--repair", "--manifest", "repaired.csv"])
 
 
 def _hash_if_readable(record: Record) -> str | None:
@@ -262,6 +306,10 @@ def _summary_line(kind: str, findings: Sequence[Finding]) -> str:
     if kind == "class_too_small":
         told = ", ".join(f"{f.labels[0]} {len(f.images)}" for f in findings)
         return f"{_many(count, 'class', 'classes')} with fewer than {SMALL_CLASS_LESIONS} lesions (images: {told})"
+    if kind in _COUNTED:
+        noun, wrong = _COUNTED[kind]
+        concerned = f" ({_many(images, 'image')})" if images else ""
+        return f"{_many(count, noun, _PLURALS.get(noun))} {wrong}{concerned}"
     what = {"same": "picture", "lesion": "lesion", "patient": "patient"}[kind.split("_")[0]]
     sides = Counter(role for finding in findings for role in finding.roles)
     told = ", ".join(f"{n} in {role}" for role, n in sorted(sides.items()))

@@ -5,7 +5,7 @@ What a table calls its columns is one row of `TABLES`; the code below is the sam
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,11 +216,20 @@ def _split(table: Table, row: Row) -> str | None:
 
 
 def _included(table: Table) -> tuple[Table, list[str]]:
-    """Leave out the rows that a repaired manifest marks with `included` = 0."""
+    """Leave out the rows that a repaired manifest marks with `included` = 0, and say how many and why."""
     rows = tuple(row for row in table.rows if row.get("included", "").lower() not in _LEFT_OUT)
     left_out = len(table.rows) - len(rows)
-    notes = [f"{left_out} images are marked as not included in {table.path.name}."] if left_out else []
-    return Table(table.path, table.columns, rows), notes
+    if not left_out:
+        return Table(table.path, table.columns, rows), []
+    reasons = Counter(
+        cell({"reason": row.get("reason", "").partition(":")[0]}, "reason") or "no reason given"
+        for row in table.rows
+        if row.get("included", "").lower() in _LEFT_OUT
+    )
+    why = f" ({', '.join(f'{n} {reason}' for reason, n in reasons.most_common())})" if table.has("reason") else ""
+    return Table(table.path, table.columns, rows), [
+        f"{left_out} images are marked as not included in {table.path.name}{why}."
+    ]
 
 
 def _one_hot_columns(columns: Sequence[str]) -> list[str]:

@@ -6,22 +6,32 @@ eight classes of ISIC 2019, and the way out (`write_manifest`). How each layout 
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from dermlens.data.layouts import MANIFEST_COLUMNS, read_layout
+from dermlens.data.images import content_hash
+from dermlens.data.layouts import MANIFEST_COLUMNS, MANIFEST_NAME, read_layout
 from dermlens.data.records import Dataset, Record, data_fingerprint
-from dermlens.data.tables import Row, Table, cell, need_columns, number, read_table
+from dermlens.data.tables import Row, Table, cell, need_columns, number, read_table, write_table
 from dermlens.diagnoses import normalise, to_isic2019
-from dermlens.errors import DataError, StorageError, UsageError
+from dermlens.errors import DataError, UsageError
 
-__all__ = ["Dataset", "Record", "Task", "data_fingerprint", "isic_ids_of_lesions", "read_dataset", "write_manifest"]
+__all__ = [
+    "Dataset",
+    "Record",
+    "Task",
+    "data_fingerprint",
+    "isic_ids_of_lesions",
+    "manifest_row",
+    "manifest_sha256",
+    "read_dataset",
+    "read_reference",
+    "write_manifest",
+]
 
 Task = Literal["as_is", "isic2019"]
 
@@ -80,7 +90,7 @@ def read_dataset(
     if task == "isic2019":
         records, more = _as_isic2019(records, known.rows)
         notes += more
-    return replace(dataset, records=tuple(records), notes=tuple(notes))
+    return replace(dataset, records=tuple(records), notes=tuple(notes), origin=root, reference=reference)
 
 
 def isic_ids_of_lesions(reference: Path) -> dict[str, list[str]]:
@@ -103,28 +113,34 @@ def write_manifest(records: Sequence[Record], path: Path, root: Path) -> None:
         StorageError: it cannot be written; an older file is then still there.
     """
     root = Path(os.path.abspath(root))
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, MANIFEST_COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(_manifest_row(record, root) for record in records)
-        unfinished.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise StorageError(
-            f"{path} cannot be written: {error.strerror or error}.",
-            remedy="Choose another place, or make room on the disk.",
-        ) from error
+    write_table(path, MANIFEST_COLUMNS, [manifest_row(record, root) for record in records])
 
 
-def _manifest_row(record: Record, root: Path) -> dict[str, object]:
+def manifest_row(record: Record, root: Path) -> dict[str, object]:
+    """Return what a manifest says of a record, by column; the image relative to `root`, "" for what is not known."""
     values = {name: getattr(record, name) for name in MANIFEST_COLUMNS}
     full = Path(os.path.abspath(record.path))
     values["image"] = full.relative_to(root).as_posix() if full.is_relative_to(root) else full.as_posix()
     return {name: "" if value is None else value for name, value in values.items()}
+
+
+def manifest_sha256(dataset: Dataset) -> str | None:
+    """Return the SHA-256 of the manifest that a data set was read from; None for other layouts."""
+    if dataset.layout != "manifest" or dataset.origin is None:
+        return None
+    path = dataset.origin if dataset.origin.is_file() else dataset.origin / MANIFEST_NAME
+    return content_hash(path.read_bytes()) if path.is_file() else None
+
+
+def read_reference(path: Path) -> dict[str, str]:
+    """Return the reference's diagnosis by ISIC id, normalised; images without a diagnosis are left out.
+
+    Raises:
+        UsageError: it does not exist. DataError: columns are missing, or it is no table.
+    """
+    rows = _read_reference(_existing(path)).rows
+    stated = {name: cell(row, "isic2019_diagnosis") for name, row in rows.items()}
+    return {name: normalise(text) for name, text in stated.items() if text}
 
 
 @dataclass(frozen=True)

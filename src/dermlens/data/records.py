@@ -62,12 +62,17 @@ class Record:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Records with where they come from; `notes` count what was left out or changed, and why."""
+    """Records with where they come from; `notes` count what was left out or changed, and why.
+
+    `origin` is the folder or table that was read and `reference` the table that it was read with, where known.
+    """
 
     root: Path
     layout: str
     records: tuple[Record, ...]
     notes: tuple[str, ...] = ()
+    origin: Path | None = None
+    reference: Path | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""CSV tables and the images they name: reading, cells, and finding the file behind a name."""
+"""CSV tables and the images they name: reading, writing, cells, and finding the file behind a name."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import csv
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
 from dermlens.data.images import IMAGE_EXTENSIONS
-from dermlens.errors import DataError
+from dermlens.errors import DataError, StorageError
 
 Row = dict[str, str]
 
@@ -153,6 +153,29 @@ def number(table: Table, row: Row, *columns: str) -> float | None:
             code="bad_csv",
         )
     return value
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
+    """Write a CSV file; it appears whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written; an older file is then still there.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        unfinished.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror or error}.",
+            remedy="Choose another place, or make room on the disk.",
+        ) from error
 
 
 def raise_missing_images(table: Table, names: Sequence[str], root: Path) -> NoReturn:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from dermlens.audit.findings import audit, hash_records, summary
 from dermlens.data.groups import lesions
+from dermlens.data.manifest import manifest_sha256
 from dermlens.data.records import Dataset, Record
 from dermlens.diagnoses import ISIC2019, to_isic2019
 from dermlens.errors import DataError, StorageError
@@ -89,6 +90,8 @@ def evaluate(
         "schema": "dermlens/metrics/1",
         "model": _model(bundle),
         "data": str(dataset.root),
+        "manifest_sha256": manifest_sha256(dataset),
+        "notes": list(dataset.notes),
         "split": split,
         "seed": seed,
     }

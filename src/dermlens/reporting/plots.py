@@ -1,9 +1,11 @@
-"""Plots of a run. Matplotlib is imported inside, since the light core must not need it."""
+"""Plots of a run and of an audit. Matplotlib is imported inside, since the light core must not need it."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def plot_history(rows: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -40,3 +42,45 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)
     figure.savefig(path, dpi=120)
+
+
+def classes_png(counts: Mapping[str, Mapping[str, int]]) -> bytes:
+    """Draw the images of each class, stacked by split, as PNG bytes; `counts[class][split]`."""
+    from matplotlib.figure import Figure
+
+    codes = sorted(counts, key=lambda code: sum(counts[code].values()))
+    splits = sorted({split for row in counts.values() for split in row}, reverse=True)
+    figure = Figure(figsize=(6, 0.9 + 0.32 * len(codes)), layout="constrained")
+    axis = figure.subplots()
+    left = [0] * len(codes)
+    for split in splits:
+        widths = [counts[code].get(split, 0) for code in codes]
+        bars = axis.barh(codes, widths, left=left, label="all" if split == "none" else split)
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    axis.bar_label(bars, [str(total) for total in left], padding=3)
+    axis.set(xlabel="images")
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def shares_png(scores: Mapping[str, float], label: str, line: tuple[str, float], top: float = 1.0) -> bytes:
+    """Draw named shares from 0 to `top` as bars beside a named line, as PNG bytes."""
+    from matplotlib.figure import Figure
+
+    names = list(scores)[::-1]
+    figure = Figure(figsize=(6, 1.1 + 0.4 * len(names)), layout="constrained")
+    axis = figure.subplots()
+    bars = axis.barh(names, [scores[name] for name in names], color="tab:orange")
+    axis.bar_label(bars, fmt="%.2f", padding=3)
+    axis.axvline(line[1], color="black", linestyle="--", linewidth=1)
+    axis.text(line[1], 1.01, f" {line[0]} {line[1]:.2f}", transform=axis.get_xaxis_transform(), fontsize=9)
+    axis.set(xlabel=label, xlim=(0, top))
+    axis.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def _png(figure: Any) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return file.getvalue()

@@ -15,6 +15,7 @@ import openvino as ov
 from rich.console import Console
 
 from dermlens.audit.findings import summary
+from dermlens.data.manifest import manifest_sha256
 from dermlens.data.records import Dataset, data_fingerprint
 from dermlens.diagnoses import display_name
 from dermlens.errors import StorageError
@@ -218,6 +219,7 @@ def _data(candidate: Candidate, about: About, dataset: Dataset) -> dict[str, Any
     material = candidate.material
     return {
         "fingerprint": data_fingerprint(material.records, material.hashes),
+        "manifest_sha256": manifest_sha256(dataset),
         "images": len(material.records),
         "unreadable": list(material.unreadable),
         "lesions_known": round(material.lesions_known, 4),

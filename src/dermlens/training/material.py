@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 
-from dermlens.audit.findings import Finding, audit, hash_records, summary
+from dermlens.audit.findings import Finding, audit, hash_records, repair_command, summary
 from dermlens.data.groups import lesions
 from dermlens.data.records import Dataset, Record
 from dermlens.errors import DataError, LeakageError
@@ -79,11 +79,15 @@ def prepare(dataset: Dataset, recipe: Recipe, *, allow_leakage: bool, console: C
     roles = assign_roles(records, kept_hashes, fractions=recipe.fractions, seed=recipe.seed)
     _print_roles(records, kept_hashes, roles, codes, console)
     crossing = find_crossing_groups(records, kept_hashes, roles)
+    if crossing or any(finding.kind == "contradicting_labels" for finding in findings):
+        console.print(f"Repair it: {repair_command(dataset)}", style="bold", highlight=False, soft_wrap=True)
     if crossing and not allow_leakage:
         raise LeakageError(
             f"The split leaks: {len(crossing)} pictures, lesions or patients stand in more than one role, first "
             f"{records[crossing[0][0]].image}. A score on such a test is worthless.",
-            remedy="Correct the split, or pass --allow-leakage to train anyway with the mark 'leaky' on every result.",
+            remedy="Repair it with the command above and train on repaired.csv "
+            f"(`dermlens train repaired.csv --images {dataset.root}`), "
+            "or pass --allow-leakage to train anyway with the mark 'leaky' on every result.",
         )
     return Material(
         records=records,

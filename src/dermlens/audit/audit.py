@@ -1,0 +1,232 @@
+"""The whole audit of a data set: each file read once, every kind of finding, the counts, the repair."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dermlens.audit.cache import load_facts, save_facts
+from dermlens.audit.duplicates import NearPair, near_duplicates, near_findings, near_groups
+from dermlens.audit.facts import ImageFacts, read_facts
+from dermlens.audit.findings import KINDS, Finding
+from dermlens.audit.findings import audit as basic_findings
+from dermlens.audit.labels import (
+    contradictions,
+    lesion_findings,
+    pairs_of,
+    reference_counts,
+    reference_findings,
+    support,
+    support_findings,
+    truths,
+)
+from dermlens.audit.leakage import inferred_leaks, leak_counts, shared_with
+from dermlens.audit.quality import quality_findings
+from dermlens.audit.repair import Repair, plan_repair
+from dermlens.audit.shortcuts import Shortcuts, probe_shortcuts, shortcut_findings
+from dermlens.data.groups import lesion_groups, members, picture_groups
+from dermlens.data.manifest import read_reference
+from dermlens.data.records import Dataset, Record, data_fingerprint
+from dermlens.errors import StorageError
+from dermlens.reporting.progress import track
+
+SCHEMA = "dermlens/audit/1"
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """Everything an audit found; `as_dict` is what `audit.json` holds.
+
+    Attributes:
+        hashes, facts, known: one for each record of `dataset`; `known` is what the reference says of it.
+        pairs: near duplicates within the data set.
+        counts: how many images are concerned, by name.
+        classes: what the size of each class allows, see `labels.support`.
+    """
+
+    dataset: Dataset
+    hashes: tuple[str | None, ...]
+    facts: tuple[ImageFacts, ...]
+    known: tuple[str | None, ...]
+    pairs: tuple[NearPair, ...]
+    findings: tuple[Finding, ...]
+    counts: dict[str, Any]
+    classes: dict[str, dict[str, Any]]
+    shortcuts: Shortcuts | None
+    reference: Path | None = None
+
+    @property
+    def ceiling(self) -> float | None:
+        """The best test accuracy of a model that fits its training labels; None without train and test images."""
+        test = int(self.counts["test_images"])
+        if not test or not any(r.split == "train" for r in self.dataset.records):
+            return None
+        wrong = int(self.counts["test_images_only_under_another_label_in_train"])
+        return round((test - wrong) / test, 6)
+
+    def repair(self, *, keep_train: bool = False) -> Repair:
+        """Plan the repair of what was found."""
+        return plan_repair(
+            self.dataset.records,
+            self.hashes,
+            truths=self.known,
+            pairs=self.pairs,
+            areas_px=[f.width_px * f.height_px for f in self.facts],
+            keep_train=keep_train,
+        )
+
+    def as_dict(self, repair: Repair | None = None) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "schema": SCHEMA,
+            "data": str(self.dataset.origin or self.dataset.root),
+            "layout": self.dataset.layout,
+            "reference": str(self.reference) if self.reference else None,
+            "fingerprint": data_fingerprint(self.dataset.records, self.hashes),
+            "notes": list(self.dataset.notes),
+            "counts": self.counts,
+            "findings_by_kind": by_kind(self.findings),
+            "test_accuracy_ceiling": self.ceiling,
+            "classes": self.classes,
+            "shortcuts": self.shortcuts.as_dict() if self.shortcuts else None,
+            "repair": repair.counts() if repair else None,
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+
+
+def run_audit(
+    dataset: Dataset,
+    *,
+    reference: Path | None = None,
+    against: Dataset | None = None,
+    cache: Path | None = None,
+    console: Console,
+) -> Audit:
+    """Find what is wrong with a data set.
+
+    Args:
+        dataset: from `read_dataset` with the task as_is, read with the same `reference`, which tells its lesions.
+        reference: CSV with `isic_id` and `isic2019_diagnosis`.
+        cache: a file that keeps what was read of each image, by content; a second audit is then much quicker.
+        against: another data set that this one is to be used beside, for example the one a model learned from.
+    """
+    records = dataset.records
+    said = read_reference(reference) if reference is not None else {}
+    kept = load_facts(cache) if cache is not None else {}
+    facts = _read(records, "Reading images", kept, console)
+    others, other_facts = _other(dataset, against, kept, console)
+    if cache is not None:
+        save_facts(cache, [*facts, *other_facts])
+    hashes = [fact.sha256 for fact in facts]
+    with track("Comparing images", _different([*facts, *other_facts]), console) as advance:
+        all_pairs = near_duplicates([*facts, *other_facts], progress=advance)
+    pairs = [p for p in all_pairs if p.second < len(records)]
+    groups = near_groups(len(records), pairs, hashes)
+    pictures = picture_groups(records, hashes)
+    known = truths(records, pictures, said)
+    classes = support(records)
+    console.print("Looking for shortcuts ...", highlight=False)
+    shortcuts = probe_shortcuts(records, facts, lesion_groups(records, hashes))
+    counts = _counts(records, hashes, pairs, groups, pictures)
+    counts["labels_against_reference"] = reference_counts(records, known) if reference is not None else None
+    findings = [
+        *basic_findings(records, hashes),
+        *near_findings(records, groups, pairs, hashes),
+        *lesion_findings(records, pictures),
+        *reference_findings(records, known),
+        *inferred_leaks(records, groups, hashes),
+        *support_findings(records, classes),
+        *shortcut_findings(shortcuts),
+        *quality_findings(records, facts),
+    ]
+    if against is not None:
+        shared, more = shared_with(records, others, [*hashes, *(f.sha256 for f in other_facts)], all_pairs)
+        counts["against"] = {"data": str(against.origin or against.root), **shared}
+        findings += more
+    return Audit(
+        dataset,
+        tuple(hashes),
+        tuple(facts),
+        tuple(known),
+        tuple(pairs),
+        tuple(sorted(findings, key=lambda f: KINDS.index(f.kind))),
+        counts,
+        classes,
+        shortcuts,
+        reference,
+    )
+
+
+def by_kind(findings: Sequence[Finding]) -> dict[str, int]:
+    """Count findings by kind, in the order of `KINDS`; kinds that do not occur are left out."""
+    counts = Counter(finding.kind for finding in findings)
+    return {kind: counts[kind] for kind in KINDS if kind in counts}
+
+
+def write_audit(audit: dict[str, Any], path: Path) -> None:
+    """Write `Audit.as_dict()` as JSON.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(as_json(audit), encoding="utf-8")
+    except OSError as error:
+        raise StorageError(
+            f"The audit could not be written to {path}: {error.strerror or error}.",
+            remedy="Choose another --out, or free some space.",
+        ) from error
+
+
+def as_json(audit: dict[str, Any]) -> str:
+    """Return the text of `audit.json`."""
+    return json.dumps(audit, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _read(records: Sequence[Record], what: str, known: Mapping[str, ImageFacts], console: Console) -> list[ImageFacts]:
+    with track(what, len(records), console) as advance:
+        return read_facts(records, known=known, progress=advance)
+
+
+def _other(
+    dataset: Dataset, against: Dataset | None, known: Mapping[str, ImageFacts], console: Console
+) -> tuple[list[Record], list[ImageFacts]]:
+    """Read the other data set; its images are named by their folder, so that the two are told apart."""
+    if against is None:
+        return [], []
+    name = against.root.name if against.root.name != dataset.root.name else f"other {against.root.name}"
+    others = [replace(record, image=f"{name}/{record.image}") for record in against.records]
+    return others, _read(others, "Reading the other images", known, console)
+
+
+def _different(facts: Sequence[ImageFacts]) -> int:
+    return len({fact.sha256 for fact in facts} - {None})
+
+
+def _counts(
+    records: Sequence[Record],
+    hashes: Sequence[str | None],
+    pairs: Sequence[NearPair],
+    groups: Sequence[Sequence[int]],
+    pictures: Sequence[int],
+) -> dict[str, Any]:
+    copies = Counter(digest for digest in hashes if digest is not None)
+    contradicting = contradictions(records, pictures)
+    return {
+        "images": len(records),
+        "different_pictures": len(members(pictures)),
+        "unreadable": sum(digest is None for digest in hashes),
+        "exact_duplicate_groups": sum(n > 1 for n in copies.values()),
+        "near_duplicate_groups": len(groups),
+        "near_duplicate_groups_contradicting": sum(len({records[i].diagnosis for i in g}) > 1 for g in groups),
+        "contradicting_images": len(contradicting),
+        "contradictions_by_pair": pairs_of(records, contradicting),
+        **leak_counts(records, hashes, pairs),
+    }

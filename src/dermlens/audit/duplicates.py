@@ -1,0 +1,149 @@
+"""Near duplicates: the same picture recompressed, resized, turned, mirrored or recoloured, found by perceptual hash.
+
+Every pair within `MAX_BITS` of each other in any of the eight symmetries is a candidate; it counts as near duplicate
+when the two thumbnails, brought to the same symmetry, also correlate. The second step tells a changed copy from
+another photograph of a lesion, which the hash alone does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dermlens.audit.facts import SYMMETRIES, ImageFacts, turned
+from dermlens.audit.findings import Finding
+from dermlens.data.groups import members
+from dermlens.data.records import Record
+
+MAX_BITS = 10
+MIN_CORRELATION = 0.98
+MIN_CONTRAST = 4.0  # below this a picture is near-uniform, and every other such picture looks like it
+_MAX_ROWS, _MAX_COMPARED = 512, 8_000_000  # at once: 64 MB, however many images there are
+
+
+@dataclass(frozen=True)
+class NearPair:
+    """Two images, `first < second`, that show the same picture; turning `first` by `symmetry` gives `second`."""
+
+    first: int
+    second: int
+    symmetry: int
+    bits: int
+    correlation: float
+
+
+def near_duplicates(
+    facts: Sequence[ImageFacts],
+    *,
+    max_bits: int = MAX_BITS,
+    min_correlation: float = MIN_CORRELATION,
+    progress: Callable[[int], None] | None = None,
+) -> list[NearPair]:
+    """Return the pairs of different files that show the same picture.
+
+    Of files that are byte for byte the same only the first is compared.
+
+    Args:
+        progress: called with the number of different files just compared to all others.
+    """
+    chosen = _first_of_each_file(facts)
+    if len(chosen) < 2:
+        return []
+    codes = np.stack([facts[i].codes for i in chosen])
+    thumbs = [facts[i].thumb for i in chosen]
+    pairs = []
+    step = max(1, min(_MAX_ROWS, _MAX_COMPARED // len(chosen)))
+    for start in range(0, len(chosen), step):
+        for row, column, symmetry, bits in _candidates(codes, start, start + step, max_bits):
+            correlation = _correlation(turned(thumbs[row], symmetry), thumbs[column])
+            if correlation >= min_correlation:
+                pairs.append(NearPair(chosen[row], chosen[column], symmetry, bits, correlation))
+        if progress is not None:
+            progress(min(step, len(chosen) - start))
+    return pairs
+
+
+def near_groups(count: int, pairs: Sequence[NearPair], hashes: Sequence[str | None]) -> list[list[int]]:
+    """Return the groups of two or more different files, linked by near pairs; copies of a file stand in its group."""
+    groups = members(linked(count, [(p.first, p.second) for p in pairs], hashes))
+    return [group for group in groups if len({hashes[i] for i in group}) > 1]
+
+
+def linked(count: int, links: Sequence[tuple[int, int]], keys: Sequence[str | None]) -> list[int]:
+    """Number `count` things: equal numbers where they are linked, directly or through others, or share a key."""
+    parents = list(range(count))
+
+    def root(index: int) -> int:
+        while parents[index] != index:
+            parents[index] = parents[parents[index]]
+            index = parents[index]
+        return index
+
+    first_with: dict[str, int] = {}
+    same = [(first_with.setdefault(key, i), i) for i, key in enumerate(keys) if key is not None]
+    for one, other in (*same, *links):
+        low, high = sorted((root(one), root(other)))
+        parents[high] = low
+    return [root(index) for index in range(count)]
+
+
+def near_findings(
+    records: Sequence[Record], groups: Sequence[Sequence[int]], pairs: Sequence[NearPair], hashes: Sequence[str | None]
+) -> list[Finding]:
+    """Return one finding for each group: an error where it stands under two diagnoses, else a note."""
+    place = {index: number for number, group in enumerate(groups) for index in group}
+    lowest: dict[int, NearPair] = {}
+    for pair in pairs:
+        number = place[pair.first]
+        if number not in lowest or pair.correlation < lowest[number].correlation:
+            lowest[number] = pair
+    return [_finding(records, group, lowest[number], hashes) for number, group in enumerate(groups)]
+
+
+def _finding(records: Sequence[Record], group: Sequence[int], pair: NearPair, hashes: Sequence[str | None]) -> Finding:
+    labels = tuple(records[i].diagnosis for i in group)
+    how = ", one of them turned or mirrored" if pair.symmetry else ""
+    evidence = (
+        f"{len({hashes[i] for i in group})} different files show the same picture{how} "
+        f"({pair.bits} of 63 bits differ, correlation {pair.correlation:.3f})"
+    )
+    images, roles = tuple(records[i].image for i in group), tuple(records[i].split or "" for i in group)
+    if len(set(labels)) > 1:
+        evidence += f", under {', '.join(sorted(set(labels)))}."
+        remedy = "Pass a reference that knows the diagnosis, or take all of them out."
+        return Finding("near_duplicates_contradicting", "error", images, evidence, remedy, labels, roles)
+    return Finding("near_duplicates", "note", images, f"{evidence}.", "Keep one of them.", labels, roles)
+
+
+def _first_of_each_file(facts: Sequence[ImageFacts]) -> list[int]:
+    first: dict[str, int] = {}
+    for index, fact in enumerate(facts):
+        if fact.sha256 is not None and fact.look is not None and fact.look.contrast >= MIN_CONTRAST:
+            first.setdefault(fact.sha256, index)
+    return sorted(first.values())
+
+
+def _candidates(codes: npt.NDArray[np.uint64], start: int, stop: int, max_bits: int) -> list[tuple[int, int, int, int]]:
+    """Return (row, column, symmetry, bits) for near pairs of rows start to stop with later ones, nearest symmetry."""
+    block, rest = codes[start:stop], codes[start + 1 :, 0]
+    best = np.full((len(block), len(rest)), 64, np.uint8)
+    which = np.zeros_like(best)
+    for symmetry in range(SYMMETRIES):
+        bits = np.bitwise_count(block[:, symmetry, None] ^ rest[None, :])
+        closer = bits < best
+        best[closer], which[closer] = bits[closer], symmetry
+    found = []
+    for row, column in zip(*np.nonzero(best <= max_bits), strict=True):
+        if column >= row:  # column 0 is the record after the block's first
+            found.append((start + int(row), start + 1 + int(column), int(which[row, column]), int(best[row, column])))
+    return found
+
+
+def _correlation(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
+    a, b = one.astype(np.float64).ravel(), other.astype(np.float64).ravel()
+    a, b = a - a.mean(), b - b.mean()
+    scale = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / scale if scale else 0.0

@@ -1,0 +1,216 @@
+"""What one reading of an image file tells: its hash, what kind of file it is, how it looks, its perceptual hash.
+
+All audit modules work on these facts, so every file is opened once and memory does not grow with its size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from dermlens.data.header import read_header
+from dermlens.data.images import InputSpec, content_hash, decode, frame, read_bytes
+from dermlens.data.records import Record
+from dermlens.errors import DermlensError
+
+THUMB_PX = 32
+SYMMETRIES = 8
+"""Four turns, each with and without a mirror image."""
+
+_LOOK_PX = 128
+_LOOK = InputSpec(size_px=_LOOK_PX, framing="squash")
+_HASH_SIDE = 8
+_THREADS = 2
+_CHUNK = 1024
+_DARK, _BRIGHT = 40, 250
+
+
+@dataclass(frozen=True)
+class Look:
+    """How an image looks at 128 x 128 pixels.
+
+    Attributes:
+        brightness: mean grey, 0 to 255.
+        contrast: standard deviation of grey.
+        sharpness: which share of the differences between neighbours a 9-pixel mean takes away, 0 to 1 (after Crete
+            et al. 2007); what is blurred already loses little.
+        dark_share, bright_share: share of pixels below grey 40, and of pixels with every channel at 250 or more.
+        dark_corners: how many of the four corners are nearly black.
+        border_rgb: mean colour of the outermost tenth.
+    """
+
+    brightness: float
+    contrast: float
+    sharpness: float
+    dark_share: float
+    bright_share: float
+    dark_corners: int
+    border_rgb: tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFacts:
+    """What is known of one file; where it cannot be read, only `error` says why.
+
+    Attributes:
+        sha256: of the bytes, None where the image cannot be read or decoded.
+        error: why it cannot be read, else None.
+        width_px, height_px: upright.
+        quantisation: first digits of the hash of a JPEG's quantisation tables, "" for other formats.
+        thumb: uint8 grey (32, 32).
+        codes: uint64 (8,), the perceptual hash of the image in each symmetry; element 0 is as it stands.
+    """
+
+    sha256: str | None
+    error: str | None = None
+    format: str = ""
+    width_px: int = 0
+    height_px: int = 0
+    size_bytes: int = 0
+    quantisation: str = ""
+    look: Look | None = None
+    thumb: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
+    codes: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+
+
+def read_facts(
+    records: Sequence[Record],
+    *,
+    known: Mapping[str, ImageFacts] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[ImageFacts]:
+    """Read every image once; a file that cannot be read keeps its place with the error.
+
+    Args:
+        records: n records.
+        known: facts by SHA-256; a file that is known is hashed but not decoded.
+        progress: called with the number of images just done, from this thread.
+    """
+    facts: list[ImageFacts] = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(records), _CHUNK):
+            for fact in pool.map(partial(facts_of, known=known or {}), records[start : start + _CHUNK]):
+                facts.append(fact)
+                if progress is not None:
+                    progress(1)
+    return facts
+
+
+def facts_of(record: Record, *, known: Mapping[str, ImageFacts] | None = None) -> ImageFacts:
+    """Return the facts of one record's file, from `known` where its content is known."""
+    try:
+        data = read_bytes(record.path)
+        digest = content_hash(data)
+        if known and digest in known:
+            return known[digest]
+        header = read_header(data, f"The image {record.image!r}")
+        pixels = frame(decode(data, spec=_LOOK), _LOOK)
+    except DermlensError as error:
+        return ImageFacts(None, error.message)
+    width, height = header.upright_size_px
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.uint8)
+    thumb = cv2.resize(grey, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA).astype(np.uint8)
+    return ImageFacts(
+        sha256=digest,
+        format=header.format,
+        width_px=width,
+        height_px=height,
+        size_bytes=len(data),
+        quantisation=quantisation_of(data) if header.format == "JPEG" else "",
+        look=_look(pixels, grey),
+        thumb=thumb,
+        codes=perceptual_codes(thumb),
+    )
+
+
+def perceptual_codes(thumb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """Return the pHash of a grey thumbnail in its eight symmetries, uint64 (8,).
+
+    The discrete cosine transform of a mirrored image is the image's own with every second column negated, that of a
+    transposed one its transpose: so one transform gives all eight. Symmetry s is `turned(thumb, s)`.
+    """
+    low = cv2.dct(thumb.astype(np.float32))[:_HASH_SIDE, :_HASH_SIDE]
+    signs = np.where(np.arange(_HASH_SIDE) % 2 == 0, 1.0, -1.0)
+    codes = np.empty(SYMMETRIES, np.uint64)
+    for symmetry in range(SYMMETRIES):
+        turned_low = low.T if symmetry & 4 else low
+        if symmetry & 1:
+            turned_low = turned_low * signs[None, :]
+        if symmetry & 2:
+            turned_low = turned_low * signs[:, None]
+        flat = turned_low.ravel()[1:]  # the first coefficient is the brightness
+        bits = np.concatenate([[False], flat > np.median(flat)])
+        codes[symmetry] = np.packbits(bits).view(">u8")[0]
+    return codes
+
+
+def turned(image: npt.NDArray[np.uint8], symmetry: int) -> npt.NDArray[np.uint8]:
+    """Return the image in one of eight symmetries: bit 4 transposes, then bit 1 mirrors left-right, bit 2 up-down."""
+    result = image.T if symmetry & 4 else image
+    if symmetry & 1:
+        result = result[:, ::-1]
+    if symmetry & 2:
+        result = result[::-1]
+    return result
+
+
+def quantisation_of(data: bytes) -> str:
+    """Return eight hex digits for the quantisation tables of a JPEG: which program saved it, at which quality."""
+    tables = b"".join(_tables(data))
+    return hashlib.sha256(tables).hexdigest()[:8] if tables else ""
+
+
+def _tables(data: bytes) -> Iterator[bytes]:
+    """Yield the payload of every DQT segment before the first scan."""
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        if marker == 0xFF:  # fill byte
+            place += 1
+            continue
+        if marker == 0xDA:  # the scan begins
+            return
+        length = int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker == 0xDB:
+            yield data[place + 4 : place + 2 + length]
+        place += 2 + max(2, length)
+
+
+def _look(pixels: npt.NDArray[np.uint8], grey: npt.NDArray[np.uint8]) -> Look:
+    values = grey.astype(np.float32)
+    edge = _LOOK_PX // 10
+    border = np.concatenate(
+        [pixels[:edge].reshape(-1, 3), pixels[-edge:].reshape(-1, 3), pixels[:, :edge].reshape(-1, 3)]
+    ).mean(axis=0)
+    corner = _LOOK_PX // 16
+    corners = [values[y, x].mean() for y in _ends(corner) for x in _ends(corner)]
+    return Look(
+        brightness=float(values.mean()),
+        contrast=float(values.std()),
+        sharpness=_sharpness(values),
+        dark_share=float((grey < _DARK).mean()),
+        bright_share=float((pixels.min(axis=2) >= _BRIGHT).mean()),
+        dark_corners=sum(bool(mean < _DARK) for mean in corners),
+        border_rgb=(float(border[0]), float(border[1]), float(border[2])),
+    )
+
+
+def _sharpness(grey: npt.NDArray[np.float32]) -> float:
+    before = _differences(grey)
+    return 1 - _differences(cv2.blur(grey, (9, 9))) / before if before else 0.0
+
+
+def _differences(grey: npt.NDArray[Any]) -> float:
+    return float(np.abs(np.diff(grey, axis=0)).sum() + np.abs(np.diff(grey, axis=1)).sum())
+
+
+def _ends(size: int) -> tuple[slice, slice]:
+    return slice(0, size), slice(-size, None)

@@ -1,0 +1,172 @@
+"""The whole audit, on a set spoiled on purpose and on the 9-class ISIC set, with the repair and the page."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import pictures
+from dermlens.audit.audit import Audit, as_json, run_audit, write_audit
+from dermlens.audit.repair import write_repair
+from dermlens.audit.report import failing, print_audit, print_repair, verdict, write_report
+from dermlens.data.manifest import read_dataset
+from dermlens.errors import StorageError, UsageError
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pictures.spoiled_set(tmp_path_factory.mktemp("spoiled") / "set")
+
+
+@pytest.fixture(scope="module")
+def found(data: Path) -> Audit:
+    return run_audit(read_dataset(data), console=quiet())
+
+
+def test_everything_that_was_spoiled_is_found_and_counted(found: Audit) -> None:
+    wanted = {
+        "images": 58,
+        "unreadable": 1,
+        "exact_duplicate_groups": 2,
+        "near_duplicate_groups": 1,
+        "contradicting_images": 1,
+        "contradictions_by_pair": {"MEL/NV": 1},
+        "test_images_under_another_label_in_train": 0,
+        "test_images_with_lesion_in_train_other_image": 0,
+        "test_images_with_lesion_in_train_any_image": 0,
+        "test_images_leaked_any": 1,
+        "labels_against_reference": None,
+    }
+    assert {name: found.counts[name] for name in wanted} == wanted
+    kinds = {finding.kind for finding in found.findings}
+    assert {"unreadable", "contradicting_labels", "same_image_across_split", "near_duplicates"} <= kinds
+    assert found.ceiling == 1
+
+
+def test_after_the_repair_a_second_audit_finds_no_error(found: Audit, data: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    write_repair(found.repair(), tmp_path / "repaired.csv", data)
+    again = run_audit(read_dataset(tmp_path / "repaired.csv", images=data), console=quiet())
+    assert [f for f in again.findings if f.severity == "error"] == []
+    assert again.counts["images"] == 58 - 1 - 2 - 1 - 1  # broken, both copies of `both`, a `leak`, `small`
+    assert before == {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+
+
+def test_the_json_says_all_and_twice_the_same(found: Audit, data: Path, tmp_path: Path) -> None:
+    repair = found.repair()
+    report = found.as_dict(repair)
+    write_audit(report, tmp_path / "out" / "audit.json")
+    assert json.loads((tmp_path / "out" / "audit.json").read_text("utf-8")) == json.loads(as_json(report))
+    assert len(report["findings"]) == len(found.findings)
+    assert report["repair"]["included"] + report["repair"]["excluded"] == 58
+    again = run_audit(read_dataset(data), console=quiet())
+    assert as_json(again.as_dict(again.repair())) == as_json(report)
+    with pytest.raises(StorageError):
+        write_audit(report, tmp_path / "out" / "audit.json" / "below.json")
+
+
+def test_the_page_stands_alone_and_shows_the_pictures(found: Audit, tmp_path: Path) -> None:
+    write_report(found, found.repair(), tmp_path / "audit.html", manifest=None)
+    page = (tmp_path / "audit.html").read_text("utf-8")
+    for sentence in verdict(found):
+        assert sentence in page
+    assert not re.search(r'(src|href)="(?!data:|#)', page) and "<script" not in page
+    assert "One picture, two diagnoses" in page and "Train/MEL/both.png" in page and "Train/NV/both.png" in page
+    assert "melanoma (train)" in page and "melanocytic nevus (train)" in page
+    assert "cannot be read" in page and "--repair --manifest repaired.csv" in page
+    assert page.count('class="plot"') >= 2
+
+
+def test_the_summary_and_the_offer_on_the_terminal(found: Audit, data: Path) -> None:
+    console = quiet()
+    print_audit(found, console)
+    print_repair(found.repair(), Path("fixed.csv"), found.dataset, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "1 of 56 pictures stand under two diagnoses" in text or "1 of 55 pictures" in text
+    assert f"dermlens train fixed.csv --images {data}" in text
+
+
+def test_against_another_set(data: Path, tmp_path: Path) -> None:
+    for index in range(2):
+        pictures.save(tmp_path / "other/NV" / f"{index}.png", pictures.lesion(index))
+    pictures.save(tmp_path / "other/MEL/1.jpg", pictures.lesion(1000), 60)
+    found = run_audit(read_dataset(tmp_path / "other"), against=read_dataset(data), console=quiet())
+    assert found.counts["against"]["same_picture"] == 2
+    assert found.counts["against"]["near_duplicate"] == 1
+    assert sum(f.kind == "shared_with_other_data" for f in found.findings) == 3
+
+
+def test_a_set_of_broken_files_is_audited_too(tmp_path: Path) -> None:
+    for code in ("NV", "MEL"):
+        (tmp_path / "set" / code).mkdir(parents=True)
+        (tmp_path / "set" / code / "a.jpg").write_bytes(b"no image")
+    found = run_audit(read_dataset(tmp_path / "set"), console=quiet())
+    assert found.counts["unreadable"] == 2 and found.shortcuts is None and found.ceiling is None
+    write_report(found, found.repair(), tmp_path / "audit.html", manifest=tmp_path / "m.csv")
+
+
+def test_a_leak_into_a_validation_split_is_in_the_verdict(tmp_path: Path) -> None:
+    for code, seed in (("NV", 1), ("MEL", 2)):
+        for split in ("train", "val"):
+            pictures.save(tmp_path / "set" / split / code / "same.png", pictures.lesion(seed))
+    found = run_audit(read_dataset(tmp_path / "set"), console=quiet())
+    assert "2 pictures, lesions or patients stand on both sides" in verdict(found)[1]
+    assert "repair it first" in verdict(found)[2]
+
+
+def test_names_that_look_like_markup_do_no_harm(tmp_path: Path) -> None:
+    root = tmp_path / "a $set [red]"
+    for number, code in enumerate(("<script>", "$images [bold]", "naïve é")):
+        for index in range(6):
+            pictures.save(root / code / f"{index}.png", pictures.lesion(10 * number + index))
+    found = run_audit(read_dataset(root), console=quiet())
+    console = quiet()
+    print_audit(found, console)
+    write_report(found, found.repair(), tmp_path / "audit.html", manifest=None)
+    page = (tmp_path / "audit.html").read_text("utf-8")
+    assert "<script>" not in page and "a $set [red]" in page
+    assert "$images [bold]" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_kinds_to_fail_on() -> None:
+    assert failing(["a"], ["a", "b"]) == {"a"}
+    assert failing(["any"], ["a", "b"]) == {"a", "b"}
+    with pytest.raises(UsageError, match="any, a, b"):
+        failing(["c"], ["a", "b"])
+
+
+@pytest.mark.data
+def test_the_nine_class_isic_set(data_dir: Path, tmp_path: Path) -> None:
+    reference = data_dir / "isic_reference.csv"
+    root = data_dir / "isic9"
+    found = run_audit(read_dataset(root, reference=reference), reference=reference, console=quiet())
+    wanted = {
+        "images": 2359,
+        "unreadable": 0,
+        "exact_duplicate_groups": 159,
+        "contradicting_images": 155,
+        "contradictions_by_pair": {"AK/NV": 77, "MEL/SK": 78},
+        "test_images_under_another_label_in_train": 18,
+        "test_images_with_lesion_in_train_other_image": 33,
+        "test_images_with_lesion_in_train_any_image": 39,
+        "test_images_leaked_any": 44,
+    }
+    assert {name: found.counts[name] for name in wanted} == wanted
+    assert found.counts["labels_against_reference"]["by_pair"] == {"NV->AK": 76, "SK->MEL": 26}
+    assert found.ceiling == pytest.approx(100 / 118, abs=1e-6)
+    assert found.shortcuts is not None and found.shortcuts.probes[0].balanced_accuracy > 0.35
+    repair = found.repair()
+    assert "SK" in repair.dropped
+    write_repair(repair, tmp_path / "repaired.csv", root)
+    again = run_audit(read_dataset(tmp_path / "repaired.csv", images=root), reference=reference, console=quiet())
+    assert [f.kind for f in again.findings if f.severity == "error"] == []
+    assert again.counts["test_images_leaked_any"] == 0

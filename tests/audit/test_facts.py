@@ -1,0 +1,66 @@
+"""One reading of a file: hash, header, looks and the perceptual hash in its eight symmetries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import pictures
+from dermlens.audit.facts import SYMMETRIES, facts_of, perceptual_codes, quantisation_of, read_facts, turned
+from dermlens.data.images import content_hash
+from dermlens.data.records import Record
+
+
+def record(path: Path) -> Record:
+    return Record(path, path.name, "NV")
+
+
+def test_facts_of_a_file(tmp_path: Path) -> None:
+    path = pictures.save(tmp_path / "a.jpg", pictures.lesion(1))
+    facts = facts_of(record(path))
+    assert (facts.format, facts.width_px, facts.height_px) == ("JPEG", 160, 120)
+    assert facts.sha256 == content_hash(path.read_bytes()) and facts.error is None
+    assert facts.size_bytes == path.stat().st_size
+    assert facts.thumb.shape == (32, 32) and facts.codes.shape == (SYMMETRIES,)
+    assert facts.look is not None and 100 < facts.look.brightness < 200
+
+
+def test_a_file_that_cannot_be_read_keeps_its_place(tmp_path: Path) -> None:
+    good = pictures.save(tmp_path / "a.png", pictures.lesion(1))
+    (tmp_path / "b.png").write_bytes(good.read_bytes()[:200])
+    steps: list[int] = []
+    names = ("a.png", "b.png", "gone.png")
+    facts = read_facts([record(tmp_path / n) for n in names], progress=steps.append)
+    assert [f.sha256 is None for f in facts] == [False, True, True]
+    assert [bool(f.error) for f in facts] == [False, True, True]
+    assert sum(steps) == 3
+
+
+@pytest.mark.parametrize("symmetry", range(SYMMETRIES))
+def test_the_codes_are_those_of_the_turned_picture(symmetry: int, tmp_path: Path) -> None:
+    thumb = facts_of(record(pictures.save(tmp_path / "a.png", pictures.lesion(4)))).thumb
+    seen = perceptual_codes(np.ascontiguousarray(turned(thumb, symmetry)))[0]
+    assert int(np.bitwise_count(perceptual_codes(thumb)[symmetry] ^ seen)) <= 1
+
+
+def test_quantisation_tells_qualities_apart_and_not_pictures(tmp_path: Path) -> None:
+    def tables(seed: int, quality: int) -> str:
+        return quantisation_of(pictures.save(tmp_path / "q.jpg", pictures.lesion(seed), quality).read_bytes())
+
+    assert tables(1, 90) == tables(2, 90) != tables(1, 60)
+    assert quantisation_of(b"\xff\xd8") == ""
+    quantisation_of(b"\xff\xd8\xff\xdb\x00")  # cut off inside a table: no error
+
+
+def test_looks(tmp_path: Path) -> None:
+    dark = facts_of(record(pictures.save(tmp_path / "d.png", np.full((80, 80, 3), 5, np.uint8)))).look
+    white = facts_of(record(pictures.save(tmp_path / "w.png", np.full((80, 80, 3), 255, np.uint8)))).look
+    sharp = facts_of(record(pictures.save(tmp_path / "s.png", pictures.lesion(1)))).look
+    soft = facts_of(record(pictures.save(tmp_path / "b.png", cv2.GaussianBlur(pictures.lesion(1), (0, 0), 12)))).look
+    assert dark and white and sharp and soft
+    assert dark.dark_share == 1 and dark.dark_corners == 4 and dark.sharpness == 0
+    assert white.bright_share == 1 and white.dark_corners == 0
+    assert sharp.sharpness > 2 * soft.sharpness
