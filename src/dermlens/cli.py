@@ -73,6 +73,7 @@ def predict(
     from dermlens.reporting.progress import track
 
     stderr = Console(stderr=True)
+    _check_page(html, open_page)
     inputs = expand(images)
     for note in inputs.notes:
         stderr.print(note, style="yellow", highlight=False, soft_wrap=True)
@@ -163,6 +164,19 @@ def audit(
     raise typer.Exit(EXIT_FINDINGS if any(finding.kind in kinds for finding in found.findings) else 0)
 
 
+def _check_page(html: Path | None, open_page: bool) -> None:
+    """Refuse a page that cannot be written before any work is done for it."""
+    if html is None:
+        if open_page:
+            raise UsageError("--open has no page to open.", remedy="Add --html FILE.")
+        return
+    if html.is_dir() or not html.parent.parent.is_dir():
+        raise UsageError(
+            f"--html {html} cannot be written: it must be a file, in a folder that exists or can be made in one.",
+            remedy="Name a file, for example --html answers.html.",
+        )
+
+
 @app.command(epilog="Example: `dermlens train my_images --out runs/mine` (one folder per diagnosis)")
 def train(
     data: Annotated[
@@ -193,19 +207,20 @@ def train(
         )
     flags = {"backbone": backbone, "weights": weights, "epochs": epochs, "views": views, "seed": seed}
     console = _console()
-    console.print("Starting TensorFlow ...", highlight=False)
-    from dermlens.training.quiet import load_tensorflow
-
-    load_tensorflow()
     from dermlens.data.manifest import isic_ids_of_lesions, read_dataset
     from dermlens.training.recipe import make_recipe, parse_settings, read_recipe
-    from dermlens.training.run import About
-    from dermlens.training.run import train as run_training
 
     chosen = make_recipe(read_recipe(recipe) if recipe else {})
     chosen = make_recipe(parse_settings(settings or []), base=chosen)
     chosen = make_recipe({k: v for k, v in flags.items() if v is not None}, base=chosen)
     dataset = read_dataset(data, images=images, reference=reference, task=task.value, frame_aspect=frame_aspect)
+    console.print("Starting TensorFlow ...", highlight=False)
+    from dermlens.training.quiet import load_tensorflow
+
+    load_tensorflow()
+    from dermlens.training.run import About
+    from dermlens.training.run import train as run_training
+
     about = About(name=name or out.resolve().name)
     run_training(
         dataset,

@@ -23,12 +23,13 @@ def test_folders_are_walked_in_sorted_order_and_named_as_given(tmp_path: Path, m
         "in/a.png",
         "in/sub/c.webp",
         "in/notes.txt",
+        "in/phone.HEIC",
         "in/.hidden.png",
         "in/__MACOSX/d.png",
     )
     monkeypatch.chdir(tmp_path)
     inputs = expand(["in", "other.jpg"])
-    assert inputs.paths == ("in/a.png", "in/b.JPG", "in/sub/c.webp", "other.jpg")
+    assert inputs.paths == ("in/a.png", "in/b.JPG", "in/phone.HEIC", "in/sub/c.webp", "other.jpg")
     assert len(inputs.notes) == 1 and "1 other file left out" in inputs.notes[0]
 
 

@@ -25,6 +25,8 @@ from dermlens.errors import ImageError, UsageError
 Source: TypeAlias = str | Path | bytes
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+UNREAD_IMAGE_EXTENSIONS = frozenset({".heic", ".heif", ".gif", ".avif", ".jp2", ".dcm", ".dng"})
+"""Images all the same: an answer is due, and it says what to do."""
 DEFAULT_MAX_BYTES = 20_000_000
 DEFAULT_MAX_PIXELS = 50_000_000
 
@@ -34,6 +36,7 @@ __all__ = [
     "IMAGE_EXTENSIONS",
     "InputSpec",
     "Pixels",
+    "UNREAD_IMAGE_EXTENSIONS",
     "Source",
     "content_hash",
     "decode",

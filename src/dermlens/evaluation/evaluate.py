@@ -80,9 +80,13 @@ def evaluate(
     }
     _print_counts(counts, findings, console)
     if not scored:
+        strangers = counts["class_not_in_model"]
         raise DataError(
-            f"Nothing is left to score: of {len(records)} images {counts['set_aside_as_seen']} are known to the model.",
-            remedy=f"Give images of other lesions; {out / 'predictions.csv'} says why each was left out.",
+            f"Nothing is left to score: of {len(records)} images {counts['set_aside_as_seen']} are known to the model, "
+            f"{sum(strangers.values())} are of classes that it does not have"
+            f"{' (' + ', '.join(sorted(strangers)) + ')' if strangers else ''}, {counts['unreadable']} are unreadable.",
+            remedy=f"Give images of other lesions, named as the model names them ({', '.join(bundle.codes)}); "
+            f"{out / 'predictions.csv'} says why each was left out.",
             code="nothing_to_score",
         )
     metrics = _metrics(bundle, scored, seed)

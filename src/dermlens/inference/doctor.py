@@ -28,6 +28,7 @@ PACKAGES = (
     "keras",
     "scikit-learn",
 )
+PRECISIONS = ("FP32", "BF16", "FP16", "INT8")
 EXTRAS = {
     "train, evaluate": ("train", ("tensorflow", "keras", "sklearn", "pandas", "matplotlib")),
 }
@@ -53,7 +54,7 @@ def examine() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": core.get_property("CPU", "FULL_DEVICE_NAME"),
-        "optimised_for": list(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+        "optimised_for": [c for c in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") if c in PRECISIONS],
         "cores": os.cpu_count(),
         "free_disk_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
         "packages": found,

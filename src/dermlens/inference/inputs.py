@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from dermlens.data.images import IMAGE_EXTENSIONS
+from dermlens.data.images import IMAGE_EXTENSIONS, UNREAD_IMAGE_EXTENSIONS
 from dermlens.errors import UsageError
 
 
@@ -22,7 +22,8 @@ def expand(arguments: Iterable[str]) -> Inputs:
     """Return the images meant by files and folders.
 
     A file counts whatever its name, even a missing one: its answer carries the error. Folders are walked recursively in
-    sorted order; below them only files with an image extension count, the others are counted in a note.
+    sorted order; below them files with an image extension count (those of formats that cannot be read too: their
+    answer says so), the others are counted in a note.
 
     Raises:
         UsageError: there is no image at all.
@@ -58,7 +59,7 @@ def _walk(folder: str) -> tuple[list[str], int]:
         for name in sorted(names):
             if name.startswith("."):
                 continue
-            if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS:
+            if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS | UNREAD_IMAGE_EXTENSIONS:
                 found.append(os.path.join(base, name))
             else:
                 others += 1

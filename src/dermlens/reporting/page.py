@@ -20,6 +20,7 @@ from dermlens.diagnoses import DIAGNOSES, display_name
 from dermlens.errors import ImageError, StorageError
 from dermlens.inference.bundle import Bundle
 from dermlens.inference.predict import DISCLAIMER, Prediction
+from dermlens.reporting.terminal import percent, shown
 
 THUMBNAIL_PX = 320
 ANY_SIZE = {"max_bytes": 2**40, "max_pixels": 2**40}  # the answer was given, so the limits were kept
@@ -77,12 +78,13 @@ def _card(answer: Prediction, bundle: Bundle, top: int) -> str:
     code = answer.diagnosis_code or ""
     diagnosis = DIAGNOSES.get(code)
     kind = diagnosis.malignancy if diagnosis else "unknown"
-    plain = html.escape(diagnosis.plain) if diagnosis else ""
+    told = f'<p class="kind">{kind}</p>' if diagnosis else ""
+    plain = f"<p>{html.escape(diagnosis.plain)}</p>" if diagnosis else ""
     codes = f"ICD-10 {diagnosis.icd10} · ICD-11 {diagnosis.icd11}" if diagnosis else ""
-    bars = "".join(_bar(c, p, c == code) for c, p in answer.top(top))
+    bars = "".join(_bar(c, p, c == code) for c, p in shown(answer, top))
     return (
-        f'<article class="{kind}">{_picture(answer, bundle)}<div><p class="kind">{kind}</p>'
-        f"<h2>{html.escape(answer.diagnosis_name or code)}</h2><p>{plain}</p>"
+        f'<article class="{kind}">{_picture(answer, bundle)}<div>{told}'
+        f"<h2>{html.escape(answer.diagnosis_name or code)}</h2>{plain}"
         f'<table aria-label="Probabilities">{bars}</table></div>'
         f"<footer>{name}<span>{codes}</span></footer></article>"
     )
@@ -92,7 +94,7 @@ def _bar(code: str, probability: float, chosen: bool) -> str:
     mark = ' class="chosen"' if chosen else ""
     return (
         f"<tr{mark}><th>{html.escape(display_name(code))}</th>"
-        f'<td><i style="width:{probability * 100:.1f}%"></i></td><td>{probability * 100:.0f} %</td></tr>'
+        f'<td><i style="width:{probability * 100:.1f}%"></i></td><td>{html.escape(percent(probability))}</td></tr>'
     )
 
 

@@ -22,6 +22,12 @@ def printable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+RULE_WORDS = (
+    "The diagnosis weighs all classes alike, so that a rare disease is not overlooked; the probabilities are those of "
+    "the data that the model learned from. So the diagnosis may differ from the most probable class."
+)
+
+
 def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Console) -> None:
     """Print one row for each answer, errors included."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
@@ -39,7 +45,14 @@ def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Co
             console.print(
                 Text(printable(f"cannot be read: {answer.error['message']} {answer.error['remedy']}"), style="red")
             )
+    failed = sum(answer.error is not None for answer in answers)
+    if failed:
+        console.print(f"{len(answers) - failed} read, {failed} not.", highlight=False)
+    if failed == len(answers):
+        return
     console.print(Text("\n" + bundle.scope, style="dim"))
+    if any(answer.probabilities and answer.diagnosis_code != answer.top(1)[0][0] for answer in answers):
+        console.print(Text(RULE_WORDS, style="dim"))
     if bundle.leaky:
         console.print(Text("LEAKY model: its training and test images overlap; its scores are too good.", style="red"))
     if not bundle.calibrated:
@@ -50,11 +63,27 @@ def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Co
 def _cells(answer: Prediction, top: int) -> tuple[Text, Text, Text]:
     diagnosis = DIAGNOSES.get(answer.diagnosis_code or "")
     style = STYLE.get(diagnosis.malignancy, "") if diagnosis else "bold"
-    (code, probability), *others = answer.top(top)
+    (code, probability), *others = shown(answer, top)
     filled = round(probability * BAR_WIDTH)
-    bar = Text("█" * filled + "░" * (BAR_WIDTH - filled), style="cyan").append(f" {probability:4.0%} {code}")
-    then = Text("  ".join(f"{probability:.0%} {code}" for code, probability in others), style="dim")
-    return Text(f"{answer.diagnosis_name} ({answer.diagnosis_code})", style=style), bar, then
+    bar = Text("█" * filled + "░" * (BAR_WIDTH - filled), style="cyan").append(f" {percent(probability):>4} {code}")
+    then = Text("  ".join(f"{percent(probability)} {code}" for code, probability in others), style="dim")
+    name = answer.diagnosis_name or ""
+    label = name if name == answer.diagnosis_code else f"{name} ({answer.diagnosis_code})"
+    return Text(label, style=style), bar, then
+
+
+def shown(answer: Prediction, top: int) -> list[tuple[str, float]]:
+    """Return the most probable classes, and the diagnosis behind them when it is not among them."""
+    classes = answer.top(top)
+    code = answer.diagnosis_code
+    if code is not None and code not in dict(classes):
+        classes.append((code, answer.probabilities[code]))
+    return classes
+
+
+def percent(probability: float) -> str:
+    """Return a probability as whole percent; what is not zero is not shown as zero."""
+    return "<1%" if 0 < probability < 0.005 else f"{probability:.0%}"
 
 
 def model_facts(bundle: Bundle) -> dict[str, Any]:
@@ -105,12 +134,14 @@ def show_doctor(facts: dict[str, Any], console: Console) -> None:
     table.add_row("packages", ", ".join(f"{n} {v}" for n, v in facts["packages"].items() if v))
     for model in facts["models"]:
         state = (
-            f"ok, {model['precision']}, ready in {model['load_and_first_answer_ms']} ms"
+            f"ok, {model['precision']}, first answer after {model['load_and_first_answer_ms']} ms"
             if model["status"] == "ok"
             else ""
         )
         table.add_row(f"model {model['name']}", state or f"{model['error']['message']} {model['error']['remedy']}")
     for verb, gap in facts["missing"].items():
-        table.add_row(f"for {verb}", f"missing {', '.join(gap['modules'])}: {gap['install']}")
+        table.add_row(f"for {verb}", Text(f"missing {', '.join(gap['modules'])}: {gap['install']}"))
     console.print(table, highlight=False)
-    console.print("All well." if facts["ok"] else "An embedded model is missing or unusable.", highlight=False)
+    predicting = "Predicting: all well." if facts["ok"] else "Predicting: an embedded model is missing or unusable."
+    rest = "".join(f" {verb.capitalize()}: not installed." for verb in facts["missing"])
+    console.print(predicting + rest, highlight=False)

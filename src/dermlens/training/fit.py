@@ -109,6 +109,8 @@ def fine_tune(
         finally:
             batches.close()
     best.restore()
+    better = "" if history.best_epoch else ": fine-tuning did not improve on the head over frozen features (epoch 0)"
+    console.print(f"Kept epoch {history.best_epoch}{better}.", highlight=False)
     return history
 
 

@@ -164,6 +164,7 @@ _FILES = {
     "history.png": "the same, drawn",
     "audit.json": "what the audit found",
     "split.csv": "every image with its role",
+    "seen.json": "what the model has met, by role",
     "test_predictions.csv": "every test image with its probabilities",
     "cache": "trunk features; delete it when you are done",
 }
