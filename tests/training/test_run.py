@@ -129,7 +129,7 @@ def test_leakage_is_refused_and_marked_when_allowed(tmp_path: Path, quiet: Conso
     paint(data / "Test", per_class=6, seed=1)
     (data / "Test" / "nevus" / "copy.png").write_bytes((data / "Train" / "nevus" / "0.png").read_bytes())
     dataset = read_dataset(data)
-    with pytest.raises(LeakageError, match="share images or lesions"):
+    with pytest.raises(LeakageError, match="The split leaks"):
         train(dataset, tmp_path / "out", SMALL, About(name="x"), console=quiet)
     bundle = train(
         dataset,
