@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -69,8 +70,6 @@ def predict(
     """Say what each image shows, or why it cannot be read."""
     from dermlens.inference.inputs import expand
     from dermlens.inference.predict import Predictor
-    from dermlens.reporting import terminal
-    from dermlens.reporting.progress import track
 
     stderr = Console(stderr=True)
     _check_page(html, open_page)
@@ -80,8 +79,7 @@ def predict(
     predictor = Predictor(model, max_bytes=max_bytes, max_pixels=max_pixels)
     answers = []
     failed = False
-    watched = len(inputs.paths) >= SHOW_PROGRESS_FROM and stderr.is_terminal
-    with track("Predicting", len(inputs.paths), stderr) if watched else nullcontext(lambda steps: None) as advance:
+    with _watched(len(inputs.paths), stderr) as advance:
         for answer in predictor.predict_many(inputs.paths, frame_aspects=[frame_aspect] * len(inputs.paths)):
             advance(1)
             failed = failed or answer.status == "error"
@@ -90,6 +88,8 @@ def predict(
             if html is not None or not as_json:
                 answers.append(answer)
     if not as_json:
+        from dermlens.reporting import terminal
+
         terminal.show(answers, predictor.bundle, top=top, console=Console())
     if html is not None:
         from dermlens.reporting.page import open_in_browser, write_page
@@ -162,6 +162,15 @@ def audit(
     if manifest is not None:
         print_repair(plan, manifest, dataset, console)
     raise typer.Exit(EXIT_FINDINGS if any(finding.kind in kinds for finding in found.findings) else 0)
+
+
+def _watched(count: int, stderr: Console) -> AbstractContextManager[Callable[[int], None]]:
+    """Show progress where somebody looks and has to wait; a single image is answered without loading it."""
+    if count < SHOW_PROGRESS_FROM or not stderr.is_terminal:
+        return nullcontext(lambda steps: None)
+    from dermlens.reporting.progress import track
+
+    return track("Predicting", count, stderr)
 
 
 def _check_page(html: Path | None, open_page: bool) -> None:

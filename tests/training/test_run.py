@@ -193,6 +193,7 @@ def test_a_full_disk_is_reported_before_the_cache_is_written(
         train(read_dataset(paint(tmp_path / "data", 8)), tmp_path / "out", SMALL, About(name="x"), console=quiet)
 
 
+@pytest.mark.long
 def test_an_older_caches_state_cannot_vouch_for_another_one(
     tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +255,7 @@ def test_plots_and_tables_that_cannot_be_written_do_not_cost_the_bundle(
     assert "history.png" not in told.getvalue()
 
 
+@pytest.mark.long
 def test_a_half_filled_cache_is_continued_and_another_recipes_is_not_used(
     tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
