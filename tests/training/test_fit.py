@@ -1,27 +1,41 @@
-"""Optimisation: the schedule, the averaged weights, and that the best epoch is the one kept."""
+"""The training loop: it learns, ends at the best averaged weights, and goes on from a checkpoint bit for bit."""
 
 from __future__ import annotations
 
 import io
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from rich.console import Console
 
-from dermlens.training.fit import History, _Best, _rate, classifier, fine_tune, fit_head
+from dermlens.errors import WeightsError
+from dermlens.training import fit as fit_module
+from dermlens.training.checkpoint import Checkpoint, values_of
+from dermlens.training.feed import Feed, from_arrays
+from dermlens.training.fit import History, Stage, fit
+from dermlens.training.network import classifier
+from dermlens.training.pipeline import Draw
 from dermlens.training.recipe import Recipe
+from dermlens.training.watch import Watch
 
-RECIPE = Recipe(batch_size=16, epochs=3, head_epochs=10, dropout=0.0, learning_rate=1e-2, mixup=0.2)
+RECIPE = Recipe(batch_size=16, dropout=0.2, mixup=0.2, batch_norm="updated", precision="float32")
+STAGE = Stage("tune", 3, 1e-2, mixup=0.2, salt=1)
+CODES = ("A", "B", "C")
+SILENT = Console(file=io.StringIO())
 
 
-def top() -> keras.Model:
+def network() -> keras.Model:
     keras.utils.set_random_seed(0)
     features = keras.Input((4, 4, 6))
     x = keras.layers.Conv2D(8, 3, padding="same", name="conv")(features)
     x = keras.layers.BatchNormalization(name="norm")(x)
-    return keras.Model(features, keras.layers.ReLU(name="relu")(x))
+    top = keras.Model(features, keras.layers.ReLU(name="relu")(x))
+    return classifier(top, 3, RECIPE.dropout, 0)
 
 
 def toy(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -33,97 +47,128 @@ def toy(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return features.astype(np.float16), labels
 
 
-def test_the_rate_warms_up_to_its_peak_and_falls_to_zero() -> None:
-    rates = [_rate(step, 100, 1.0, 0.1) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1) and max(rates) == 1.0 and rates.index(1.0) == 9
-    assert rates[-1] < 0.001
-    assert rates[10:] == sorted(rates[10:], reverse=True)
+def feed(n: int = 96) -> Feed:
+    select, labels = toy(48, 1)
+    return from_arrays(*toy(n, 0), select[:, 0], labels)
+
+
+def trained(
+    stage: Stage = STAGE, recipe: Recipe = RECIPE, checkpoint: Checkpoint | None = None, source: Feed | None = None
+) -> tuple[keras.Model, History]:
+    model = network()
+    saved = checkpoint.load() if checkpoint else None
+    return model, fit(model, source or feed(), stage, recipe, CODES, Watch(SILENT, CODES), checkpoint, saved)
+
+
+def logits(model: keras.Model) -> np.ndarray:
+    return np.asarray(model(toy(48, 1)[0][:, 0].astype(np.float32), training=False)[0])
 
 
 def test_training_learns_and_ends_at_the_best_epochs_weights() -> None:
-    model = classifier(top(), 3, 0.0, 0)
-    train, (select, labels) = toy(96, 0), toy(48, 1)
-    kept: list[list[np.ndarray]] = []
-    history = fine_tune(
-        model,
-        train,
-        (select[:, 0], labels),
-        RECIPE,
-        3,
-        Console(file=io.StringIO()),
-        on_best=lambda: kept.append(model.get_weights()),
-    )
+    model, history = trained()
     scores = [row["select_balanced_accuracy"] for row in history.rows]
     assert len(scores) == 4 and max(scores) > 0.9 > scores[0]
     assert history.best_epoch == int(np.argmax(scores))
-    for last, best in zip(model.get_weights(), kept[-1], strict=True):
-        np.testing.assert_array_equal(last, best)
-    logits = model(select[:, 0].astype(np.float32), training=False)[0]
-    assert float(np.mean(np.asarray(logits).argmax(axis=1) == labels)) == pytest.approx(max(scores), abs=0.03)
+    found = (logits(model).argmax(axis=1) == toy(48, 1)[1]).mean()
+    assert found == pytest.approx(max(scores), abs=0.03)
 
 
-def test_the_averaged_weights_are_the_ones_scored_and_kept_and_training_goes_on_with_its_own() -> None:
-    model = classifier(top(), 3, 0.0, 0)
-    features, labels = toy(12, 0)
-    seen: list[float] = []
-    best = _Best(
-        model,
-        (features[:, 0], labels),
-        np.full(3, 1 / 3),
-        History(),
-        on_best=lambda: seen.append(float(np.abs(model.get_layer("conv").get_weights()[0]).max())),
-        classes=3,
-    )
-    live = [v.numpy() for v in model.trainable_variables]
-    averages = [tf.Variable(tf.zeros_like(v.value)) for v in model.trainable_variables]
-    best.consider(epoch=1, extra={}, ema=averages)
-    assert seen == [0.0], "the averages stood in the model when it was scored and saved"
-    for variable, before in zip(model.trainable_variables, live, strict=True):
-        np.testing.assert_array_equal(variable.numpy(), before)
-    best.restore()
-    assert float(np.abs(model.get_layer("conv").get_weights()[0]).max()) == 0.0
+def test_each_epoch_tells_the_recall_of_each_class() -> None:
+    _, history = trained()
+    row = history.rows[-1]
+    recalls = [row[f"select_recall_{code}"] for code in CODES]
+    assert np.mean(recalls) == pytest.approx(row["select_balanced_accuracy"])
 
 
-def test_the_same_seed_gives_the_same_first_epoch() -> None:
-    losses = []
-    for _ in range(2):
-        model = classifier(top(), 3, 0.0, 0)
-        history = fine_tune(
-            model,
-            toy(48, 0),
-            (toy(24, 1)[0][:, 0], toy(24, 1)[1]),
-            Recipe(batch_size=16, epochs=1),
-            3,
-            Console(file=io.StringIO()),
-            on_best=lambda: None,
-        )
-        losses.append(history.rows[1]["train_loss"])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+def test_the_averaged_weights_are_scored_and_training_goes_on_with_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[float] = []
+    real = fit_module._Loop.score_epoch
+
+    def noted(self: fit_module._Loop, epoch: int, extra: dict[str, float]) -> None:
+        if epoch:
+            live = self.kept_for_test[-1]  # type: ignore[attr-defined]
+            scored.append(float(np.abs(self.model.get_layer("conv").get_weights()[0] - live).max()))
+        real(self, epoch, extra)
+
+    before = fit_module._Loop._end_epoch
+
+    def remembered(self: fit_module._Loop, rate: float) -> None:
+        self.kept_for_test = [self.model.get_layer("conv").get_weights()[0]]  # type: ignore[attr-defined]
+        before(self, rate)
+        again = self.model.get_layer("conv").get_weights()[0]
+        np.testing.assert_array_equal(again, self.kept_for_test[-1])  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(fit_module._Loop, "score_epoch", noted)
+    monkeypatch.setattr(fit_module._Loop, "_end_epoch", remembered)
+    trained()
+    assert len(scored) == 3 and min(scored) > 1e-4, "other weights than those of the last step were scored"
 
 
-def test_the_head_alone_changes_nothing_but_the_last_layer() -> None:
-    model = classifier(top(), 3, 0.0, 0)
-    before = model.get_layer("conv").get_weights()[0].copy()
-    rng = np.random.default_rng(0)
-    labels = np.arange(60) % 3
-    embeddings = rng.normal(0, 0.3, (60, 8)).astype(np.float32)
-    embeddings[np.arange(60), labels] += 2
-    fit_head(model, embeddings, labels, Recipe(batch_size=16, head_epochs=60, head_learning_rate=0.05), 3)
-    np.testing.assert_array_equal(model.get_layer("conv").get_weights()[0], before)
-    weights, bias = model.get_layer("logits").get_weights()
-    assert np.mean((embeddings @ weights + bias).argmax(axis=1) == labels) > 0.9
+@pytest.mark.parametrize("stop_after", [1, 6, 7, 17])
+def test_a_training_that_stops_anywhere_goes_on_to_the_same_bits(
+    stop_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, straight = trained()
+    checkpoint = Checkpoint(tmp_path / "checkpoint.npz", "key", SILENT, every_s=0.0)
+
+    class Killed(Exception):
+        pass
+
+    real = fit_module._Loop.save
+    count = iter(range(1, 1000))
+
+    def save(self: fit_module._Loop) -> None:
+        real(self)
+        if next(count) == stop_after:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module._Loop, "save", save)
+        patch.setattr(Checkpoint, "due", lambda self: True)
+        with pytest.raises(Killed):
+            trained(checkpoint=checkpoint)
+    assert checkpoint.path.is_file()
+    resumed, history = trained(checkpoint=checkpoint)
+    for one, other in zip(values_of(whole.variables), values_of(resumed.variables), strict=True):
+        np.testing.assert_array_equal(one, other)
+    name = "select_loss"
+    assert [row[name] for row in history.rows] == [row[name] for row in straight.rows]
+    assert history.best_epoch == straight.best_epoch
+
+
+def test_early_stopping_gives_its_reason() -> None:
+    _, history = trained(replace(STAGE, epochs=30, learning_rate=0.0, patience=2))
+    assert len(history.rows) == 3 and history.best_epoch == 0
+    assert history.stopped is not None
+    assert "after epoch 2: 2 epochs without a better balanced accuracy" in history.stopped
+
+
+def test_ctrl_c_ends_between_two_steps_with_a_checkpoint(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "checkpoint.npz", "key", SILENT)
+    source = feed()
+    calls = iter(range(1000))
+
+    def load(draw: Draw) -> np.ndarray:
+        if next(calls) == 8:
+            os.kill(os.getpid(), signal.SIGINT)
+        return source.load(draw)
+
+    _, history = trained(checkpoint=checkpoint, source=replace(source, load=load))
+    assert history.interrupted and 1 <= len(history.rows) < 4
+    saved = checkpoint.load()
+    assert saved is not None and 0 < saved.values["step"] < 18
+    again, finished = trained(checkpoint=checkpoint)
+    np.testing.assert_array_equal(logits(again), logits(trained()[0]))
+    assert not finished.interrupted
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_with_its_remedy() -> None:
+    with pytest.raises(WeightsError, match="diverged"):
+        trained(replace(STAGE, learning_rate=float("inf")))
 
 
 def test_an_error_while_batches_are_made_ends_the_training() -> None:
-    model = classifier(top(), 3, 0.0, 0)
     features, labels = toy(48, 0)
+    short = from_arrays(features[:10], labels, features[:, 0], labels)
     with pytest.raises(IndexError):
-        fine_tune(
-            model,
-            (features[:10], labels),  # a cache that is too short
-            (features[:, 0], labels),
-            Recipe(batch_size=48, epochs=5),
-            3,
-            Console(file=io.StringIO()),
-            on_best=lambda: None,
-        )
+        trained(source=short)

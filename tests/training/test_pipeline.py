@@ -10,7 +10,7 @@ import pytest
 
 from dermlens.data.images import InputSpec, load_image
 from dermlens.data.records import Record
-from dermlens.training.pipeline import augment, draws, effective_prior, plain_view, sampling_weights, views
+from dermlens.training.pipeline import Draws, augment, effective_prior, plain_view, sampling_weights, views
 
 SPEC = InputSpec(size_px=32)
 
@@ -52,8 +52,10 @@ def test_sampling_between_the_datas_own_and_equal_class_frequencies() -> None:
     np.testing.assert_allclose(effective_prior(labels, 2, 0.0), [0.9, 0.1])
     np.testing.assert_allclose(effective_prior(labels, 2, 1.0), [0.5, 0.5])
     assert sampling_weights(labels, 2, 0.7).sum() == pytest.approx(1)
-    order = draws(labels, classes=2, class_balance=1.0, view_count=3, batch_size=4000, seed=0)
-    rows, view = next(order)
-    assert labels[rows].mean() == pytest.approx(0.5, abs=0.05)
-    assert set(view) == {0, 1, 2}
-    assert (next(order)[0] != rows).any()
+    order = Draws(labels, classes=2, class_balance=1.0, view_count=3, batch_size=4000, mixup=0.2, seed=0)
+    first = order.at(0)
+    assert labels[first.rows].mean() == pytest.approx(0.5, abs=0.05)
+    assert set(first.views) == {0, 1, 2}
+    assert first.mix.min() >= 0.5 and first.mix.max() <= 1.0
+    assert (order.at(1).rows != first.rows).any()
+    np.testing.assert_array_equal(order.at(0).rows, first.rows)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,15 +19,20 @@ from rich.console import Console
 from dermlens import Predictor
 from dermlens.data.images import content_hash
 from dermlens.data.manifest import read_dataset
-from dermlens.errors import DataError, LeakageError, StorageError
+from dermlens.errors import DataError, LeakageError, RecipeError, StorageError, UsageError
 from dermlens.inference.bundle import load_bundle
-from dermlens.training import assess
+from dermlens.training import assess, device
 from dermlens.training import run as run_module
 from dermlens.training import trunk as trunk_module
-from dermlens.training.recipe import Recipe
+from dermlens.training.backbones import backbone
+from dermlens.training.device import resolve
+from dermlens.training.feed import Feed
+from dermlens.training.pipeline import Draw
+from dermlens.training.recipe import Recipe, make_recipe
 from dermlens.training.run import About, train
 
 SMALL = Recipe(
+    fine_tune="top",
     size_px=64,
     views=1,
     epochs=2,
@@ -101,7 +108,8 @@ def test_every_image_has_a_role_and_seen_matches_it(run: Path) -> None:
 
 
 def test_the_run_keeps_recipe_history_and_plot(run: Path) -> None:
-    assert Recipe(**json.loads((run / "out" / "recipe.json").read_text())) == SMALL
+    kept = make_recipe(json.loads((run / "out" / "recipe.json").read_text()))
+    assert kept == resolve(SMALL, backbone("lite0")) and kept.fine_tune == "top" and kept.cut_block == 7
     with (run / "out" / "history.csv").open(newline="") as file:
         assert [float(row["epoch"]) for row in csv.DictReader(file)] == [0, 1, 2]
     assert (run / "out" / "history.png").read_bytes().startswith(b"\x89PNG")
@@ -164,24 +172,88 @@ def test_one_class_is_an_error_with_a_remedy(tmp_path: Path, quiet: Console) -> 
         train(only, tmp_path / "out", SMALL, About(name="x"), console=quiet)
 
 
-def test_ctrl_c_keeps_the_best_model_so_far(tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dermlens.training import fit
-
-    epochs = iter(range(100))
-    real = fit._epoch
-
-    def interrupted(*args: object) -> None:
-        if next(epochs) == 1:
-            raise KeyboardInterrupt
-        real(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(fit, "_epoch", interrupted)
+def test_ctrl_c_keeps_the_best_model_so_far_and_resume_trains_on(tmp_path: Path) -> None:
     data = paint(tmp_path / "data", per_class=12)
-    bundle = train(read_dataset(data), tmp_path / "out", SMALL, About(name="x"), console=quiet)
-    card = load_bundle(bundle).card
+    told = io.StringIO()
+    real = run_module._cached
+
+    def cached(run: object) -> Feed:
+        feed, calls = real(run), iter(range(1000))  # type: ignore[arg-type]
+
+        def load(draw: Draw) -> np.ndarray:
+            if next(calls) == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+            return feed.load(draw)
+
+        return replace(feed, load=load)
+
+    def trained(**options: bool) -> Path:
+        console = Console(file=told, width=200)
+        return train(read_dataset(data), tmp_path / "out", recipe, About(name="x"), console=console, **options)
+
+    recipe = replace(SMALL, epochs=4, batch_size=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "_cached", cached)
+        card = load_bundle(trained()).card
     assert card["training"]["interrupted"] is True
-    assert card["training"]["epochs_done"] == 1
+    assert card["training"]["epochs_done"] < 4
+    assert Predictor(tmp_path / "out").predict(data / "nevus" / "0.png").status == "ok"
+    card = load_bundle(trained(resume=True)).card
+    assert card["training"]["interrupted"] is False and card["training"]["epochs_done"] == 4
+    assert "Fine-tuning goes on after step" in told.getvalue()
+    assert not (tmp_path / "out" / "checkpoint.npz").exists()
+    trained(resume=True)
+    assert "This run is finished" in told.getvalue()
+    recipe = replace(recipe, epochs=5)
+    with pytest.raises(UsageError, match="other images, weights, settings"):
+        trained(resume=True)
+
+
+def test_resume_without_a_run_says_so(tmp_path: Path, quiet: Console) -> None:
+    data = read_dataset(paint(tmp_path / "data", 8))
+    with pytest.raises(UsageError, match="no run"):
+        train(data, tmp_path / "out", SMALL, About(name="x"), resume=True, console=quiet)
+
+
+@pytest.mark.parametrize("mode", ["head", "full"])
+def test_the_other_modes_give_a_bundle_too(mode: str, tmp_path: Path, quiet: Console) -> None:
+    data = paint(tmp_path / "data", 12)
+    bundle = train(
+        read_dataset(data), tmp_path / "out", replace(SMALL, fine_tune=mode, epochs=1), About(name=mode), console=quiet
+    )
+    card = load_bundle(bundle).card
+    assert card["recipe"]["fine_tune"] == mode
+    assert card["training"]["export_difference"] < 1e-3
+    assert not (tmp_path / "out" / "cache").exists()
     assert Predictor(bundle).predict(data / "nevus" / "0.png").status == "ok"
+
+
+def test_two_classes_and_one_without_select_images_of_its_own_kind(tmp_path: Path, quiet: Console) -> None:
+    """A binary set of no ISIC diagnosis, with a metadata table of odd values."""
+    folder = paint(tmp_path / "data", 12)
+    rows = [
+        f"{p.relative_to(folder)},{'monkeypox' if p.parent.name == 'a rash' else 'other'},{age},?,"
+        for p, age in zip(sorted(folder.rglob("*.png")), ["85+", "", "nan", "-3"] * 9, strict=True)
+    ]
+    table = tmp_path / "labels.csv"
+    table.write_text("image,diagnosis,age,sex,site\n" + "\n".join(rows) + "\n")
+    bundle = train(
+        read_dataset(table, images=folder),
+        tmp_path / "out",
+        replace(SMALL, fine_tune="head"),
+        About(name="pox"),
+        console=quiet,
+    )
+    assert load_bundle(bundle).codes == ("monkeypox", "other")
+
+
+def test_a_batch_beyond_the_memory_is_refused_before_anything_is_computed(
+    tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "free_bytes", lambda: 10**8)
+    with pytest.raises(RecipeError, match="are free"):
+        train(read_dataset(paint(tmp_path / "data", 8)), tmp_path / "out", SMALL, About(name="x"), console=quiet)
+    assert not (tmp_path / "out" / "cache").exists()
 
 
 def test_a_full_disk_is_reported_before_the_cache_is_written(
@@ -199,7 +271,7 @@ def test_an_older_caches_state_cannot_vouch_for_another_one(
 ) -> None:
     """Seed 0 is complete, seed 1 is interrupted at once, seed 0 again must compute its features anew."""
     data = read_dataset(paint(tmp_path / "data", 24))
-    about, recipe = About(name="x"), replace(SMALL, epochs=0)
+    about, recipe = About(name="x"), replace(SMALL, epochs=1)
     train(data, tmp_path / "out", recipe, about, console=quiet)
     path = tmp_path / "out" / "cache" / "train" / "features.npy"
     first = np.load(path)
@@ -230,7 +302,7 @@ def test_what_stops_after_fine_tuning_goes_on_from_the_tuned_model(
     assert not (tmp_path / "out" / "bundle").exists()
     tuned = (tmp_path / "out" / "model.keras").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(run_module, "fine_tune", interrupted)
+        patch.setattr(run_module, "fit", interrupted)
         bundle = train(data, tmp_path / "out", SMALL, About(name="x"), console=quiet)
     assert load_bundle(bundle).card["training"]["epochs_done"] == 2
     assert (tmp_path / "out" / "model.keras").read_bytes() == tuned
@@ -275,11 +347,11 @@ def test_a_half_filled_cache_is_continued_and_another_recipes_is_not_used(
     with pytest.raises(KeyboardInterrupt):
         train(data, tmp_path / "out", SMALL, About(name="x"), console=quiet)
     before = len(made)
-    train(data, tmp_path / "out", replace(SMALL, epochs=0), About(name="x"), console=quiet)
+    train(data, tmp_path / "out", replace(SMALL, epochs=1), About(name="x"), console=quiet)
     with (tmp_path / "out" / "split.csv").open(newline="") as file:
         roles = [row["role"] for row in csv.DictReader(file)]
     all_images = roles.count("train") + roles.count("select")
     assert before < len(made) < before + all_images, "the finished part was not made again"
     again = len(made)
-    train(data, tmp_path / "out", replace(SMALL, epochs=0, views=2), About(name="x"), console=quiet)
+    train(data, tmp_path / "out", replace(SMALL, epochs=1, views=2), About(name="x"), console=quiet)
     assert len(made) - again == roles.count("train"), "another number of views is another cache"

@@ -28,10 +28,11 @@ from dermlens.reporting.plots import plot_history
 from dermlens.training.card import model_card, versions
 from dermlens.training.export import check_export, compile_graph, to_openvino
 from dermlens.training.fit import History
+from dermlens.training.losses import answered_prior
 from dermlens.training.material import Material
 from dermlens.training.network import Stem, head_of
 from dermlens.training.outputs import print_report, save_keras, write_history, write_predictions
-from dermlens.training.pipeline import effective_prior, plain_view
+from dermlens.training.pipeline import plain_view
 from dermlens.training.probe import STRENGTHS, Probe
 from dermlens.training.recipe import Recipe
 from dermlens.training.split import role_table
@@ -139,7 +140,7 @@ def _calibrate(candidate: Candidate, logits: np.ndarray) -> Fit:
     lesions = material.lesions(rows)
     count = len(set(lesions))
     labels = material.labels[material.rows("train")]
-    met = effective_prior(labels, len(material.codes), recipe.class_balance)
+    met = answered_prior(labels, len(material.codes), recipe)
     prior, training_prior = material.lesion_prior(), tuple(float(p) for p in met)
     rule = BALANCED_RULE if recipe.decision_rule == "prior_adjusted" else DecisionRule("largest_probability", 0.0)
     if count < MIN_LESIONS:
@@ -205,6 +206,7 @@ def _card(
             "epochs_done": len(history.rows) - 1,
             "best_epoch": history.best_epoch,
             "interrupted": history.interrupted,
+            "stopped": history.stopped,
             "select_balanced_accuracy": history.rows[history.best_epoch]["select_balanced_accuracy"],
         },
         "metrics": {"split": "test role", **metrics},

@@ -58,13 +58,20 @@ def _head(card: Mapping[str, Any]) -> str:
     return (
         f"# {card['name']} {card['version']}\n\n{card['scope']}\n\n"
         f"{DISCLAIMER}{leaky if card['data']['leaky'] else ''}\n\n"
-        f"- Network: {backbone['title']} from {started}, blocks after {recipe['cut_block']} fine-tuned\n"
+        f"- Network: {backbone['title']} from {started}, {_trained(recipe)}\n"
         f"- Input: {card['input']['size_px']} x {card['input']['size_px']} px RGB, framing {card['input']['framing']}\n"
         f"- Classes: {classes}\n"
         f"- Decision rule: {card['decision_rule']['kind']}; {_calibration(card)}\n"
         f"- Made {card['created']} in {card['training']['minutes']} minutes; "
         f"best epoch {card['training']['best_epoch']}"
     )
+
+
+def _trained(recipe: Mapping[str, Any]) -> str:
+    mode = recipe.get("fine_tune", "top")
+    if mode == "top":
+        return f"blocks after {recipe['cut_block']} fine-tuned"
+    return {"head": "the last layer trained", "full": "the whole network fine-tuned"}[mode]
 
 
 def _calibration(card: Mapping[str, Any]) -> str:

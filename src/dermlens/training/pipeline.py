@@ -7,8 +7,7 @@ not evened out. Each view is a pure function of (image, seed, view index), so a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -34,12 +33,24 @@ def views(record: Record, spec: InputSpec, *, count: int, seed: int, key: str) -
     result = np.empty((1 + count, spec.size_px, spec.size_px, 3), np.uint8)
     result[0] = plain_view(record, spec)
     if count:
-        larger = replace(spec, size_px=round(spec.size_px * LARGER))
-        source = load_image(record.path, larger, frame_aspect=record.frame_aspect)
+        source = _larger_copy(record, spec)
         for index in range(1, 1 + count):
-            rng = np.random.default_rng([seed, int(key[:16], 16), index])
-            result[index] = augment(source, spec.size_px, rng)
+            result[index] = augment(source, spec.size_px, _generator(seed, key, index))
     return result
+
+
+def fresh_view(record: Record, spec: InputSpec, *, index: int, seed: int, key: str) -> np.ndarray:
+    """Return the augmented view of that index (1 or more), uint8 (size, size, 3), as `views` would hold it."""
+    return augment(_larger_copy(record, spec), spec.size_px, _generator(seed, key, index))
+
+
+def _larger_copy(record: Record, spec: InputSpec) -> np.ndarray:
+    larger = replace(spec, size_px=round(spec.size_px * LARGER))
+    return load_image(record.path, larger, frame_aspect=record.frame_aspect)
+
+
+def _generator(seed: int, key: str, index: int) -> np.random.Generator:
+    return np.random.default_rng([seed, int(key[:16], 16), index])
 
 
 def augment(source: np.ndarray, size_px: int, rng: np.random.Generator) -> np.ndarray:
@@ -122,19 +133,43 @@ def effective_prior(labels: np.ndarray, classes: int, class_balance: float) -> n
     return np.bincount(labels, sampling_weights(labels, classes, class_balance), minlength=classes)
 
 
-def draws(
-    labels: Sequence[int] | np.ndarray,
-    *,
-    classes: int,
-    class_balance: float,
-    view_count: int,
-    batch_size: int,
-    seed: int,
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (image indices, view indices) of batch after batch, without end; each int64 (batch_size,)."""
-    labels = np.asarray(labels)
-    rng = np.random.default_rng([seed, 0xD7A5])
-    weights = sampling_weights(labels, classes, class_balance)
-    while True:
-        images = rng.choice(len(labels), size=batch_size, p=weights)
-        yield images, rng.integers(0, view_count, size=batch_size)
+@dataclass(frozen=True)
+class Draw:
+    """What one step learns from: rows of images, a view of each, and the share that mixup leaves of each."""
+
+    rows: np.ndarray
+    views: np.ndarray
+    mix: np.ndarray
+
+
+class Draws:
+    """The order in which images are drawn: each step's draw follows from seed and step alone.
+
+    So a training that goes on in the middle draws what an uninterrupted one would have drawn.
+    """
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        *,
+        classes: int,
+        class_balance: float,
+        view_count: int,
+        batch_size: int,
+        mixup: float,
+        seed: int,
+    ) -> None:
+        self._until = np.cumsum(sampling_weights(labels, classes, class_balance))
+        self._until[-1] = 1.0
+        self._view_count, self._batch_size, self._mixup, self._seed = view_count, batch_size, mixup, seed
+
+    def at(self, step: int) -> Draw:
+        """Return the draw of a step: int64 rows and views and float32 mix, each (batch_size,)."""
+        rng = np.random.default_rng([self._seed, 0xD7A5, step])
+        rows = np.searchsorted(self._until, rng.random(self._batch_size), side="right")
+        views = rng.integers(0, self._view_count, size=self._batch_size)
+        mix = np.ones(self._batch_size, np.float32)
+        if self._mixup > 0:
+            drawn = rng.beta(self._mixup, self._mixup, self._batch_size)
+            mix = np.maximum(drawn, 1 - drawn).astype(np.float32)
+        return Draw(rows, views, mix)

@@ -11,6 +11,8 @@ from typing import Any
 
 from dermlens.errors import RecipeError
 
+SCHEMA = "dermlens/recipe/1"
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -21,22 +23,39 @@ class Recipe:
         weights: "pretrained" (the real ImageNet weights of the backbone), "none" (random) or a path.
         size_px: side of the square that the network sees; 0 takes the backbone's own.
         framing: how a non-square image becomes square, see `InputSpec`.
-        cut_block: blocks up to this one are frozen and computed once; the later ones are trained.
-        views: augmented views of each training image in the cache, beside the plain one.
+        fine_tune: "head" trains the last layer alone over frozen features, "top" the upper blocks over cached trunk
+            features, "full" the whole network on fresh views; "auto" takes top on a processor and full on a GPU.
+        cut_block: with "top", blocks up to this one are frozen and computed once, the later ones are trained; -1
+            chooses by the backbone. `--unfreeze BLOCK` says the same as the first block that is trained.
+        batch_norm: "frozen" leaves batch normalisation as it was pretrained, which fine-tuning needs on small
+            data; "updated" trains it and follows the batches; "auto" updates only where weights start at random.
+        layer_decay: each block learns at this share of the rate of the block above it; 1 gives all the same rate.
+        views: with "top", augmented views of each training image in the cache, beside the plain one.
         epochs: in one epoch as many images are drawn, by class balance and with replacement, as there are to train
             on; each in one random view.
         head_epochs: epochs of the head alone over the frozen features, before fine-tuning.
         batch_size: images in a step.
         learning_rate, head_learning_rate: peak rates of AdamW; warm-up, then cosine to zero.
         weight_decay: decoupled weight decay of AdamW, not applied to biases and normalisation.
+        clip_norm: largest norm of all gradients together; 0 does not clip.
         warmup_share: share of the steps in which the rate rises from zero.
         ema_decay: decay of the averaged weights, the ones that are evaluated and kept.
         label_smoothing: share of the target spread over all classes.
         dropout: before the last layer.
         class_balance: 0 draws images as they come, 1 draws all classes equally often.
-        mixup: alpha of the beta distribution that mixes pairs of cached features; 0 switches it off.
+        mixup: alpha of the beta distribution that mixes pairs of training inputs; 0 switches it off.
+        loss: "cross_entropy", "focal" or "generalised_cross_entropy"; `training/losses.py` says when to use which.
+        focal_gamma: how much the focal loss turns away from images that are told easily.
+        noise_q: of the generalised cross-entropy: near 0 it is cross-entropy, at 1 it bears the most wrong labels.
+        logit_adjustment: share of the log prior that training adds to the logits (Menon et al. 2021); an
+            alternative to `class_balance`, which should then be 0.
+        patience: epochs without a better score on select after which training stops; 0 never stops early.
         train, select, calibrate, test: shares of the lesions in the four roles.
         decision_rule: "prior_adjusted" (best for balanced accuracy) or "largest_probability".
+        precision: "float32", "mixed_float16" or "mixed_bfloat16"; "auto" is float32 on a processor and on a GPU
+            whichever a short trial finds faster.
+        deterministic: use operations that give the same bits each time on one machine.
+        threads: processor threads of TensorFlow; 0 takes all. The same bits need the same number.
         seed: of the split, the views, the sampling and the dropout.
     """
 
@@ -44,7 +63,10 @@ class Recipe:
     weights: str = "pretrained"
     size_px: int = 0
     framing: str = "centre_crop"
-    cut_block: int = 7
+    fine_tune: str = "auto"
+    cut_block: int = -1
+    batch_norm: str = "auto"
+    layer_decay: float = 1.0
     views: int = 6
     epochs: int = 10
     head_epochs: int = 20
@@ -52,17 +74,26 @@ class Recipe:
     learning_rate: float = 6e-4
     head_learning_rate: float = 3e-3
     weight_decay: float = 0.02
+    clip_norm: float = 1.0
     warmup_share: float = 0.1
     ema_decay: float = 0.995
     label_smoothing: float = 0.05
     dropout: float = 0.3
     class_balance: float = 0.7
     mixup: float = 0.2
+    loss: str = "cross_entropy"
+    focal_gamma: float = 2.0
+    noise_q: float = 0.7
+    logit_adjustment: float = 0.0
+    patience: int = 5
     train: float = 0.66
     select: float = 0.09
     calibrate: float = 0.10
     test: float = 0.15
     decision_rule: str = "prior_adjusted"
+    precision: str = "auto"
+    deterministic: bool = True
+    threads: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,8 +104,8 @@ class Recipe:
                     f"Recipe setting {name} is {value}. Allowed is {low} to {high}.",
                     remedy=f"Set {name} within that range.",
                 )
-        _one_of("framing", self.framing, ("centre_crop", "squash", "pad"))
-        _one_of("decision_rule", self.decision_rule, ("prior_adjusted", "largest_probability"))
+        for name, allowed in _CHOICES.items():
+            _one_of(name, getattr(self, name), allowed)
         total = sum(self.fractions.values())
         if abs(total - 1) > 1e-6:
             raise RecipeError(
@@ -88,17 +119,27 @@ class Recipe:
         return {"train": self.train, "select": self.select, "calibrate": self.calibrate, "test": self.test}
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"schema": SCHEMA, **asdict(self)}
 
     def save(self, path: Path) -> None:
         """Write the resolved recipe as JSON."""
         path.write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
 
 
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "framing": ("centre_crop", "squash", "pad"),
+    "fine_tune": ("auto", "head", "top", "full"),
+    "batch_norm": ("auto", "frozen", "updated"),
+    "loss": ("cross_entropy", "focal", "generalised_cross_entropy"),
+    "decision_rule": ("prior_adjusted", "largest_probability"),
+    "precision": ("auto", "float32", "mixed_float16", "mixed_bfloat16"),
+}
+
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("seed", 0, 2**31 - 1),
     ("size_px", 0, 1024),
-    ("cut_block", 0, 64),
+    ("cut_block", -1, 128),
+    ("layer_decay", 0.1, 1.0),
     ("views", 0, 64),
     ("epochs", 0, 1000),
     ("head_epochs", 1, 1000),
@@ -106,12 +147,18 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("learning_rate", 0.0, 1.0),
     ("head_learning_rate", 0.0, 1.0),
     ("weight_decay", 0.0, 1.0),
+    ("clip_norm", 0.0, 1000.0),
     ("warmup_share", 0.0, 0.9),
     ("ema_decay", 0.0, 0.99999),
     ("label_smoothing", 0.0, 0.9),
     ("dropout", 0.0, 0.9),
     ("class_balance", 0.0, 1.0),
     ("mixup", 0.0, 10.0),
+    ("focal_gamma", 0.0, 10.0),
+    ("noise_q", 0.01, 1.0),
+    ("logit_adjustment", 0.0, 2.0),
+    ("patience", 0, 1000),
+    ("threads", 0, 1024),
     ("train", 0.05, 1.0),
     ("select", 0.01, 0.9),
     ("calibrate", 0.01, 0.9),
@@ -136,6 +183,9 @@ def make_recipe(settings: dict[str, Any], *, base: Recipe | None = None) -> Reci
     types = {f.name: type(getattr(Recipe(), f.name)) for f in fields(Recipe)}
     clean: dict[str, Any] = {}
     for name, value in settings.items():
+        if name == "schema":
+            _check_schema(value)
+            continue
         if name not in types:
             near = difflib.get_close_matches(name, types, n=3, cutoff=0.5) or sorted(types)
             raise RecipeError(
@@ -144,13 +194,22 @@ def make_recipe(settings: dict[str, Any], *, base: Recipe | None = None) -> Reci
             )
         wanted = types[name]
         number = wanted is float and isinstance(value, int) and not isinstance(value, bool)
-        if not number and (not isinstance(value, wanted) or isinstance(value, bool)):
+        if not number and (not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool)):
             raise RecipeError(
                 f"Recipe setting {name} is {value!r}. It must be of type {wanted.__name__}.",
                 remedy=f"Give {name} a value like {getattr(Recipe(), name)!r}.",
             )
         clean[name] = float(value) if number else value
     return replace(base or Recipe(), **clean)
+
+
+def _check_schema(value: object) -> None:
+    if value != SCHEMA:
+        raise RecipeError(
+            f"The recipe has schema {value!r}. This version of dermlens reads {SCHEMA!r}.",
+            remedy="Upgrade dermlens, or remove the line and see which settings are unknown.",
+            code="recipe_version",
+        )
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

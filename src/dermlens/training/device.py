@@ -1,0 +1,198 @@
+"""What the machine offers and what follows from it: mode, precision, threads, and the batch that fits its memory."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+
+from dermlens.errors import RecipeError
+from dermlens.training.backbones import Backbone, block_cuts
+from dermlens.training.recipe import Recipe
+
+CUT_DEPTH = 7 / 16  # share of the blocks below the cut: for lite0 the second block at 14 x 14
+CLEARLY_FASTER = 1.1
+BYTES_PER_ACTIVATION = 4 * 2.6
+"""Float32, kept for the gradients, with room for these; see `benchmarks/memory.py` for the measurement."""
+COPIES_OF_WEIGHTS = 7  # weights, gradients, two moments, average, best, and one in passing
+
+
+def on_gpu() -> bool:
+    """Say whether TensorFlow sees a GPU."""
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def resolve(recipe: Recipe, row: Backbone) -> Recipe:
+    """Return the recipe with every "auto" and default that depends on backbone or device made concrete.
+
+    Raises:
+        RecipeError: a setting that the backbone does not have, such as a block beyond its last.
+    """
+    mode = recipe.fine_tune if recipe.fine_tune != "auto" else ("full" if on_gpu() else "top")
+    random = recipe.weights == "none"
+    updated = "updated" if random else "frozen"
+    precision = recipe.precision
+    if precision == "auto":
+        precision = faster_precision() if on_gpu() else "float32"
+    return replace(
+        recipe,
+        backbone=row.name,
+        size_px=recipe.size_px or row.input_size_px,
+        fine_tune=mode,
+        cut_block=_cut(recipe.cut_block, mode, row),
+        batch_norm=updated if recipe.batch_norm == "auto" else recipe.batch_norm,
+        precision=precision,
+        threads=recipe.threads or _processors(),
+    )
+
+
+def _cut(cut: int, mode: str, row: Backbone) -> int:
+    if mode == "head":
+        return row.blocks
+    if mode == "full":
+        return 0
+    if cut < 0:
+        at_stride_16 = next(c.block for c in block_cuts(row.name) if c.stride == 16)
+        return max(at_stride_16, round(row.blocks * CUT_DEPTH))
+    if cut > row.blocks:
+        raise RecipeError(
+            f"There is no block {cut} in {row.title}. cut_block may be 0 (after the stem) to {row.blocks}, "
+            f"--unfreeze 1 to {row.blocks}.",
+            remedy="Choose a block in that range; a later one trains less and faster.",
+            code="cut_out_of_range",
+        )
+    return cut
+
+
+def set_up(recipe: Recipe, console: Console) -> None:
+    """Fix the threads, switch deterministic operations on or off, and seed everything.
+
+    A resolved recipe is expected. Where TensorFlow has already computed something in this process its threads stay.
+    """
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(recipe.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(recipe.threads)
+    except RuntimeError:
+        if tf.config.threading.get_intra_op_parallelism_threads() not in (0, recipe.threads):
+            console.print(
+                f"TensorFlow is running already; its threads stay, {recipe.threads} were asked for.", highlight=False
+            )
+    if recipe.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    keras.utils.set_random_seed(recipe.seed)
+
+
+def faster_precision(repeats: int = 10) -> str:
+    """Time a convolution with its gradient in float32 and in float16 and name the faster policy."""
+    took = {policy: _trial(dtype, repeats) for policy, dtype in (("float32", "float32"), ("mixed_float16", "float16"))}
+    return "mixed_float16" if took["float32"] > CLEARLY_FASTER * took["mixed_float16"] else "float32"
+
+
+def _trial(dtype: str, repeats: int) -> float:
+    x = tf.zeros((16, 28, 28, 96), dtype)
+    kernel = tf.Variable(tf.zeros((1, 1, 96, 576), dtype))
+
+    @tf.function(jit_compile=False)
+    def run() -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.nn.relu(tf.nn.conv2d(x, kernel, 1, "SAME")))
+        return tape.gradient(loss, kernel)
+
+    run().numpy()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        made = run()
+    made.numpy()
+    return time.perf_counter() - start
+
+
+def check_memory(model: keras.Model, recipe: Recipe) -> None:
+    """Refuse a batch that the machine's memory cannot hold, before the system ends the process for it.
+
+    Raises:
+        RecipeError: names the batch that fits; nothing is known, and nothing raised, on a GPU.
+    """
+    free = None if on_gpu() else free_bytes()
+    if free is None:
+        return
+    need = fixed_bytes(model) + recipe.batch_size * bytes_per_image(model)
+    if need <= free:
+        return
+    fits = int((free - fixed_bytes(model)) // bytes_per_image(model))
+    if fits < 1:
+        remedy = "Choose a smaller backbone or size_px, or train less of it with --fine-tune top."
+    else:
+        remedy = f"A batch of {fits} fits: --set batch_size={fits}."
+    raise RecipeError(
+        f"A training step with batch_size {recipe.batch_size} needs about {need / 1e9:.1f} GB; "
+        f"{free / 1e9:.1f} GB are free.",
+        remedy=remedy,
+        code="memory_too_small",
+    )
+
+
+def out_of_memory(recipe: Recipe) -> RecipeError:
+    """Return the error for a step that ran out of the device's memory."""
+    half = max(1, recipe.batch_size // 2)
+    return RecipeError(
+        f"The device ran out of memory with batch_size {recipe.batch_size} at {recipe.size_px} px.",
+        remedy=f"Try --set batch_size={half}; the run continues with --overwrite from its caches.",
+        code="memory_too_small",
+    )
+
+
+def bytes_per_image(model: keras.Model) -> int:
+    """Return about what one image costs in a training step of the trainable part, in bytes."""
+    elements = sum(_elements(layer) for layer in leaves(model))
+    return int(elements * BYTES_PER_ACTIVATION)
+
+
+def fixed_bytes(model: keras.Model) -> int:
+    """Return about what the weights cost in training, in bytes, whatever the batch."""
+    return 4 * COPIES_OF_WEIGHTS * sum(int(np.prod(v.shape)) for v in model.weights)
+
+
+def leaves(model: keras.Model) -> list[keras.layers.Layer]:
+    """Return the layers of a model with nested models opened."""
+    found: list[keras.layers.Layer] = []
+    for layer in model.layers:
+        found += leaves(layer) if isinstance(layer, keras.Model) else [layer]
+    return found
+
+
+def _elements(layer: keras.layers.Layer) -> int:
+    shapes = [node.outputs[0].shape for node in layer._inbound_nodes[:1]]
+    return sum(int(np.prod([n for n in shape[1:] if n])) for shape in shapes)
+
+
+def free_bytes() -> int | None:
+    """Return the memory that this process may still take, by system and control group; None where it is not told."""
+    found = [_available(), _group_left()]
+    known = [value for value in found if value is not None]
+    return min(known) if known else None
+
+
+def _available() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def _group_left() -> int | None:
+    try:
+        group = Path("/sys/fs/cgroup")
+        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+    except (OSError, ValueError):  # no such group, or "max"
+        return None
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,132 @@
+"""kill -9 at random moments, then resume: the same bits as a training that nobody disturbed, in every mode."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+TRAIN = """
+import json, sys
+from pathlib import Path
+from dermlens.training.quiet import load_tensorflow
+load_tensorflow()
+from rich.console import Console
+from dermlens.data.manifest import read_dataset
+from dermlens.training import assess, checkpoint
+from dermlens.training.recipe import Recipe
+from dermlens.training.run import About, train
+checkpoint.LARGEST_SHARE = 1.0  # write as often as there is time for
+assess.plot_history = lambda *args: None  # Matplotlib takes seconds to start
+data, out, settings, resume, every_s = sys.argv[1:]
+train(read_dataset(Path(data)), Path(out), Recipe(**json.loads(settings)), About(name="x"), resume=resume == "resume",
+      console=Console(width=150), checkpoint_every_s=float(every_s))
+"""
+SETTINGS = {
+    "size_px": 32,
+    "views": 1,
+    "batch_size": 4,
+    "head_epochs": 3,
+    "epochs": 3,
+    "train": 0.4,
+    "select": 0.2,
+    "calibrate": 0.2,
+    "test": 0.2,
+    "patience": 0,
+}
+
+
+def paint(folder: Path, per_class: int) -> Path:
+    rng = np.random.default_rng(0)
+    for name, colour in {"one": (150, 90, 60), "other": (180, 120, 90)}.items():
+        (folder / name).mkdir(parents=True)
+        for index in range(per_class):
+            image = np.clip(np.array(colour) + rng.normal(0, 25, (40, 40, 3)), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(folder / name / f"{index}.png"), image[:, :, ::-1])
+    return folder
+
+
+def start(
+    data: Path, out: Path, settings: dict[str, object], resume: str = "new", every_s: float = 60
+) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", TRAIN, str(data), str(out), json.dumps(settings), resume, str(every_s)]
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output[-3000:]
+    return output
+
+
+def killed_while_training(data: Path, out: Path, settings: dict[str, object], resume: str, after_s: float) -> None:
+    """Start a training and kill it `after_s` after it has written a checkpoint."""
+    checkpoint = out / "checkpoint.npz"
+    before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+    process = start(data, out, settings, resume, every_s=0)
+    deadline = time.monotonic() + 240
+    while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0][-3000:]
+        time.sleep(0.005)
+    time.sleep(after_s)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it had ended before it could be killed: make the training longer"
+
+
+def weights(out: Path) -> list[np.ndarray]:
+    from dermlens.training.outputs import load_keras
+
+    return [np.asarray(v) for v in load_keras(out).get_weights()]
+
+
+def same_bits(one: Path, other: Path) -> None:
+    for a, b in zip(weights(one), weights(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (one / "bundle" / "graph.bin").read_bytes() == (other / "bundle" / "graph.bin").read_bytes()
+
+
+def check(mode: str, folder: Path, kills: int, seed: int, per_class: int = 20) -> None:
+    data = paint(folder / "data", per_class)
+    settings = {**SETTINGS, "fine_tune": mode}
+    if mode == "head":
+        settings["head_epochs"] = 400
+    straight = finished(start(data, folder / "straight", settings))
+    rng = random.Random(seed)
+    for number in range(kills):
+        resume = "resume" if number else "new"
+        killed_while_training(data, folder / "killed", settings, resume, rng.uniform(0, 0.15))
+    output = finished(start(data, folder / "killed", settings, "resume"))
+    assert "goes on after step" in output and "goes on after step" not in straight
+    same_bits(folder / "straight", folder / "killed")
+
+
+@pytest.mark.parametrize("mode", ["head", "top", "full"])
+def test_a_killed_training_ends_at_the_same_bits(mode: str, tmp_path: Path) -> None:
+    check(mode, tmp_path, kills=1, seed=1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [2, 3])
+@pytest.mark.parametrize("mode", ["head", "top", "full"])
+def test_a_training_killed_again_and_again_ends_at_the_same_bits(mode: str, seed: int, tmp_path: Path) -> None:
+    check(mode, tmp_path, kills=4, seed=seed, per_class=40)
+
+
+def test_the_same_recipe_data_and_seed_give_the_same_bits_and_another_seed_does_not(tmp_path: Path) -> None:
+    data = paint(tmp_path / "data", 12)
+    settings = {**SETTINGS, "fine_tune": "top", "epochs": 1}
+    for name, seed in (("one", 0), ("again", 0), ("other", 1)):
+        finished(start(data, tmp_path / name, {**settings, "seed": seed}))
+    same_bits(tmp_path / "one", tmp_path / "again")
+    with pytest.raises(AssertionError):
+        same_bits(tmp_path / "one", tmp_path / "other")
