@@ -1,0 +1,67 @@
+"""The command line. Each verb imports its stage inside the command: `--help` is instant, predicting needs no
+TensorFlow.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from dermlens.cli.about import doctor, models
+from dermlens.cli.audit import audit
+from dermlens.cli.evaluate import evaluate
+from dermlens.cli.options import EXIT_IMAGE_FAILED, EXIT_INTERRUPTED, EXIT_WRONG_USE
+from dermlens.cli.predict import predict
+from dermlens.cli.train import train
+from dermlens.errors import DermlensError, StorageError
+
+app = typer.Typer(
+    name="dermlens",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Classify images of skin disease with EfficientNet: train, evaluate, predict. "
+    "For research and decision support only; not a diagnosis.",
+)
+
+app.command(epilog="Example: `dermlens predict examples/images --top 3`")(predict)
+app.command(epilog="Example: `dermlens audit my_images --out audit --repair --manifest repaired.csv`")(audit)
+app.command(epilog="Example: `dermlens train my_images --out runs/mine` (one folder per diagnosis)")(train)
+app.command(epilog="Example: `dermlens evaluate runs/mine other_images --out scores`")(evaluate)
+app.command(epilog="Example: `dermlens models --json`")(models)
+app.command(epilog="Example: `dermlens doctor`")(doctor)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from dermlens import __version__
+
+        print(f"dermlens {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(argv: list[str] | None = None) -> Any:
+    """Run the command line; a person's mistake ends in one line and an exit code, never in a traceback."""
+    try:
+        return app(args=argv)
+    except DermlensError as error:
+        print(f"Error: {error}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(EXIT_IMAGE_FAILED if isinstance(error, StorageError) else EXIT_WRONG_USE) from None
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)  # noqa: T201
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(0) from None

@@ -1,0 +1,74 @@
+"""`dermlens audit`: what is wrong with a data set, and its repair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dermlens.cli.options import EXIT_FINDINGS, FrameAspect, Images, console_of_messages, need
+from dermlens.errors import UsageError
+
+
+def audit(
+    data: Annotated[Path, typer.Argument(help="Labelled images, in any layout that `train` reads.")],
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="CSV with isic_id, isic2019_diagnosis, lesion_id: whose labels and lesions are right."),
+    ] = None,
+    against: Annotated[Path | None, typer.Option(help="Another data set, to see what the two share.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for audit.json, audit.html and a cache.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print audit.json instead of the summary.")] = False,
+    fail_on: Annotated[
+        list[str] | None, typer.Option(help="Exit 1 when there are findings of this kind, or of `any`; repeatable.")
+    ] = None,
+    repair: Annotated[bool, typer.Option(help="Write which images to use, with which label, to --manifest.")] = False,
+    manifest: Annotated[Path | None, typer.Option(help="CSV file that the repair is written to.")] = None,
+    keep_train: Annotated[
+        bool, typer.Option(help="Of a lesion in train and test keep the training images, not those of the test.")
+    ] = False,
+    images: Images = None,
+    frame_aspect: FrameAspect = None,
+) -> None:
+    """Find what is wrong with a data set before a model learns it, and repair what can be repaired."""
+    need("train", "sklearn", "matplotlib")
+    from dermlens.audit.audit import as_json as json_text
+    from dermlens.audit.audit import run_audit, write_audit
+    from dermlens.audit.findings import KINDS
+    from dermlens.audit.repair import write_repair
+    from dermlens.audit.report import failing, print_audit, print_repair, write_report
+    from dermlens.data.manifest import read_dataset
+
+    kinds = failing(fail_on or [], KINDS)
+    if repair != (manifest is not None) or (keep_train and not repair):
+        raise UsageError(
+            "A repair needs both --repair and --manifest FILE; --keep-train changes a repair.",
+            remedy="Add --repair --manifest repaired.csv.",
+        )
+    console = console_of_messages()
+    dataset = read_dataset(data, images=images, reference=reference, frame_aspect=frame_aspect)
+    for note in dataset.notes:
+        console.print(note, highlight=False, soft_wrap=True)
+    other = read_dataset(against, reference=reference) if against is not None else None
+    if manifest is not None and dataset.origin is not None and manifest.resolve() == dataset.origin.resolve():
+        raise UsageError(f"{manifest} is the data set itself.", remedy="Write the repair to another file.")
+    cache = out / "cache" / "facts.npz" if out is not None else None
+    found = run_audit(dataset, reference=reference, against=other, cache=cache, console=console)
+    plan = found.repair(keep_train=keep_train)
+    report = found.as_dict(plan if repair else None)
+    if manifest is not None:
+        write_repair(plan, manifest, dataset.root)
+    if out is not None:
+        write_audit(report, out / "audit.json")
+        write_report(found, plan, out / "audit.html", manifest=manifest)
+    if as_json:
+        print(json_text(report), end="")  # noqa: T201
+    else:
+        print_audit(found, Console(soft_wrap=True))
+    if out is not None:
+        console.print(f"Report: {out / 'audit.html'}, {out / 'audit.json'}", highlight=False, soft_wrap=True)
+    if manifest is not None:
+        print_repair(plan, manifest, dataset, console)
+    raise typer.Exit(EXIT_FINDINGS if any(finding.kind in kinds for finding in found.findings) else 0)

@@ -1,0 +1,43 @@
+"""`dermlens evaluate`: how good a model is on labelled images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dermlens.cli.options import EXIT_IMAGE_FAILED, FrameAspect, Images, Reference, console_of_messages, need
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A name from `dermlens models`, a run folder or a bundle folder.")],
+    data: Annotated[Path, typer.Argument(help="Labelled images, in any layout that `train` reads.")],
+    out: Annotated[Path, typer.Option(help="Folder for metrics.json and predictions.csv.")],
+    images: Images = None,
+    reference: Reference = None,
+    frame_aspect: FrameAspect = None,
+    split: Annotated[str | None, typer.Option(help="Score only this part of the data: train or test.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+) -> None:
+    """Score a model on labelled images, leaving out every lesion that it has seen.
+
+    With --reference, a model of the ISIC 2019 classes is scored against the reference's diagnoses.
+    """
+    need("train", "sklearn")
+    from dermlens.data.manifest import read_dataset
+    from dermlens.diagnoses import ISIC2019
+    from dermlens.evaluation.evaluate import evaluate as run_evaluation
+    from dermlens.inference.predict import Predictor
+
+    predictor = Predictor(model)
+    repaired = reference is not None and set(predictor.bundle.codes) <= set(ISIC2019)
+    dataset = read_dataset(
+        data,
+        images=images,
+        reference=reference,
+        task="isic2019" if repaired else "as_is",
+        frame_aspect=frame_aspect,
+    )
+    failed = run_evaluation(predictor, dataset, out, split=split, seed=seed, console=console_of_messages())
+    raise typer.Exit(EXIT_IMAGE_FAILED if failed else 0)

@@ -1,0 +1,47 @@
+"""What the verbs share: options, exit codes, and the console that messages go to."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dermlens.errors import MissingExtraError
+
+EXIT_IMAGE_FAILED, EXIT_FINDINGS, EXIT_WRONG_USE, EXIT_INTERRUPTED = 1, 1, 2, 130
+
+DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS = 20_000_000, 50_000_000  # as in data/images.py, which --help must not load
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A name from `dermlens models`, a run or a bundle folder.")]
+Reference = Annotated[
+    Path | None,
+    typer.Option(help="CSV with isic_id, isic2019_diagnosis and lesion_id; tells the lesions of ISIC images."),
+]
+MaxBytes = Annotated[int, typer.Option(min=1, help="Largest file, in bytes.")]
+MaxPixels = Annotated[int, typer.Option(min=64, help="Largest width x height.")]
+Images = Annotated[Path | None, typer.Option(help="Folder that holds the images which a table names.")]
+FrameAspect = Annotated[
+    float | None,
+    typer.Option(
+        help="Width / height of the camera frame, if the files were squashed to another shape (ISIC-9: 1.333)."
+    ),
+]
+
+
+def need(extra: str, *modules: str) -> None:
+    """Stop unless the modules of an extra are installed."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise MissingExtraError(
+            f"This verb needs {', '.join(missing)}, which the light core does not install.",
+            remedy=f'In the clone of dermlens run `pip install ".[{extra}]"`.',
+        )
+
+
+def console_of_messages() -> Console:
+    """Return the console for all that is not the result; it does not wrap lines where nobody looks."""
+    return Console(stderr=True, width=None if sys.stderr.isatty() else 140)

@@ -1,0 +1,92 @@
+"""`dermlens predict`: what an image shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dermlens.cli.options import (
+    DEFAULT_MAX_BYTES,
+    DEFAULT_MAX_PIXELS,
+    EXIT_IMAGE_FAILED,
+    FrameAspect,
+    MaxBytes,
+    MaxPixels,
+    Model,
+)
+from dermlens.errors import UsageError
+
+SHOW_PROGRESS_FROM = 100
+
+
+def predict(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE_OR_FOLDER...", help="Images, or folders of them.")],
+    model: Model = "default",
+    top: Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")] = 3,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, one for every input.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write the answers as one HTML page with the images.")] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the HTML page in a browser.")] = False,
+    frame_aspect: FrameAspect = None,
+    max_bytes: MaxBytes = DEFAULT_MAX_BYTES,
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+) -> None:
+    """Say what each image shows, or why it cannot be read."""
+    from dermlens.inference.inputs import expand
+    from dermlens.inference.predict import Predictor
+
+    stderr = Console(stderr=True)
+    _check_page(html, open_page)
+    inputs = expand(images)
+    for note in inputs.notes:
+        stderr.print(note, style="yellow", highlight=False, soft_wrap=True)
+    predictor = Predictor(model, max_bytes=max_bytes, max_pixels=max_pixels)
+    answers = []
+    failed = False
+    with _watched(len(inputs.paths), stderr) as advance:
+        for answer in predictor.predict_many(inputs.paths, frame_aspects=[frame_aspect] * len(inputs.paths)):
+            advance(1)
+            failed = failed or answer.status == "error"
+            if as_json:
+                print(json.dumps(answer.as_dict()), flush=True)  # noqa: T201
+            if html is not None or not as_json:
+                answers.append(answer)
+    if not as_json:
+        from dermlens.reporting import terminal
+
+        terminal.show(answers, predictor.bundle, top=top, console=Console())
+    if html is not None:
+        from dermlens.reporting.page import open_in_browser, write_page
+
+        write_page(answers, predictor.bundle, html, top=top)
+        stderr.print(f"Page: {html.resolve()}", highlight=False, soft_wrap=True)
+        if open_page and not open_in_browser(html):
+            stderr.print("No browser found here; open that file in one.", highlight=False)
+    raise typer.Exit(EXIT_IMAGE_FAILED if failed else 0)
+
+
+def _watched(count: int, stderr: Console) -> AbstractContextManager[Callable[[int], None]]:
+    """Show progress where somebody looks and has to wait; a single image is answered without loading it."""
+    if count < SHOW_PROGRESS_FROM or not stderr.is_terminal:
+        return nullcontext(lambda steps: None)
+    from dermlens.reporting.progress import track
+
+    return track("Predicting", count, stderr)
+
+
+def _check_page(html: Path | None, open_page: bool) -> None:
+    """Refuse a page that cannot be written before any work is done for it."""
+    if html is None:
+        if open_page:
+            raise UsageError("--open has no page to open.", remedy="Add --html FILE.")
+        return
+    if html.is_dir() or not html.parent.parent.is_dir():
+        raise UsageError(
+            f"--html {html} cannot be written: it must be a file, in a folder that exists or can be made in one.",
+            remedy="Name a file, for example --html answers.html.",
+        )

@@ -1,0 +1,107 @@
+"""`dermlens train`: a folder of labelled images -> a model."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dermlens.cli.options import FrameAspect, Images, Reference, console_of_messages, need
+from dermlens.errors import UsageError
+
+
+class Task(StrEnum):
+    """How source labels are read."""
+
+    as_is = "as_is"
+    isic2019 = "isic2019"
+
+
+class FineTune(StrEnum):
+    """How much of the network is trained."""
+
+    head = "head"
+    top = "top"
+    full = "full"
+
+
+def train(
+    data: Annotated[
+        Path, typer.Argument(help="Folder per class, Train/Test folders, CSV, HAM10000, ISIC or PAD-UFES-20.")
+    ],
+    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    recipe: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="lite0 (default) or b0.")] = None,
+    weights: Annotated[str | None, typer.Option(help="pretrained (default), a weights file, or none.")] = None,
+    fine_tune: Annotated[
+        FineTune | None,
+        typer.Option(help="What is trained: the head, the top blocks, or the full network (default on a GPU)."),
+    ] = None,
+    unfreeze: Annotated[
+        int | None, typer.Option(min=1, metavar="BLOCK", help="Train from this block on; implies --fine-tune top.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    views: Annotated[int | None, typer.Option(help="Augmented views of each image.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of split, views and training.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Any recipe setting, as name=value.")] = None,
+    images: Images = None,
+    reference: Reference = None,
+    task: Annotated[Task, typer.Option(help="isic2019 joins the labels to its eight classes.")] = Task.as_is,
+    frame_aspect: FrameAspect = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model; the run folder's by default.")] = None,
+    allow_leakage: Annotated[bool, typer.Option(help="Train although the split leaks; marks the model leaky.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, at the step where it was stopped or killed.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace the model of an earlier run in --out.")] = False,
+) -> None:
+    """Train a model on a folder of labelled images; audits the data first."""
+    need("train", "tensorflow", "sklearn", "matplotlib")
+    if (out / "bundle").exists() and not overwrite and not resume:
+        raise UsageError(
+            f"{out} already holds a trained model. A run folder is not overwritten by default.",
+            remedy="Choose another --out, or add --overwrite; --resume goes on with a run that was stopped.",
+        )
+    flags: dict[str, Any] = {"backbone": backbone, "weights": weights, "epochs": epochs, "views": views, "seed": seed}
+    if fine_tune is not None or unfreeze is not None:
+        flags["fine_tune"] = (fine_tune or FineTune.top).value
+    if unfreeze is not None:
+        flags["cut_block"] = unfreeze - 1
+    console = console_of_messages()
+    from dermlens.data.manifest import isic_ids_of_lesions, read_dataset
+    from dermlens.training.recipe import make_recipe, parse_settings, read_recipe
+
+    given = [
+        read_recipe(recipe) if recipe else {},
+        parse_settings(settings or []),
+        {k: v for k, v in flags.items() if v is not None},
+    ]
+    if resume and any(given):
+        raise UsageError(
+            "--resume takes its settings from the run; others were given.",
+            remedy="Leave --recipe, --set and the other settings out, or start a new run in another --out.",
+        )
+    chosen = make_recipe(read_recipe(out / "recipe.json") if resume else {})
+    for part in given:
+        chosen = make_recipe(part, base=chosen)
+    dataset = read_dataset(data, images=images, reference=reference, task=task.value, frame_aspect=frame_aspect)
+    console.print("Starting TensorFlow ...", highlight=False)
+    from dermlens.training.quiet import load_tensorflow
+
+    load_tensorflow()
+    from dermlens.training.run import About
+    from dermlens.training.run import train as run_training
+
+    about = About(name=name or out.resolve().name)
+    run_training(
+        dataset,
+        out,
+        chosen,
+        about,
+        allow_leakage=allow_leakage,
+        resume=resume,
+        console=console,
+        isic_ids_of_lesion=isic_ids_of_lesions(reference) if reference else None,
+    )
