@@ -18,8 +18,8 @@ from dermlens.training.recipe import Recipe
 
 CUT_DEPTH = 7 / 16  # share of the blocks below the cut: for lite0 the second block at 14 x 14
 CLEARLY_FASTER = 1.1
-BYTES_PER_ACTIVATION = 4 * 2.6
-"""Float32, kept for the gradients, with room for these; see `benchmarks/memory.py` for the measurement."""
+BYTES_PER_ACTIVATION = 4 * 1.15  # float32; most outputs are kept for the gradients (benchmarks/memory.py)
+WORKSPACE_BYTES = 500_000_000  # what a step takes whatever the batch
 COPIES_OF_WEIGHTS = 7  # weights, gradients, two moments, average, best, and one in passing
 
 
@@ -154,8 +154,8 @@ def bytes_per_image(model: keras.Model) -> int:
 
 
 def fixed_bytes(model: keras.Model) -> int:
-    """Return about what the weights cost in training, in bytes, whatever the batch."""
-    return 4 * COPIES_OF_WEIGHTS * sum(int(np.prod(v.shape)) for v in model.weights)
+    """Return about what a training step costs whatever the batch, in bytes: mostly copies of the weights."""
+    return WORKSPACE_BYTES + 4 * COPIES_OF_WEIGHTS * sum(int(np.prod(v.shape)) for v in model.weights)
 
 
 def leaves(model: keras.Model) -> list[keras.layers.Layer]:

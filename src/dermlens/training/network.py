@@ -57,9 +57,10 @@ def open_backbone(recipe: Recipe) -> Stem:
     spec = InputSpec(size_px=recipe.size_px, framing=recipe.framing)  # type: ignore[arg-type]
     named = {"pretrained": row.weights, "none": "none"}
     weights = named.get(recipe.weights) or Path(recipe.weights)
-    with _policy(recipe.precision):
-        full = build_backbone(row.name, size_px=spec.size_px, weights=weights)
-        trunk, top = split_at_block(full, recipe.cut_block)
+    full = build_backbone(row.name, size_px=spec.size_px, weights=weights)  # float32, in which weights are checked
+    trunk, top = split_at_block(full, recipe.cut_block)
+    if recipe.precision != "float32":
+        _compute_in(full, recipe.precision)
     digest = hashlib.sha256(repr((row.name, recipe.cut_block)).encode())
     for array in trunk.get_weights():
         digest.update(np.ascontiguousarray(array).tobytes())

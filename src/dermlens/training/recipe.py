@@ -71,7 +71,7 @@ class Recipe:
     epochs: int = 10
     head_epochs: int = 20
     batch_size: int = 64
-    learning_rate: float = 6e-4
+    learning_rate: float = 2e-4
     head_learning_rate: float = 3e-3
     weight_decay: float = 0.02
     clip_norm: float = 1.0
