@@ -25,6 +25,7 @@ VARIANTS = {
     "head": ["fine_tune=head"],
     "top_10": ["fine_tune=top", "cut_block=10"],
     "top_7": ["fine_tune=top", "cut_block=7"],
+    "top_7_fresh_views": ["fine_tune=top", "cut_block=7", "views=0"],
     "top_7_rate_6e-4": ["fine_tune=top", "cut_block=7", "learning_rate=6e-4"],
     "top_7_batch_norm_updated": ["fine_tune=top", "cut_block=7", "batch_norm=updated"],
     "full": ["fine_tune=full"],

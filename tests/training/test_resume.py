@@ -97,7 +97,9 @@ def same_bits(one: Path, other: Path) -> None:
 
 def check(mode: str, folder: Path, kills: int, seed: int, per_class: int = 20) -> None:
     data = paint(folder / "data", per_class)
-    settings = {**SETTINGS, "fine_tune": mode}
+    settings = {**SETTINGS, "fine_tune": mode.removesuffix(" fresh")}
+    if mode == "top fresh":
+        settings["views"] = 0
     if mode == "head":
         settings["head_epochs"] = 400
     straight = finished(start(data, folder / "straight", settings))
@@ -117,7 +119,7 @@ def test_a_killed_training_ends_at_the_same_bits(mode: str, tmp_path: Path) -> N
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [2, 3])
-@pytest.mark.parametrize("mode", ["head", "top", "full"])
+@pytest.mark.parametrize("mode", ["head", "top", "top fresh", "full"])
 def test_a_training_killed_again_and_again_ends_at_the_same_bits(mode: str, seed: int, tmp_path: Path) -> None:
     check(mode, tmp_path, kills=4, seed=seed, per_class=40)
 

@@ -215,16 +215,15 @@ def test_resume_without_a_run_says_so(tmp_path: Path, quiet: Console) -> None:
         train(data, tmp_path / "out", SMALL, About(name="x"), resume=True, console=quiet)
 
 
-@pytest.mark.parametrize("mode", ["head", "full"])
-def test_the_other_modes_give_a_bundle_too(mode: str, tmp_path: Path, quiet: Console) -> None:
+@pytest.mark.parametrize(("mode", "views"), [("head", 1), ("full", 1), ("top", 0)], ids=["head", "full", "fresh views"])
+def test_the_other_modes_give_a_bundle_too(mode: str, views: int, tmp_path: Path, quiet: Console) -> None:
     data = paint(tmp_path / "data", 12)
-    bundle = train(
-        read_dataset(data), tmp_path / "out", replace(SMALL, fine_tune=mode, epochs=1), About(name=mode), console=quiet
-    )
+    recipe = replace(SMALL, fine_tune=mode, views=views, epochs=1)
+    bundle = train(read_dataset(data), tmp_path / "out", recipe, About(name=mode), console=quiet)
     card = load_bundle(bundle).card
     assert card["recipe"]["fine_tune"] == mode
     assert card["training"]["export_difference"] < 1e-3
-    assert not (tmp_path / "out" / "cache").exists()
+    assert not (tmp_path / "out" / "cache" / "train").exists()
     assert Predictor(bundle).predict(data / "nevus" / "0.png").status == "ok"
 
 

@@ -43,7 +43,9 @@ def train(
         int | None, typer.Option(min=1, metavar="BLOCK", help="Train from this block on; implies --fine-tune top.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
-    views: Annotated[int | None, typer.Option(help="Augmented views of each image.")] = None,
+    views: Annotated[
+        int | None, typer.Option(help="Augmented views of each image to cache; 0: fresh ones in every epoch.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of split, views and training.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any recipe setting, as name=value.")] = None,
     images: Images = None,

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-
 MOST_LINES = 20  # of more classes only the median recall and the lowest are drawn
 
 

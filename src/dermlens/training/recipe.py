@@ -30,7 +30,8 @@ class Recipe:
         batch_norm: "frozen" leaves batch normalisation as it was pretrained, which fine-tuning needs on small
             data; "updated" trains it and follows the batches; "auto" updates only where weights start at random.
         layer_decay: each block learns at this share of the rate of the block above it; 1 gives all the same rate.
-        views: with "top", augmented views of each training image in the cache, beside the plain one.
+        views: with "top", augmented views of each training image in the cache, beside the plain one; 0 keeps no
+            cache and computes fresh views in every epoch.
         epochs: in one epoch as many images are drawn, by class balance and with replacement, as there are to train
             on; each in one random view.
         head_epochs: epochs of the head alone over the frozen features, before fine-tuning.

@@ -12,13 +12,14 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import openvino as ov
 import tensorflow as tf
 from rich.console import Console
 
@@ -40,7 +41,7 @@ from dermlens.training.pipeline import AUGMENTATION_VERSION
 from dermlens.training.probe import Probe, fit_probe
 from dermlens.training.recipe import Recipe
 from dermlens.training.split import ROLES
-from dermlens.training.trunk import BATCH, plain_outputs, trunk_cache
+from dermlens.training.trunk import BATCH, plain_outputs, run_batches, trunk_cache
 from dermlens.training.watch import Watch
 
 __all__ = ["About", "train"]
@@ -132,7 +133,8 @@ def _plan(run: _Run) -> str:
     recipe, row = run.recipe, run.stem.row
     what = {
         "head": "the last layer is trained",
-        "top": f"blocks {recipe.cut_block + 1} to {row.blocks} are trained over cached features",
+        "top": f"blocks {recipe.cut_block + 1} to {row.blocks} are trained over "
+        + (f"cached features of {recipe.views} views" if recipe.views else "features of fresh views"),
         "full": "the whole network is trained on fresh views",
     }[recipe.fine_tune]
     return (
@@ -244,7 +246,7 @@ def _tune(run: _Run, frozen: Feed, spread: float) -> History:
         saved = None
         if recipe.fine_tune == "head" or history.interrupted or not recipe.epochs:
             return _told(history, run.console)
-    feed = _cached(run) if recipe.fine_tune == "top" else _fresh(run)
+    feed = _over_trunk(run) if recipe.fine_tune == "top" else _fresh(run)
     stage = Stage("tune", recipe.epochs, recipe.learning_rate, recipe.mixup, salt=1, patience=recipe.patience)
     return _told(fit(_trained(run), feed, stage, recipe, codes, watch, checkpoint, saved), run.console)
 
@@ -256,27 +258,34 @@ def _head_stage(recipe: Recipe, spread: float) -> Stage:
     return Stage("head", recipe.head_epochs, rate, mixup=0.0, salt=0, patience=patience)
 
 
-def _cached(run: _Run) -> Feed:
-    """Trunk features of several views of the training images, and of the plain select images, computed once."""
+def _over_trunk(run: _Run) -> Feed:
+    """Trunk features of the training images, cached for several views or computed for fresh ones, and of select."""
     with in_float32(run.network.trunk, run.recipe.precision):
         trunk = to_openvino(run.network.trunk)
-    cached = {}
-    for role, views in (("train", run.recipe.views), ("select", 0)):
-        rows = run.material.rows(role)
-        cached[role] = trunk_cache(
-            run.out / "cache" / role,
-            trunk,
-            run.material.pick(rows),
-            [run.material.hashes[i] for i in rows],
-            run.stem.spec,
-            view_count=views,
-            seed=run.recipe.seed,
-            weights_id=run.stem.weights_id,
-            console=run.console,
-            what=f"Trunk features, {role}",
-        )
     train, select = run.material.rows("train"), run.material.rows("select")
-    return from_arrays(cached["train"], run.material.labels[train], cached["select"][:, 0], run.material.labels[select])
+    labels = run.material.labels
+    chosen = _features(run, trunk, "select", 0)[:, 0]
+    if run.recipe.views:
+        return from_arrays(_features(run, trunk, "train", run.recipe.views), labels[train], chosen, labels[select])
+    compiled, pixels = compile_graph(trunk, batch=BATCH), _fresh(run)
+    plain = from_arrays(chosen[:, None], labels[select], chosen, labels[select])
+    return replace(pixels, load=lambda draw: run_batches(compiled, pixels.load(draw)), select=plain.select)
+
+
+def _features(run: _Run, trunk: ov.Model, role: str, views: int) -> np.ndarray:
+    rows = run.material.rows(role)
+    return trunk_cache(
+        run.out / "cache" / role,
+        trunk,
+        run.material.pick(rows),
+        [run.material.hashes[i] for i in rows],
+        run.stem.spec,
+        view_count=views,
+        seed=run.recipe.seed,
+        weights_id=run.stem.weights_id,
+        console=run.console,
+        what=f"Trunk features, {role}",
+    )
 
 
 def _fresh(run: _Run) -> Feed:
