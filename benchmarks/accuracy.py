@@ -4,10 +4,10 @@
     python benchmarks/accuracy.py --data DATA --out runs/accuracy --table        # only the table of what is there
 
 DATA holds `ham10000/`, `isic9/` and `isic_reference.csv`; both sets are repaired and joined as for the embedded model
-(eight classes). A fold is tested once, with one image of each lesion (the sharpest copy); all choices of a method (epoch,
-calibration) are made on lesions of the other four folds. Each fold is a run folder of its own and goes on where it was
-stopped. The linear probe is read from any method's folds. Writes `accuracy.json` and `accuracy.md` into --out: pooled
-figures with 95 % intervals over lesions, the mean over folds, minutes and peak memory of a fold.
+(eight classes). A fold is tested once, with one image of each lesion (the sharpest copy); all choices of a method
+(epoch, calibration) are made on lesions of the other four folds. Each fold is a run folder of its own and goes on where
+it was stopped. The linear probe is read from any method's folds. Writes `accuracy.json` and `accuracy.md` into --out:
+pooled figures with 95 % intervals over lesions, the mean over folds, minutes and peak memory of a fold.
 """
 
 from __future__ import annotations

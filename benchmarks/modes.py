@@ -61,7 +61,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    for name in [name for name in options.only if not (options.out / name / "bundle").exists()]:
+    for name in options.only:
+        if (options.out / name / "bundle").exists():
+            continue
         print(f"== {name}", flush=True)
         train(options.data, options.out / name, VARIANTS[name], options.epochs)
     done = [name for name in options.only if (options.out / name / "bundle").exists()]

@@ -1,8 +1,8 @@
 """The usual student recipe, as a baseline for `accuracy.py`.
 
-The whole network at Adam 1e-3 with Dense(256) before the softmax, random shift, zoom, shear and horizontal flip, no class
-balance, no calibration, the last epoch kept. Same backbone, ImageNet weights and pixel path as dermlens, so that only
-the recipe differs.
+The whole network at Adam 1e-3 with Dense(256) before the softmax, random shift, zoom, shear and horizontal flip, no
+class balance, no calibration, the last epoch kept. Same backbone, ImageNet weights and pixel path as dermlens, so that
+only the recipe differs.
 """
 
 from __future__ import annotations

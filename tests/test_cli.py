@@ -76,6 +76,9 @@ def test_json_gives_one_object_for_every_input_in_order(
         (["train", "{images}", "--out", "{out}", "--set", "epoch=3"], "epochs"),
         (["train", "{images}", "--out", "{out}", "--seed", "-1"], "seed is -1"),
         (["train", "{images}", "--out", "{out}", "--set", "cut_block=40"], "40"),
+        (["train", "{images}", "--out", "{out}", "--resume"], "no run"),
+        (["train", "{images}", "--out", "{out}", "--resume", "--seed", "1"], "takes its settings"),
+        (["train", "{images}", "--out", "{out}", "--fine-tune", "full", "--unfreeze", "5"], "--fine-tune top"),
         (["evaluate", "{model}", "{missing}", "--out", "{out}"], "missing"),
     ],
 )

@@ -116,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/default"))
     parser.add_argument("--recipe", type=Path, help="TOML recipe over the default one")
     parser.add_argument("--install", action="store_true", help="copy the bundle into src/dermlens/models/default")
+    parser.add_argument("--overwrite", action="store_true", help="replace another run in --out")
     options = parser.parse_args(argv)
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
     try:
@@ -127,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.out,
             recipe,
             about,
+            overwrite=options.overwrite,
             console=console,
             isic_ids_of_lesion=isic_ids_of_lesions(options.data / "isic_reference.csv"),
         )

@@ -60,10 +60,10 @@ def _cut(cut: int, mode: str, row: Backbone) -> int:
     if cut < 0:
         at_stride_16 = next(c.block for c in block_cuts(row.name) if c.stride == 16)
         return max(at_stride_16, round(row.blocks * CUT_DEPTH))
-    if cut > row.blocks:
+    if cut >= row.blocks:
         raise RecipeError(
-            f"There is no block {cut} in {row.title}. cut_block may be 0 (after the stem) to {row.blocks}, "
-            f"--unfreeze 1 to {row.blocks}.",
+            f"With cut_block {cut} no block of {row.title} is left to train: it has {row.blocks}. cut_block may be 0 "
+            f"(after the stem) to {row.blocks - 1}, --unfreeze 1 to {row.blocks}.",
             remedy="Choose a block in that range; a later one trains less and faster.",
             code="cut_out_of_range",
         )
@@ -71,17 +71,19 @@ def _cut(cut: int, mode: str, row: Backbone) -> int:
 
 
 def set_up(recipe: Recipe, console: Console) -> None:
-    """Fix the threads, switch deterministic operations on or off, and seed everything.
+    """Fix the threads, switch deterministic operations on where wanted, and seed everything.
 
-    A resolved recipe is expected. Where TensorFlow has already computed something in this process its threads stay.
+    Where TensorFlow has already computed something in this process its threads stay, and deterministic operations
+    stay on once they are.
     """
+    threads = recipe.threads or _processors()
     try:
-        tf.config.threading.set_intra_op_parallelism_threads(recipe.threads)
-        tf.config.threading.set_inter_op_parallelism_threads(recipe.threads)
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError:
-        if tf.config.threading.get_intra_op_parallelism_threads() not in (0, recipe.threads):
+        if tf.config.threading.get_intra_op_parallelism_threads() not in (0, threads):
             console.print(
-                f"TensorFlow is running already; its threads stay, {recipe.threads} were asked for.", highlight=False
+                f"TensorFlow is running already; its threads stay, {threads} were asked for.", highlight=False
             )
     if recipe.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -189,8 +191,10 @@ def _available() -> int | None:
 def _group_left() -> int | None:
     try:
         group = Path("/sys/fs/cgroup")
-        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no such group, or "max"
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        cached = int(stat["active_file"]) + int(stat["inactive_file"])  # given back when somebody needs it
+        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()) + cached
+    except (OSError, ValueError, KeyError):  # no such group, or "max"
         return None
 
 

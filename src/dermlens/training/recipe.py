@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dermlens.errors import RecipeError
+from dermlens.training.folder import replace_text
 
 SCHEMA = "dermlens/recipe/1"
 
@@ -123,8 +124,8 @@ class Recipe:
         return {"schema": SCHEMA, **asdict(self)}
 
     def save(self, path: Path) -> None:
-        """Write the resolved recipe as JSON."""
-        path.write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
+        """Write the resolved recipe as JSON; OSError leaves an older one as it was."""
+        replace_text(path, json.dumps(self.as_dict(), indent=1) + "\n")
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
