@@ -14,6 +14,7 @@ import pytest
 import pictures
 import tiny
 from dermlens import cli
+from dermlens.cli import options
 from dermlens.data.images import DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS
 from dermlens.inference.predict import DISCLAIMER
 
@@ -130,7 +131,7 @@ def test_limits_can_be_raised(model: str, images: Path, capsys: pytest.CaptureFi
 
 
 def test_the_limits_on_the_command_line_are_those_of_the_pixel_path() -> None:
-    assert (cli.DEFAULT_MAX_BYTES, cli.DEFAULT_MAX_PIXELS) == (DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS)
+    assert (options.DEFAULT_MAX_BYTES, options.DEFAULT_MAX_PIXELS) == (DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS)
 
 
 def test_models_and_doctor_answer_in_json(capsys: pytest.CaptureFixture[str]) -> None:
