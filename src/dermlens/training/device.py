@@ -13,7 +13,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from dermlens.errors import RecipeError
-from dermlens.training.backbones import Backbone, block_cuts
+from dermlens.training.family import Backbone, block_cuts
 from dermlens.training.recipe import Recipe
 
 CUT_DEPTH = 7 / 16  # share of the blocks below the cut: for lite0 the second block at 14 x 14
