@@ -1,7 +1,7 @@
 """One builder for the whole EfficientNet family, and the place where a network may be cut in two.
 
-Every backbone takes RGB 0..255 and normalises inside the graph, so no caller can scale pixels differently. The facts are
-in `family.py`, where a new member joins by a row. Layer names are fixed, equal in all families and safe to export.
+Every backbone takes RGB 0..255 and normalises inside the graph, so no caller can scale pixels differently. The facts
+are in `family.py`, where a new member joins by a row. Layer names are fixed, equal in all families, safe to export.
 """
 
 from __future__ import annotations

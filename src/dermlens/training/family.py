@@ -1,4 +1,4 @@
-"""The EfficientNet family in one table of facts; imports no Keras, so that a wrong name is told before TensorFlow starts.
+"""The EfficientNet family in one table of facts; imports no Keras: a wrong name is told before TensorFlow starts.
 
 Parameters and multiply-adds are counted on the built networks (`benchmarks/family.py`, checked by the tests), up to and
 including the head convolution, without an ImageNet classifier. ImageNet accuracies are the published ones:

@@ -38,9 +38,8 @@ def check_known(model: keras.Model, name: str) -> None:
     known = KNOWN[name]
     found = pooled_features(model)[list(known)]
     if not np.allclose(found, list(known.values()), rtol=0, atol=TOLERANCE):
-        raise _refused(
-            f"the test picture gives features {np.round(found[:3], 4).tolist()}..., known are {list(known.values())[:3]}..."
-        )
+        first = f"{np.round(found[:3], 4).tolist()}..., known are {list(known.values())[:3]}..."
+        raise _refused(f"the test picture gives features {first}")
 
 
 def check_same(found: NDArray[np.float32], wanted: NDArray[np.float32], source: str) -> None:

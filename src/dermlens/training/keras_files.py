@@ -131,8 +131,9 @@ def read_keras(path: Path) -> keras.Model:
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except (OSError, KeyError, ValueError, TypeError, AttributeError, ImportError, zipfile.BadZipFile) as error:
+        reason = (str(error).splitlines() or [repr(error)])[0]
         raise WeightsError(
-            f"The model file {path} is damaged or no .keras model: {str(error).splitlines()[0] if str(error) else error!r}.",
+            f"The model file {path} is damaged or no .keras model: {reason}.",
             remedy="Give the .keras file from the run folder of dermlens train.",
             code="weights_damaged",
         ) from error

