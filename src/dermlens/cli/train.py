@@ -96,7 +96,7 @@ def train(
     chosen = make_recipe(read_recipe(out / "recipe.json") if resume else {})
     for part in given:
         chosen = make_recipe(part, base=chosen)
-    _check_network(chosen)
+    _check_network(chosen, out)
     dataset = read_dataset(data, images=images, reference=reference, task=task.value, frame_aspect=frame_aspect)
     console.print("Starting TensorFlow ...", highlight=False)
     from dermlens.training.quiet import load_tensorflow
@@ -118,11 +118,16 @@ def train(
     )
 
 
-def _check_network(recipe: Recipe) -> None:
+def _check_network(recipe: Recipe, out: Path) -> None:
     """Refuse a backbone, size or weights that cannot be had before the data is read and TensorFlow starts."""
     from dermlens.training.family import backbone, check_size
     from dermlens.training.sources import resolve_weights
 
     row = backbone(recipe.backbone)
     check_size(row, recipe.size_px)
-    resolve_weights(row, recipe.weights)
+    weights = resolve_weights(row, recipe.weights)
+    if isinstance(weights, Path) and weights.resolve().parent == out.resolve():
+        raise UsageError(
+            f"The weights {weights} lie in the run folder that is to be written.",
+            remedy="Choose another --out; to go on with a run that was stopped use --resume.",
+        )

@@ -94,7 +94,7 @@ def train(
     set_up(recipe, console)
     stem = open_backbone(recipe)
     material = prepare(dataset, recipe, allow_leakage=allow_leakage, console=console)
-    material, known = check_lineage(recipe.weights, material, allow_leakage=allow_leakage, console=console)
+    material, known = check_lineage(stem.weights, material, allow_leakage=allow_leakage, console=console)
     seen = {**seen_by_role(material, isic_ids_of_lesion or {}), **known}
     key = _key(recipe, stem, material)
     state = _state(out)

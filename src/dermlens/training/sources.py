@@ -127,7 +127,7 @@ def _check_kind(row: Backbone, path: Path) -> None:
             remedy=f"Correct the path, or use one of the words {', '.join(WORDS)}.",
             code="weights_missing",
         )
-    owner = _published_for(path.name)
+    owner = published_for(path.name)
     if owner is not None and owner != row.name:
         raise WeightsError(
             f"These weights do not belong to this network: {path.name} is the file of {BACKBONES[owner].title}, "
@@ -137,7 +137,7 @@ def _check_kind(row: Backbone, path: Path) -> None:
         )
 
 
-def _published_for(file: str) -> str | None:
+def published_for(file: str) -> str | None:
     """Name the backbone that a published file name belongs to, with or without the ImageNet classifier."""
     published = {row.weights_file: name for name, row in BACKBONES.items() if row.weights == "imagenet"}
     published |= {name.replace("_notop", ""): owner for name, owner in published.items()}
