@@ -4,7 +4,7 @@
 
 Each row runs in a process of its own and leaves OUT/NAME.json; a row that is there already is not run again, so a
 measurement that was stopped goes on where it was. Weights are random (cost and correctness do not depend on them), with
-batch-norm statistics settled on one batch of noise. What is checked, not only measured: the facts of the table, a step
+batch-norm statistics settled on one batch of smooth pictures. What is checked, not only measured: the facts of the table, a step
 in head, top and full mode, the same outputs after a reload in a fresh process, the exported graph within 1e-3 of Keras,
 and an answer of `Predictor` from the exported bundle.
 """
@@ -17,6 +17,7 @@ import io
 import json
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -29,51 +30,72 @@ import numpy as np
 from dermlens.training.family import BACKBONES, Backbone, backbone
 
 MODES = ("full", "top", "head")
+STEPS = 2  # the first one traces the graph
 CODES = ("A", "B")
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "images" / "MEL_ISIC_0000029.jpg"
 KEYS = ("size_px", "batch", "build_s", "step_s", "reload", "export", "latency_ms", "peak_gb", "row_s")
 
 
-def live(row: Backbone, folder: Path, *, size_px: int, batch: int, check_facts: bool = True) -> dict[str, Any]:
-    """Take one row through its life in this process and return what was measured; raises where something is wrong."""
+def live(
+    row: Backbone, folder: Path, *, size_px: int, batch: int, check_facts: bool = True, keep: bool = False
+) -> dict[str, Any]:
+    """Take one row through its life in this process and return what was measured; raises where something is wrong.
+
+    With `keep`, what a process that was stopped had measured is taken up from `folder`.
+    """
     import keras
 
     from dermlens.training.backbones import build_backbone
     from dermlens.training.counting import multiply_adds, parameters
-    from dermlens.training.export import check_export, to_openvino
-    from dermlens.training.latency import latency_ms
-    from dermlens.training.outputs import save_keras
 
-    start = time.perf_counter()
-    built = build_backbone(row.name, size_px=size_px, weights="none")
-    found: dict[str, Any] = {"size_px": size_px, "batch": batch, "build_s": time.perf_counter() - start}
-    counted = parameters(built), multiply_adds(built)
-    if check_facts and counted != (row.parameters, row.multiply_adds):
-        raise SystemExit(f"{row.name}: the network has {counted} parameters and multiply-adds; correct the table.")
-    del built
-    found["step_s"] = {}
+    kept = folder / "partial.json"
+    found: dict[str, Any] = {"size_px": size_px, "batch": batch, "step_s": {}, "peak_gb": 0.0}
+    if keep and kept.is_file():
+        found = json.loads(kept.read_text(encoding="utf-8"))
+    if "build_s" not in found:
+        start = time.perf_counter()
+        built = build_backbone(row.name, size_px=size_px, weights="none")
+        found["build_s"] = time.perf_counter() - start
+        counted = parameters(built), multiply_adds(built)
+        if check_facts and counted != (row.parameters, row.multiply_adds):
+            raise SystemExit(f"{row.name}: the network has {counted} parameters and multiply-adds; correct the table.")
+        del built
     for mode in MODES:
+        if mode in found["step_s"]:
+            continue
         network, seconds = train_steps(row, mode, size_px, batch)
-        found["step_s"][mode] = seconds
         if mode == "full":
-            whole = network.whole
-            pixels = noise(1, size_px)
-            save_keras(whole, folder / "model.keras")
-            outputs = [np.asarray(o) for o in whole(pixels.astype(np.float32), training=False)]
-            np.savez(folder / "expected.npz", pixels, *outputs)
-            graph = to_openvino(whole)
-            found["export"] = check_export(whole, graph, pixels)
-            found["latency_ms"] = latency_ms(whole)
-            found["predicted"] = predict(whole, graph, folder, size_px)
-            del whole, graph
+            found |= use(network.whole, folder, size_px)
+        found["step_s"][mode] = seconds
+        found["peak_gb"] = max(found["peak_gb"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9)
+        if keep:
+            kept.write_text(json.dumps(found), encoding="utf-8")
         del network
         keras.backend.clear_session()
         gc.collect()
     return found
 
 
+def use(whole: Any, folder: Path, size_px: int) -> dict[str, Any]:
+    """Save, export, time and use a trained network."""
+    from dermlens.training.export import check_export, to_openvino
+    from dermlens.training.latency import latency_ms
+    from dermlens.training.outputs import save_keras
+
+    pixels = pictures(1, size_px)
+    save_keras(whole, folder / "model.keras")
+    outputs = [np.asarray(o) for o in whole(pixels.astype(np.float32), training=False)]
+    np.savez(folder / "expected.npz", pixels, *outputs)
+    graph = to_openvino(whole)
+    return {
+        "export": check_export(whole, graph, pixels),
+        "latency_ms": latency_ms(graph),
+        "predicted": predict(whole, graph, folder, size_px),
+    }
+
+
 def train_steps(row: Backbone, mode: str, size_px: int, batch: int) -> tuple[Any, float]:
-    """Train three steps with the code of `dermlens train`; return the network and the seconds of a step after the first."""
+    """Train some steps with the code of `dermlens train`; return the network and the seconds of the fastest step."""
     from rich.console import Console
 
     from dermlens.training.device import resolve
@@ -86,7 +108,7 @@ def train_steps(row: Backbone, mode: str, size_px: int, batch: int) -> tuple[Any
     settings = {"fine_tune": mode, "backbone": row.name, "weights": "none", "size_px": size_px, "batch_size": batch}
     recipe = resolve(Recipe(**settings, mixup=0.0), row)
     network = with_head(open_backbone(recipe), recipe, len(CODES))
-    pixels, labels = noise(batch, size_px), np.arange(batch) % 2
+    pixels, labels = pictures(batch, size_px), np.arange(batch) % 2
     settle(network.whole, pixels)
     inputs, model = pixels, network.whole
     if mode == "top":
@@ -94,19 +116,22 @@ def train_steps(row: Backbone, mode: str, size_px: int, batch: int) -> tuple[Any
     if mode == "head":
         inputs = np.asarray(network.whole(pixels.astype(np.float32), training=False)[1])
         model = network.head
-    before = [np.array(v) for v in model.trainable_variables]
     select, select_labels = np.repeat(inputs[:1], 2, axis=0), np.array([0, 1])
     feed = from_arrays(inputs[:, None], labels, select, select_labels)
     silent = Watch(Console(file=io.StringIO()), CODES)
     rate = recipe.head_learning_rate if mode == "head" else recipe.learning_rate
-    history = fit(model, feed, Stage("tune", 3, rate, 0.0, salt=1), recipe, CODES, silent)
-    if not all(np.isfinite(row["train_loss"]) for row in history.rows[1:]) or not before:
+    history = fit(model, feed, Stage("tune", STEPS, rate, 0.0, salt=1), recipe, CODES, silent)
+    if not all(np.isfinite(row["train_loss"]) for row in history.rows[1:]):
         raise SystemExit(f"{row.name}: no finite loss in mode {mode}: {history.rows}.")
-    return network, min(r["seconds"] for r in history.rows[2:])
+    return network, min(r["seconds"] for r in history.rows[1:])
 
 
-def noise(count: int, size_px: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (count, size_px, size_px, 3), dtype=np.uint8)
+def pictures(count: int, size_px: int) -> np.ndarray:
+    """Return smooth random pictures, uint8 (count, size_px, size_px, 3): white noise is nothing a network ever sees."""
+    import cv2
+
+    coarse = np.random.default_rng(0).integers(0, 256, (count, 6, 6, 3), dtype=np.uint8)
+    return np.stack([cv2.resize(one, (size_px, size_px), interpolation=cv2.INTER_CUBIC) for one in coarse])
 
 
 def settle(model: Any, pixels: np.ndarray) -> None:
@@ -184,9 +209,7 @@ def run_row(name: str, out: Path, batch: int, size_px: int) -> dict[str, Any]:
     found = _in_fresh_process("--row", name, out, batch, size_px)
     found |= _in_fresh_process("--reload", name, out, batch, size_px)
     found["row_s"] = time.perf_counter() - start
-    (folder / "model.keras").unlink()
-    for path in (folder / "bundle").iterdir():
-        path.unlink()
+    shutil.rmtree(folder)
     (out / f"{name}.json").write_text(json.dumps({**found, "machine": machine()}, indent=1) + "\n", encoding="utf-8")
     return found
 
@@ -209,9 +232,7 @@ def _row(row: Backbone, options: argparse.Namespace) -> dict[str, Any]:
     keep_freed_memory()
     size_px = options.size_px or row.input_size_px
     own = size_px == row.input_size_px
-    found = live(row, options.out / row.name, size_px=size_px, batch=options.batch, check_facts=own)
-    found["peak_gb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    return found
+    return live(row, options.out / row.name, size_px=size_px, batch=options.batch, check_facts=own, keep=True)
 
 
 def machine() -> dict[str, Any]:

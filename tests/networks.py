@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import h5py
 import keras
 import numpy as np
+
+from dermlens.training.fingerprint import fingerprint_image
 
 
 def settle(model: keras.Model) -> keras.Model:
@@ -16,7 +19,9 @@ def settle(model: keras.Model) -> keras.Model:
     for layer in norms:
         layer.momentum = 0.0
     size_px = model.input_shape[1]
-    model(np.random.default_rng(0).uniform(0, 255, (2, size_px, size_px, 3)).astype(np.float32), training=True)
+    coarse = np.random.default_rng(0).uniform(0, 255, (4, 6, 6, 3)).astype(np.float32)
+    smooth = [cv2.resize(one, (size_px, size_px)) for one in coarse]
+    model(np.concatenate([smooth, fingerprint_image(size_px)]), training=True)
     for layer, momentum in zip(norms, kept, strict=True):
         layer.momentum = momentum
     return model

@@ -11,6 +11,7 @@ from types import ModuleType
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from networks import answer, settle
 
 from dermlens.errors import RecipeError
@@ -20,8 +21,12 @@ from dermlens.training.fingerprint import fingerprint_image
 
 SIZE = 64
 CHEAP = ("lite0", "lite1", "lite2", "b0", "b3", "v2-b0")
-ROWS = [pytest.param(name, marks=() if name in CHEAP else pytest.mark.long) for name in BACKBONES]
+LIVES = ("lite2", "b0", "b3", "v2-b0")  # lite0 lives in test_run.py, lite1 is like lite2
 FAMILY = Path(__file__).resolve().parents[2] / "benchmarks" / "family.py"
+
+
+def rows(cheap: tuple[str, ...]) -> list[object]:
+    return [pytest.param(name, marks=() if name in cheap else pytest.mark.long) for name in BACKBONES]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +44,7 @@ def random_model(request: pytest.FixtureRequest) -> keras.Model:
     return settle(build_backbone(request.param, size_px=SIZE, weights="none"))
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("name", rows(CHEAP))
 def test_the_facts_are_those_of_the_built_network(name: str) -> None:
     row = backbone(name)
     model = build_backbone(name, weights="none")
@@ -62,9 +67,23 @@ def lives(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("lives")
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_every_row_trains_in_each_mode_exports_and_predicts(name: str, lives: Path, family: ModuleType) -> None:
+@pytest.mark.parametrize("name", rows(LIVES))
+def test_every_row_trains_in_each_mode_exports_and_predicts(
+    name: str, lives: Path, family: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (lives / name).mkdir()
+    monkeypatch.setattr(family, "STEPS", 1)
+    as_it_is = family.train_steps
+
+    def without_tracing(*arguments: object) -> object:
+        """Tracing a graph takes longer than one small step."""
+        tf.config.run_functions_eagerly(True)
+        try:
+            return as_it_is(*arguments)
+        finally:
+            tf.config.run_functions_eagerly(False)
+
+    monkeypatch.setattr(family, "train_steps", without_tracing)
     found = family.live(backbone(name), lives / name, size_px=SIZE, batch=2, check_facts=False)
     assert set(found["step_s"]) == {"head", "top", "full"}
     assert found["export"] <= 1e-3

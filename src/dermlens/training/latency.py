@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
+import openvino as ov
 from rich.console import Console
 
 from dermlens.reporting.progress import track
@@ -23,16 +24,16 @@ def measure_latencies(names: Sequence[str], console: Console) -> dict[str, float
     found = {}
     with track("Latency", len(names), console, unit="backbones") as advance:
         for name in names:
-            found[name] = latency_ms(build_backbone(name, weights="none"))
+            found[name] = latency_ms(to_openvino(build_backbone(name, weights="none")))
             keras.backend.clear_session()
             advance(1)
     return found
 
 
-def latency_ms(model: keras.Model, repeats: int = REPEATS) -> float:
-    """Return the median time of one image through the exported graph (OpenVINO, float32, all cores), milliseconds."""
-    compiled = compile_graph(to_openvino(model), batch=1)
-    pixels = np.random.default_rng(0).integers(0, 256, (1, *model.input_shape[1:]), dtype=np.uint8)
+def latency_ms(graph: ov.Model, repeats: int = REPEATS) -> float:
+    """Return the median time of one image through an exported graph (OpenVINO, float32, all cores), milliseconds."""
+    compiled = compile_graph(graph, batch=1)
+    pixels = np.random.default_rng(0).integers(0, 256, tuple(compiled.input(0).shape), dtype=np.uint8)
     took = []
     for _ in range(WARM_UP + max(repeats, 1)):
         start = time.perf_counter()
