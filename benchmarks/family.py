@@ -4,9 +4,9 @@
 
 Each row runs in a process of its own and leaves OUT/NAME.json; a row that is there already is not run again, so a
 measurement that was stopped goes on where it was. Weights are random (cost and correctness do not depend on them), with
-batch-norm statistics settled on one batch of smooth pictures. What is checked, not only measured: the facts of the table, a step
-in head, top and full mode, the same outputs after a reload in a fresh process, the exported graph within 1e-3 of Keras,
-and an answer of `Predictor` from the exported bundle.
+batch-norm statistics settled on one batch of smooth pictures. What is checked, not only measured: the facts of the
+table, a step in head, top and full mode, the same outputs after a reload in a fresh process, the exported graph within
+1e-3 of Keras, and an answer of `Predictor` from the exported bundle.
 """
 
 from __future__ import annotations
@@ -299,22 +299,22 @@ _PAGE = """# The EfficientNet family
 
 ## Facts
 
-Parameters and multiply-adds are counted on the built networks at the size shown, without the ImageNet classifier. Top-1 is
-the published ImageNet accuracy of these weights: for B and V2 the table of keras.applications, for Lite the TensorFlow TPU
-repository (`models/official/efficientnet/lite/README.md`). Lite3 and Lite4 have no packaged weights: their top-1 is
+Parameters and multiply-adds are counted on the built networks at the size shown, without the ImageNet classifier. Top-1
+is the published ImageNet accuracy of these weights: for B and V2 the table of keras.applications, for Lite the TensorFlow
+TPU repository (`models/official/efficientnet/lite/README.md`). Lite3 and Lite4 have no packaged weights: their top-1 is
 that of Google's own.
 
 {facts}
 
 ## Measured
 
-Every row below was built at its own size, trained a few steps in head, top and full mode, saved, reloaded in a fresh process
-with the same outputs, exported to the graph that predicting uses (within 1e-3 of Keras: "export differs" is the largest
-difference relative to the largest value), and asked for the diagnosis of an image file. A step has a batch of {batch}; peak
-memory is that of the whole process over all of this. Weights are random: cost does not depend on them.
+Every row below was built at its own size, trained some steps in head, top and full mode, saved, reloaded in a fresh
+process with the same outputs, exported to the graph that predicting uses (within 1e-3 of Keras: "export differs" is the
+largest difference relative to the largest value), and asked for the diagnosis of an image file. A step has a batch of
+{batch}; peak memory is that of the whole process over all of this. Weights are random: cost does not depend on them.
 
-Machine: {processor}, {threads} threads, shared with other work, so times may be up to twice too long; {system}; {packages}.
-Latency is the median of 20 images, one at a time, float32.
+Machine: {processor}, {threads} threads, shared with other work while measuring, so the times are upper bounds; {system};
+{packages}. Latency is the median of 20 images, one at a time, float32.
 
 {costs}
 """

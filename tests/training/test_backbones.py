@@ -56,7 +56,10 @@ def test_the_facts_are_those_of_the_built_network(name: str) -> None:
     cuts = block_cuts(name)
     assert len(cuts) == row.blocks + 1
     for cut in cuts:
-        assert model.get_layer(cut.layer).output.shape[1:] == (*2 * (-(-row.input_size_px // cut.stride),), cut.channels)
+        assert model.get_layer(cut.layer).output.shape[1:] == (
+            *2 * (-(-row.input_size_px // cut.stride),),
+            cut.channels,
+        )
     rates = [layer.rate for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
     assert rates == sorted(rates) and 0.15 < rates[-1] < row.drop_connect
     keras.backend.clear_session()

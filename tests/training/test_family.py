@@ -57,7 +57,7 @@ def test_an_unknown_backbone_names_the_nearest(name: str, near: str) -> None:
 
 
 def test_a_name_like_no_other_is_told_all_of_them() -> None:
-    with pytest.raises(RecipeError, match="v2-l.*dermlens backbones"):
+    with pytest.raises(RecipeError, match=r"v2-l.*dermlens backbones"):
         backbone("xception")
 
 
