@@ -12,12 +12,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from networks import answer, settle
 
 from dermlens.errors import RecipeError
 from dermlens.training.backbones import BACKBONES, backbone, block_cuts, build_backbone, split_at_block
 from dermlens.training.counting import multiply_adds, parameters
 from dermlens.training.fingerprint import fingerprint_image
+from networks import answer, settle
 
 SIZE = 64
 CHEAP = ("lite0", "lite1", "lite2", "b0", "b3", "v2-b0")

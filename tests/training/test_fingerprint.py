@@ -5,12 +5,12 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
-from networks import settle
 
 from dermlens.errors import WeightsError
 from dermlens.training.backbones import build_backbone
 from dermlens.training.fingerprint import KNOWN, check_known, check_same, check_sane, pooled_features
 from dermlens.training.sources import LITE_PACKAGES
+from networks import settle
 
 
 def test_all_packaged_weights_have_known_features() -> None:

@@ -8,12 +8,12 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from networks import answer, settle, write_legacy_h5
 
 from dermlens.errors import WeightsError
 from dermlens.training.backbones import build_backbone, split_at_block
 from dermlens.training.fingerprint import fingerprint_image
 from dermlens.training.keras_files import read_keras, scaling
+from networks import answer, settle, write_legacy_h5
 
 SIZE = 64
 PICTURE = fingerprint_image(SIZE)
