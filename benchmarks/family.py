@@ -299,9 +299,9 @@ _PAGE = """# The EfficientNet family
 
 ## Facts
 
-Parameters and multiply-adds are counted on the built networks at the size shown, without the ImageNet classifier. Top-1
-is the published ImageNet accuracy of these weights: for B and V2 the table of keras.applications, for Lite the TensorFlow
-TPU repository (`models/official/efficientnet/lite/README.md`). Lite3 and Lite4 have no packaged weights: their top-1 is
+Parameters and multiply-adds are counted on the built networks at the size shown, without the ImageNet classifier.
+Top-1 is the published ImageNet accuracy of these weights: for B and V2 the table of keras.applications, for Lite the
+TensorFlow TPU repository (`models/official/efficientnet/lite/README.md`). Lite3 and Lite4 have no packaged weights: their top-1 is
 that of Google's own.
 
 {facts}
@@ -313,8 +313,8 @@ process with the same outputs, exported to the graph that predicting uses (withi
 largest difference relative to the largest value), and asked for the diagnosis of an image file. A step has a batch of
 {batch}; peak memory is that of the whole process over all of this. Weights are random: cost does not depend on them.
 
-Machine: {processor}, {threads} threads, shared with other work while measuring, so the times are upper bounds; {system};
-{packages}. Latency is the median of 20 images, one at a time, float32.
+Machine: {processor}, {threads} threads, shared with other work while measuring, so the times are upper bounds;
+{system}; {packages}. Latency is the median of 20 images, one at a time, float32.
 
 {costs}
 """
