@@ -4,7 +4,7 @@
 
 Each row runs in a process of its own and leaves OUT/NAME.json; a row that is there already is not run again, so a
 measurement that was stopped goes on where it was. Weights are random (cost and correctness do not depend on them), with
-batch-norm statistics settled on one batch of smooth pictures. What is checked, not only measured: the facts of the
+batch-norm statistics settled on some views of an example image. What is checked, not only measured: the facts of the
 table, a step in head, top and full mode, the same outputs after a reload in a fresh process, the exported graph within
 1e-3 of Keras, and an answer of `Predictor` from the exported bundle.
 """
@@ -30,6 +30,7 @@ import numpy as np
 from dermlens.training.family import BACKBONES, Backbone, backbone
 
 MODES = ("full", "top", "head")
+SETTLED_ON = 64  # values of a channel in the smallest map, at least
 STEPS = 2  # the first one traces the graph
 CODES = ("A", "B")
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "images" / "MEL_ISIC_0000029.jpg"
@@ -109,7 +110,7 @@ def train_steps(row: Backbone, mode: str, size_px: int, batch: int) -> tuple[Any
     recipe = resolve(Recipe(**settings, mixup=0.0), row)
     network = with_head(open_backbone(recipe), recipe, len(CODES))
     pixels, labels = pictures(batch, size_px), np.arange(batch) % 2
-    settle(network.whole, pixels)
+    settle(network.whole, pictures(max(batch, SETTLED_ON // (size_px // 32) ** 2), size_px))
     inputs, model = pixels, network.whole
     if mode == "top":
         inputs, model = np.asarray(network.trunk(pixels.astype(np.float32), training=False)), network.classifier
@@ -127,11 +128,13 @@ def train_steps(row: Backbone, mode: str, size_px: int, batch: int) -> tuple[Any
 
 
 def pictures(count: int, size_px: int) -> np.ndarray:
-    """Return smooth random pictures, uint8 (count, size_px, size_px, 3): white noise is nothing a network ever sees."""
-    import cv2
+    """Return views of the example image, uint8 (count, size_px, size_px, 3), the plain one first."""
+    from dermlens.data.images import InputSpec, load_image
+    from dermlens.training.pipeline import augment
 
-    coarse = np.random.default_rng(0).integers(0, 256, (count, 6, 6, 3), dtype=np.uint8)
-    return np.stack([cv2.resize(one, (size_px, size_px), interpolation=cv2.INTER_CUBIC) for one in coarse])
+    rng = np.random.default_rng(0)
+    plain = load_image(EXAMPLE, InputSpec(size_px=size_px))
+    return np.stack([plain, *(augment(plain, size_px, rng) for _ in range(count - 1))])
 
 
 def settle(model: Any, pixels: np.ndarray) -> None:
@@ -301,8 +304,8 @@ _PAGE = """# The EfficientNet family
 
 Parameters and multiply-adds are counted on the built networks at the size shown, without the ImageNet classifier.
 Top-1 is the published ImageNet accuracy of these weights: for B and V2 the table of keras.applications, for Lite the
-TensorFlow TPU repository (`models/official/efficientnet/lite/README.md`). Lite3 and Lite4 have no packaged weights: their top-1 is
-that of Google's own.
+TensorFlow TPU repository (`models/official/efficientnet/lite/README.md`). Lite3 and Lite4 have no packaged weights:
+their top-1 is that of Google's own.
 
 {facts}
 
