@@ -83,7 +83,9 @@ def use(whole: Any, folder: Path, size_px: int) -> dict[str, Any]:
     from dermlens.training.latency import latency_ms
     from dermlens.training.outputs import save_keras
 
-    pixels = pictures(1, size_px)
+    pixels = pictures(max(1, SETTLED_ON // (size_px // 32) ** 2), size_px)
+    settle(whole, pixels)  # again: a few steps on random weights leave statistics that belong to none
+    pixels = pixels[:1]
     save_keras(whole, folder / "model.keras")
     outputs = [np.asarray(o) for o in whole(pixels.astype(np.float32), training=False)]
     np.savez(folder / "expected.npz", pixels, *outputs)
@@ -110,7 +112,7 @@ def train_steps(row: Backbone, mode: str, size_px: int, batch: int) -> tuple[Any
     recipe = resolve(Recipe(**settings, mixup=0.0), row)
     network = with_head(open_backbone(recipe), recipe, len(CODES))
     pixels, labels = pictures(batch, size_px), np.arange(batch) % 2
-    settle(network.whole, pictures(max(batch, SETTLED_ON // (size_px // 32) ** 2), size_px))
+    settle(network.whole, pictures(max(1, SETTLED_ON // (size_px // 32) ** 2), size_px))
     inputs, model = pixels, network.whole
     if mode == "top":
         inputs, model = np.asarray(network.trunk(pixels.astype(np.float32), training=False)), network.classifier

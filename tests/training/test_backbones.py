@@ -22,6 +22,7 @@ from networks import answer, settle
 SIZE = 64
 CHEAP = ("lite0", "lite1", "lite2", "b0", "b3", "v2-b0")
 LIVES = ("lite2", "b0", "b3", "v2-b0")  # lite0 lives in test_run.py, lite1 is like lite2
+ONE_MODE = ("lite2", "b3", "v2-b0")  # of these only the dearest mode
 FAMILY = Path(__file__).resolve().parents[2] / "benchmarks" / "family.py"
 
 
@@ -38,7 +39,7 @@ def family() -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module", params=["lite0", "b0", "v2-b0"])
+@pytest.fixture(scope="module", params=["b0", "v2-b0"])
 def random_model(request: pytest.FixtureRequest) -> keras.Model:
     keras.utils.set_random_seed(3)
     return settle(build_backbone(request.param, size_px=SIZE, weights="none"))
@@ -71,11 +72,13 @@ def lives(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", rows(LIVES))
-def test_every_row_trains_in_each_mode_exports_and_predicts(
+def test_every_row_trains_exports_and_predicts(
     name: str, lives: Path, family: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (lives / name).mkdir()
     monkeypatch.setattr(family, "STEPS", 1)
+    modes = ("full",) if name in ONE_MODE else family.MODES
+    monkeypatch.setattr(family, "MODES", modes)
     as_it_is = family.train_steps
 
     def without_tracing(*arguments: object) -> object:
@@ -88,7 +91,7 @@ def test_every_row_trains_in_each_mode_exports_and_predicts(
 
     monkeypatch.setattr(family, "train_steps", without_tracing)
     found = family.live(backbone(name), lives / name, size_px=SIZE, batch=2, check_facts=False)
-    assert set(found["step_s"]) == {"head", "top", "full"}
+    assert tuple(found["step_s"]) == modes
     assert found["export"] <= 1e-3
     assert found["predicted"] == "ok"
 
@@ -146,16 +149,16 @@ def test_pixels_are_normalised_as_in_the_original(name: str) -> None:
     np.testing.assert_allclose(seen, wanted, atol=1e-4)
 
 
+@pytest.mark.long
 def test_the_large_v2_normalise_to_half_a_range() -> None:
     model = build_backbone("v2-s", size_px=32, weights="none")
     seen = answer(keras.Model(model.inputs[0], model.get_layer("rescaling").output), fingerprint_image(32))
     np.testing.assert_allclose(seen, fingerprint_image(32) / 128 - 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("size_px", [33, 75])
-def test_odd_sizes_are_built_too(size_px: int) -> None:
-    for name in ("lite0", "b0", "v2-b0"):
-        assert build_backbone(name, size_px=size_px, weights="none").output_shape[1] == -(-size_px // 32)
+@pytest.mark.parametrize("name", ["lite0", "b0", "v2-b0"])
+def test_odd_sizes_are_built_too(name: str) -> None:
+    assert build_backbone(name, size_px=75, weights="none").output_shape[1] == 3
 
 
 def test_cuts_out_of_range_are_refused(random_model: keras.Model) -> None:
