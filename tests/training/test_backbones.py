@@ -21,8 +21,7 @@ from networks import answer, settle
 
 SIZE = 64
 CHEAP = ("lite0", "lite1", "lite2", "b0", "b3", "v2-b0")
-LIVES = ("lite2", "b0", "b3", "v2-b0")  # lite0 lives in test_run.py, lite1 is like lite2
-ONE_MODE = ("lite2", "b3", "v2-b0")  # of these only the dearest mode
+LIVES = ("b0", "b3", "v2-b0")  # here with the dearest mode alone; Lite0 lives through test_run.py and test_resume.py
 FAMILY = Path(__file__).resolve().parents[2] / "benchmarks" / "family.py"
 
 
@@ -77,7 +76,7 @@ def test_every_row_trains_exports_and_predicts(
 ) -> None:
     (lives / name).mkdir()
     monkeypatch.setattr(family, "STEPS", 1)
-    modes = ("full",) if name in ONE_MODE else family.MODES
+    modes = ("full",) if name in LIVES else family.MODES
     monkeypatch.setattr(family, "MODES", modes)
     as_it_is = family.train_steps
 

@@ -136,10 +136,15 @@ def _plan(run: _Run) -> str:
         "full": "the whole network is trained on fresh views",
     }[recipe.fine_tune]
     return (
-        f"{row.title} at {recipe.size_px} px from {run.stem.weights} weights; {what} "
+        f"{row.title} at {recipe.size_px} px from {_started_from(run.stem)}; {what} "
         f"({trainable_millions(_trained(run)):.2f} M parameters, batch norm {recipe.batch_norm}, {recipe.precision}, "
         f"{recipe.threads} threads)."
     )
+
+
+def _started_from(stem: Stem) -> str:
+    words = {"none": "random weights", "lite": "ImageNet weights (lite)", "imagenet": "ImageNet weights (Keras)"}
+    return words.get(stem.weights, f"the weights in {stem.weights}")
 
 
 def _trained(run: _Run) -> keras.Model:
