@@ -23,6 +23,8 @@ from dermlens.training.torch_legacy import read_torch_legacy
 
 __all__ = ["BACKBONES", "Backbone", "BlockCut", "backbone", "block_cuts", "build_backbone", "split_at_block"]
 
+STD_LAYER = "rescaling_std"
+
 
 def build_backbone(
     name: str, *, size_px: int = 0, weights: str | Path = "pretrained", drop_connect: float | None = None
@@ -56,7 +58,13 @@ def build_backbone(
         )
     source = resolve_weights(row, weights)
     door = _DOORS[source] if isinstance(source, str) else _FILE_DOORS[source.suffix]
-    return door(row, size_px, rate, Path(source))
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")  # weights are proved by what the network answers, exactly
+    try:
+        model = door(row, size_px, rate, Path(source))
+    finally:
+        keras.config.set_dtype_policy(policy)
+    return model if policy.name == "float32" else _rebuilt(model, row, size_px, rate)
 
 
 # --- doors: one way in for each source of weights --------------------------------------------------------------
@@ -132,7 +140,7 @@ def _keras_file(row: Backbone, size_px: int, rate: float, source: Path) -> keras
     _pour(model, values)
     if whole is not None:
         fingerprint.check_same(fingerprint.pooled_features(model), fingerprint.pooled_features(whole), str(source))
-    return _at_size(model, row, size_px, rate, standardise=standardise)
+    return _at_size(model, row, size_px, rate)
 
 
 _DOORS: dict[str, Callable[[Backbone, int, float, Path], keras.Model]] = {
@@ -150,10 +158,13 @@ def _pour(model: keras.Model, values: keras_files.Values) -> None:
     pretrained.load_named_weights(model, values, ignore=others)
 
 
-def _at_size(model: keras.Model, row: Backbone, size_px: int, rate: float, *, standardise: bool = True) -> keras.Model:
-    """Return the network for another input size, with the same weights."""
-    if model.input_shape[1] == size_px:
-        return model
+def _at_size(model: keras.Model, row: Backbone, size_px: int, rate: float) -> keras.Model:
+    return model if model.input_shape[1] == size_px else _rebuilt(model, row, size_px, rate)
+
+
+def _rebuilt(model: keras.Model, row: Backbone, size_px: int, rate: float) -> keras.Model:
+    """Return the same graph with the same weights for another input size, or in the precision set now."""
+    standardise = any(layer.name == STD_LAYER for layer in model.layers)
     other = _graph(row, size_px, rate, standardise=standardise)
     pretrained.load_named_weights(other, keras_files.layer_values(model))
     return other
@@ -186,7 +197,7 @@ def _graph(row: Backbone, size_px: int, rate: float, *, standardise: bool = True
         out = layer(*args, **kwargs)
         if standardise and row.family == "B" and isinstance(layer, keras.layers.Normalization):
             scale = [1 / math.sqrt(std) for std in IMAGENET_STD]
-            return keras.layers.Rescaling(scale, name="rescaling_std")(out)
+            return keras.layers.Rescaling(scale, name=STD_LAYER)(out)
         return out
 
     image = keras.Input((size_px, size_px, 3), name="image")

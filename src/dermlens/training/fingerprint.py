@@ -28,8 +28,12 @@ def fingerprint_image(size_px: int) -> NDArray[np.float32]:
 
 
 def pooled_features(model: keras.Model) -> NDArray[np.float32]:
-    """Return the pooled feature map (channels,) of the fixed picture at the model's input size."""
-    features = model(fingerprint_image(int(model.input_shape[1])), training=False)
+    """Return the pooled feature map (channels,) of the fixed picture at the model's input size.
+
+    Computed on the processor: the convolutions of a GPU round to TF32.
+    """
+    with keras.device("cpu:0"):
+        features = model(fingerprint_image(int(model.input_shape[1])), training=False)
     return np.asarray(features, np.float32).mean(axis=(1, 2))[0]
 
 
