@@ -26,6 +26,11 @@ def test_on_a_gpu_the_whole_network_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.fine_tune, found.precision, found.cut_block) == ("full", "mixed_float16", 0)
 
 
+def test_over_random_weights_nothing_is_frozen() -> None:
+    assert device.resolve(Recipe(weights="none"), backbone("lite0")).fine_tune == "full"
+    assert device.resolve(Recipe(weights="none", fine_tune="head"), backbone("lite0")).fine_tune == "head"
+
+
 def test_random_weights_need_batch_norm_to_follow_the_batches() -> None:
     assert device.resolve(Recipe(weights="none"), backbone("lite0")).batch_norm == "updated"
     assert device.resolve(Recipe(weights="none", batch_norm="frozen"), backbone("lite0")).batch_norm == "frozen"

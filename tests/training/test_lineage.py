@@ -51,7 +51,7 @@ def test_everything_the_weights_met_is_carried_on_whatever_its_role(tmp_path: Pa
         "lesion_ids": ["L1"],
         "isic_ids": ["ISIC_0000001"],
     }
-    for public in ("pretrained", "none", "efficientnetb0_notop.h5"):
+    for public in ("lite", "imagenet", "none", "efficientnetb0_notop.h5"):
         assert check_lineage(public, material(), allow_leakage=False, console=QUIET)[1] == {}
 
 
@@ -72,3 +72,14 @@ def test_keras_weights_of_unknown_origin_are_refused_or_marked(tmp_path: Path, t
     with pytest.raises(LeakageError, match="Nothing is recorded"):
         check_lineage(weights, material(), allow_leakage=False, console=QUIET)
     assert check_lineage(weights, material(), allow_leakage=True, console=QUIET)[0].leaky
+
+
+def test_other_files_bring_what_lies_beside_them_or_a_warning(tmp_path: Path) -> None:
+    earlier_run(tmp_path)
+    _, known = check_lineage(str(tmp_path / "some.weights.h5"), material(), allow_leakage=False, console=QUIET)
+    assert known[LEARNED_FROM]["lesion_ids"] == ["L1"]
+    (tmp_path / "seen.json").unlink()
+    told = Console(file=io.StringIO(), width=200)
+    kept, known = check_lineage(str(tmp_path / "some.weights.h5"), material(), allow_leakage=False, console=told)
+    assert not kept.leaky and known == {}
+    assert "Nothing is recorded" in told.file.getvalue()  # type: ignore[attr-defined]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dermlens.cli.options import FrameAspect, Images, Reference, console_of_messages, need
 from dermlens.errors import UsageError
+
+if TYPE_CHECKING:
+    from dermlens.training.recipe import Recipe
 
 
 class Task(StrEnum):
@@ -33,8 +36,15 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     recipe: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="lite0 (default) or b0.")] = None,
-    weights: Annotated[str | None, typer.Option(help="pretrained (default), a weights file, or none.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="A name from `dermlens backbones`; lite0 by default.")] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WORD|PATH",
+            help="pretrained (default: the backbone's own), imagenet, lite, none (random), a weights file, or the "
+            "folder of an earlier run.",
+        ),
+    ] = None,
     fine_tune: Annotated[
         FineTune | None,
         typer.Option(help="What is trained: the head, the top blocks, or the full network (default on a GPU)."),
@@ -79,6 +89,7 @@ def train(
     if resume:
         given, begun = _begun(out, given)
     chosen = make_recipe(given)
+    _check_network(chosen, out)
     dataset = read_dataset(data, images=images, reference=reference, task=task.value, frame_aspect=frame_aspect)
     console.print("Starting TensorFlow ...", highlight=False)
     from dermlens.training.quiet import load_tensorflow
@@ -130,3 +141,18 @@ def _begun(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
             code="nothing_to_resume",
         )
     return read_recipe(out / "recipe.json"), read_state(out)
+
+
+def _check_network(recipe: Recipe, out: Path) -> None:
+    """Refuse a backbone, size or weights that cannot be had before the data is read and TensorFlow starts."""
+    from dermlens.training.family import backbone, check_size
+    from dermlens.training.sources import resolve_weights
+
+    row = backbone(recipe.backbone)
+    check_size(row, recipe.size_px)
+    weights = resolve_weights(row, recipe.weights)
+    if isinstance(weights, Path) and weights.resolve().parent == out.resolve():
+        raise UsageError(
+            f"The weights {weights} lie in the run folder that is to be written.",
+            remedy="Choose another --out; to go on with a run that was stopped use --resume.",
+        )

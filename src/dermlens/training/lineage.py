@@ -12,6 +12,7 @@ from rich.console import Console
 from dermlens.errors import LeakageError
 from dermlens.inference.bundle import Seen
 from dermlens.training.material import Material
+from dermlens.training.sources import WORDS, published_for
 
 SeenByRole = Mapping[str, Mapping[str, list[str]]]
 KINDS = ("content_hashes", "lesion_ids", "isic_ids")
@@ -24,7 +25,7 @@ def check_lineage(
     """Refuse to select, calibrate or test on images that the starting weights have met; mark the run when allowed.
 
     Args:
-        weights: the recipe's word or path. Only a `.keras` file can come from an earlier training of skin images.
+        weights: a word (public weights) or the path of a weight file.
 
     Returns:
         The material, marked leaky where allowed, and the role to add to `seen.json` (none for public weights).
@@ -32,9 +33,19 @@ def check_lineage(
     Raises:
         LeakageError: held-out images were met, or nothing is recorded of a `.keras` file, and it is not allowed.
     """
-    if Path(weights).suffix != ".keras":
+    path = Path(weights)
+    if weights in WORDS or published_for(path.name) is not None:
         return material, {}
-    known = _seen_by(Path(weights))
+    known = _seen_by(path)
+    if known is None and path.suffix != ".keras":
+        console.print(
+            f"Nothing is recorded of what {weights} has been trained on. If it has met images of your test, the scores "
+            "will be too good.",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return material, {}
     if known is None:
         message = f"Nothing is recorded of what {weights} has been trained on (no readable seen.json beside it)."
         return _refuse_or_mark(message, material, allow_leakage, console), {}

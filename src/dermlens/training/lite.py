@@ -7,68 +7,22 @@ Source: the TensorFlow TPU repository, models/official/efficientnet/lite; Tan an
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 from keras import layers
 
+from dermlens.training.family import HEAD_FILTERS, STEM_FILTERS, Stage
+
 BATCH_NORM_EPSILON = 1e-3
 BATCH_NORM_MOMENTUM = 0.99
-EMBEDDING_SIZE = 1280
-STEM_FILTERS = 32
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One row of the EfficientNet table: `repeats` MBConv blocks, the first of which has the stride."""
-
-    repeats: int
-    kernel: int
-    stride: int
-    expand: int
-    filters: int
-
-
-STAGES = (
-    Stage(1, 3, 1, 1, 16),
-    Stage(2, 3, 2, 6, 24),
-    Stage(2, 5, 2, 6, 40),
-    Stage(3, 3, 2, 6, 80),
-    Stage(3, 5, 1, 6, 112),
-    Stage(4, 5, 2, 6, 192),
-    Stage(1, 3, 1, 6, 320),
-)
-
-
-def scaled_stages(width: float, depth: float, *, fix_ends: bool) -> tuple[Stage, ...]:
-    """Return the seven stages scaled by `width` and `depth`; `fix_ends` keeps the end repeats (Lite) unscaled."""
-    last = len(STAGES) - 1
-    return tuple(
-        Stage(
-            repeats=s.repeats if fix_ends and i in (0, last) else math.ceil(depth * s.repeats),
-            kernel=s.kernel,
-            stride=s.stride,
-            expand=s.expand,
-            filters=round_filters(s.filters, width),
-        )
-        for i, s in enumerate(STAGES)
-    )
-
-
-def round_filters(filters: int, width: float) -> int:
-    """Scale a number of filters to the nearest multiple of 8, never more than 10 % down (Tan and Le 2019)."""
-    wanted = filters * width
-    rounded = max(8, int(wanted + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * wanted else rounded
 
 
 def build_lite(stages: tuple[Stage, ...], *, size_px: int, name: str, drop_connect: float) -> keras.Model:
     """Build an EfficientNet-Lite with random weights.
 
     Args:
-        stages: from `scaled_stages(..., fix_ends=True)`.
+        stages: of a Lite row in `family.py`.
         size_px: side of the square input, pixels.
         name: name of the model.
         drop_connect: stochastic-depth rate of the last block, 0 to below 1; it grows linearly from 0.
@@ -93,7 +47,7 @@ def build_lite(stages: tuple[Stage, ...], *, size_px: int, name: str, drop_conne
                 drop_rate=drop_connect * done / total,
             )
             done += 1
-    x = _conv_bn(x, EMBEDDING_SIZE, 1, 1, "top_conv", "top_bn")
+    x = _conv_bn(x, HEAD_FILTERS, 1, 1, "top_conv", "top_bn")
     x = layers.ReLU(6.0, name="top_activation")(x)
     return keras.Model(inputs, x, name=name)
 

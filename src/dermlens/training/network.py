@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,6 +14,7 @@ from dermlens.data.images import InputSpec
 from dermlens.training.backbones import Backbone, backbone, build_backbone, split_at_block
 from dermlens.training.device import leaves
 from dermlens.training.recipe import Recipe
+from dermlens.training.sources import resolve_weights
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ def open_backbone(recipe: Recipe) -> Stem:
     """
     row = backbone(recipe.backbone)
     spec = InputSpec(size_px=recipe.size_px, framing=recipe.framing)  # type: ignore[arg-type]
-    named = {"pretrained": row.weights, "none": "none"}
-    weights = named.get(recipe.weights) or Path(recipe.weights)
+    weights = resolve_weights(row, recipe.weights)
     full = build_backbone(row.name, size_px=spec.size_px, weights=weights)  # float32, in which weights are checked
     trunk, top = split_at_block(full, recipe.cut_block)
     if recipe.precision != "float32":

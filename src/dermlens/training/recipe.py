@@ -20,12 +20,14 @@ class Recipe:
     """Settings of a training; the defaults suit a folder of some hundreds to ten thousand images on a laptop.
 
     Attributes:
-        backbone: a name from `training/backbones.py`.
-        weights: "pretrained" (the real ImageNet weights of the backbone), "none" (random) or a path.
+        backbone: a name from `training/family.py`.
+        weights: "pretrained" (the real ImageNet weights of the backbone: "imagenet" or "lite"), "none" (random), the
+            path of a weight file, or the folder of an earlier run.
         size_px: side of the square that the network sees; 0 takes the backbone's own.
         framing: how a non-square image becomes square, see `InputSpec`.
         fine_tune: "head" trains the last layer alone over frozen features, "top" the upper blocks over cached trunk
-            features, "full" the whole network on fresh views; "auto" takes top on a processor and full on a GPU.
+            features, "full" the whole network on fresh views; "auto" takes top on a processor, and full on a GPU or
+            over random weights.
         cut_block: with "top", blocks up to this one are frozen and computed once, the later ones are trained; -1
             chooses by the backbone. `--unfreeze BLOCK` says the same as the first block that is trained.
         batch_norm: "frozen" leaves batch normalisation as it was pretrained, which fine-tuning needs on small

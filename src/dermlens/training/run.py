@@ -96,7 +96,7 @@ def train(
     recipe = resolve(recipe, backbone(recipe.backbone))
     stem = open_backbone(recipe)
     material = prepare(dataset, recipe, allow_leakage=allow_leakage, console=console)
-    material, known = check_lineage(recipe.weights, material, allow_leakage=allow_leakage, console=console)
+    material, known = check_lineage(stem.weights, material, allow_leakage=allow_leakage, console=console)
     seen = {**seen_by_role(material, isic_ids_of_lesion or {}), **known}
     key = _key(recipe, stem, material)
     state = read_state(out)
@@ -145,10 +145,15 @@ def _plan(run: _Run) -> str:
         "full": "the whole network is trained on fresh views",
     }[recipe.fine_tune]
     return (
-        f"{row.title} at {recipe.size_px} px from {run.stem.weights} weights; {what} "
+        f"{row.title} at {recipe.size_px} px from {_started_from(run.stem)}; {what} "
         f"({trainable_millions(_trained(run)):.2f} M parameters, batch norm {recipe.batch_norm}, {recipe.precision}, "
         f"{recipe.threads} threads)."
     )
+
+
+def _started_from(stem: Stem) -> str:
+    words = {"none": "random weights", "lite": "ImageNet weights (lite)", "imagenet": "ImageNet weights (Keras)"}
+    return words.get(stem.weights, f"the weights in {stem.weights}")
 
 
 def _trained(run: _Run) -> keras.Model:

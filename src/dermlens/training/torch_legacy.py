@@ -18,30 +18,42 @@ from numpy.typing import NDArray
 
 from dermlens.errors import WeightsError
 
-MAX_WEIGHTS_BYTES = 400_000_000
+MAX_WEIGHTS_BYTES = 1_000_000_000  # EfficientNetV2-L takes 480 MB
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C
 TORCH_PROTOCOL = 1001
 
 Array = NDArray[Any]
 
 
-def read_weights_bytes(path: Path, *, remedy: str = "Give the path of a weight file that can be read.") -> bytes:
-    """Return the bytes of a weight file of at most 400 MB; WeightsError when it cannot be read."""
+_READABLE = "Give the path of a weight file that can be read."
+
+
+def read_weights_bytes(path: Path, *, remedy: str = _READABLE) -> bytes:
+    """Return the bytes of a weight file of at most 1 GB; WeightsError when it cannot be read."""
+    check_weights_size(path, remedy=remedy)
     try:
-        size = path.stat().st_size
-        if size > MAX_WEIGHTS_BYTES:
-            raise WeightsError(
-                f"The weight file {path} has {size} bytes; at most {MAX_WEIGHTS_BYTES} are read.",
-                remedy=remedy,
-                code="weights_too_large",
-            )
         return path.read_bytes()
     except OSError as error:
+        raise _unreadable(path, error, remedy) from error
+
+
+def check_weights_size(path: Path, *, remedy: str = _READABLE) -> None:
+    """Raise WeightsError unless there is a file of at most 1 GB."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise _unreadable(path, error, remedy) from error
+    if size > MAX_WEIGHTS_BYTES:
         raise WeightsError(
-            f"The weight file {path} cannot be read: {error.strerror or error}.",
+            f"The weight file {path} has {size} bytes; at most {MAX_WEIGHTS_BYTES} are read.",
             remedy=remedy,
-            code="weights_missing",
-        ) from error
+            code="weights_too_large",
+        )
+
+
+def _unreadable(path: Path, error: OSError, remedy: str) -> WeightsError:
+    message = f"The weight file {path} cannot be read: {error.strerror or error}."
+    return WeightsError(message, remedy=remedy, code="weights_missing")
 
 
 @dataclass(frozen=True)
