@@ -38,6 +38,7 @@ def test_it_is_small_and_has_no_keras_copy() -> None:
         "graph.xml",
         "head.npz",
         "seen.json",
+        "trust.npz",
     }
 
 
@@ -76,7 +77,9 @@ def test_examples_were_not_learned_from(predictor: Predictor) -> None:
 
 def test_every_example_gets_a_calibrated_answer(predictor: Predictor) -> None:
     for answer in predictor.predict_many(sorted(EXAMPLES.glob("*.jpg"))):
-        assert answer.status == "ok"
+        assert answer.status in ("ok", "uncertain")
+        assert answer.prediction_set and answer.novelty and answer.quality and answer.malignant_probability is not None
+        assert answer.referral is not None and answer.referral["operating_point"] == "malignant_95"
         assert sum(answer.probabilities.values()) == pytest.approx(1)
 
 

@@ -37,7 +37,7 @@ def predict(
     html: Annotated[Path | None, typer.Option(help="Also write the answers as one HTML page with the images.")] = None,
     heatmap: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Also write for each image a PNG of what spoke for its diagnosis."),
+        typer.Option(metavar="DIR", help="Also write a PNG an image of what spoke for its diagnosis."),
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the HTML page in a browser.")] = False,
     frame_aspect: FrameAspect = None,

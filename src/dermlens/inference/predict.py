@@ -18,7 +18,9 @@ from dermlens.errors import ImageError, UsageError
 from dermlens.inference.bundle import Bundle, find_bundle, load_bundle
 from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.explain import Explanation, explain
+from dermlens.inference.judgement import Judgement, judge
 from dermlens.inference.runtime import BATCH, Outputs, Runtime
+from dermlens.inference.trust import Reason
 
 SCHEMA = "dermlens/prediction/1"
 DECODE_THREADS = min(8, os.cpu_count() or 2)
@@ -32,8 +34,18 @@ class Prediction:
     """The answer for one image.
 
     `probabilities` are calibrated and ordered as the bundle's classes; `diagnosis_code` follows the bundle's decision
-    rule and may differ from the largest probability. When `status` is "error" everything but `image`, `model` and
-    `error` is empty. `logits` float32 (classes,) and `embedding` float32 (d,) are kept for programs.
+    rule and may differ from the largest probability. `status` is "ok", "uncertain", "rejected" or "error", and
+    `reasons` say why it is not "ok"; a rejected image keeps its probabilities, which mean nothing then. An error leaves
+    everything empty but `image`, `model`, `reasons` and `error`. What the bundle has no facts for is None.
+
+    Attributes:
+        prediction_set: the classes that remain possible, by falling probability; see `decision.PredictionSets`.
+        malignant_probability: of all malignant and premalignant classes together.
+        referral: whether a specialist should see the lesion, and what the operating point reached on unseen lesions.
+        novelty: how unlike the training images it is; above `threshold` it is rejected.
+        quality: focus, exposure and framing; see `quality.Quality`.
+        heatmap: path of its heat map, where one was written.
+        logits, embedding: float32 (classes,) and (d,), for programs.
     """
 
     image: str
@@ -50,6 +62,12 @@ class Prediction:
     logits: np.ndarray | None = None
     embedding: np.ndarray | None = None
     frame_aspect: float | None = None
+    reasons: tuple[Reason, ...] = ()
+    prediction_set: tuple[str, ...] | None = None
+    malignant_probability: float | None = None
+    referral: dict[str, Any] | None = None
+    novelty: dict[str, Any] | None = None
+    quality: dict[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the object that `dermlens predict --json` prints."""
@@ -61,12 +79,19 @@ class Prediction:
             "image": self.image,
             "status": self.status,
             "diagnosis": diagnosis,
-            "probability": None if self.probability is None else round(self.probability, 6),
+            "probability": _rounded(self.probability),
             "probabilities": {code: round(p, 6) for code, p in self.probabilities.items()},
             "decision_rule": self.decision_rule,
             "model": self.model,
             "elapsed_ms": round(self.elapsed_ms, 2),
             "error": self.error,
+            "reasons": [reason.as_dict() for reason in self.reasons],
+            "prediction_set": None if self.prediction_set is None else list(self.prediction_set),
+            "malignant_probability": _rounded(self.malignant_probability),
+            "referral": self.referral,
+            "novelty": self.novelty,
+            "quality": self.quality,
+            **({} if self.heatmap is None else {"heatmap": self.heatmap}),
         }
 
     def top(self, k: int) -> list[tuple[str, float]]:
@@ -205,7 +230,7 @@ class Predictor:
         good = [item.pixels for _, item in loaded if item.pixels is not None]
         start = time.perf_counter()
         outputs = self._runtime.run(np.stack(good)) if good else None
-        answers = iter(self._classify(outputs) if outputs is not None else ())
+        answers = iter(self._classify(np.stack(good), outputs) if outputs is not None else ())
         share_ms = (time.perf_counter() - start) * 1000 / max(1, len(good))
         place = 0
         for name, item in loaded:
@@ -218,18 +243,23 @@ class Predictor:
             yield _Answered(prediction, None, item.pixels, outputs.feature_map[place])
             place += 1
 
-    def _classify(self, outputs: Outputs) -> list[Prediction]:
+    def _classify(self, pixels: np.ndarray, outputs: Outputs) -> list[Prediction]:
         bundle = self.bundle
         probability = probabilities(outputs.logits, bundle.calibration)
         decisions = decide(probability, bundle.calibration, bundle.decision_rule)
-        return [self._prediction(outputs, probability, row, int(decision)) for row, decision in enumerate(decisions)]
+        judgements = judge(bundle, pixels, outputs, probability, decisions)
+        return [
+            self._prediction(outputs, probability, row, int(decision), judgement)
+            for row, (decision, judgement) in enumerate(zip(decisions, judgements, strict=True))
+        ]
 
-    def _prediction(self, outputs: Outputs, probability: np.ndarray, row: int, decision: int) -> Prediction:
+    def _prediction(
+        self, outputs: Outputs, probability: np.ndarray, row: int, decision: int, judgement: Judgement
+    ) -> Prediction:
         bundle = self.bundle
         by_code = {code: float(p) for code, p in zip(bundle.codes, probability[row], strict=True)}
         return Prediction(
             image="",
-            status="ok",
             diagnosis_code=bundle.codes[decision],
             diagnosis_name=bundle.names[decision],
             probability=by_code[bundle.codes[decision]],
@@ -239,6 +269,7 @@ class Predictor:
             elapsed_ms=0.0,
             logits=outputs.logits[row],
             embedding=outputs.embedding[row],
+            **judgement,
         )
 
     def _failed(self, name: str, item: _Pixels) -> Prediction:
@@ -253,6 +284,7 @@ class Predictor:
             model=self._model,
             elapsed_ms=item.elapsed_ms,
             error=None if item.error is None else item.error.as_dict(),
+            reasons=() if item.error is None else (Reason(item.error.code, item.error.message),),
         )
 
 
@@ -289,6 +321,10 @@ def _jobs(
     for image in images:
         name = next(name_of) if name_of is not None else _name(image)
         yield _Job(image, name, next(aspect_of) if aspect_of is not None else None)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
 
 
 def _name(image: ImageSource) -> str:
