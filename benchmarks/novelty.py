@@ -38,15 +38,13 @@ from dermlens.training.refit import roles_of
 SKIMAGE = Path(skimage.__file__).parent / "data"
 SKLEARN = Path(sklearn.__file__).parent / "datasets" / "images"
 MATPLOTLIB = Path(matplotlib.__file__).parent / "mpl-data" / "sample_data"
+EVERYDAY = (
+    *("coffee.png", "camera.png", "clock_motion.png", "astronaut.png", "color.png", "motorcycle_left.png"),
+    *("motorcycle_right.png", "rocket.jpg", "chelsea.png", "coins.png", "horse.png", "logo.png"),
+)
 BUNDLED = {
     "everyday": [
-        *(
-            SKIMAGE / name
-            for name in (
-                "coffee.png camera.png clock_motion.png astronaut.png color.png motorcycle_left.png "
-                "motorcycle_right.png rocket.jpg chelsea.png coins.png horse.png logo.png"
-            ).split()
-        ),
+        *(SKIMAGE / name for name in EVERYDAY),
         *(SKLEARN / name for name in ("flower.jpg", "china.jpg")),
         *(MATPLOTLIB / name for name in ("grace_hopper.jpg", "Minduka_Present_Blue_Pack.png", "logo2.png")),
     ],
@@ -259,7 +257,7 @@ def held_out(codes: tuple[str, ...], train: Sample, calibrate: Sample, test: Sam
 
 
 def markdown(report: dict) -> str:
-    kinds = [kind for kind in report["rejected_in_all"]]
+    kinds = list(report["rejected_in_all"])
     names = list(report["methods"])
     lines = ["| AUROC (accepted when 95 % of lesions are kept) | n | " + " | ".join(names) + " |"]
     lines += ["|---" * (2 + len(names)) + "|"]

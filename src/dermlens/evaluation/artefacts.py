@@ -32,7 +32,7 @@ def ink(image: Pixels, generator: np.random.Generator) -> Pixels:
         radius = size * (0.44 + generator.normal(0, 0.008, 12))
         line = np.stack([size / 2 + radius * np.cos(turn), size / 2 + radius * np.sin(turn)], axis=1)
         cv2.polylines(layer, [np.round(line).astype(np.int32)], False, INK, max(2, size // 45), cv2.LINE_AA)
-    return _mixed(image, cv2.blur(layer, (3, 3)), 0.75)
+    return _mixed(image, layer, 0.75)
 
 
 def ruler(image: Pixels, generator: np.random.Generator) -> Pixels:
@@ -80,10 +80,11 @@ def cool(image: Pixels, _: np.random.Generator) -> Pixels:
     return _pixels(image * np.array([0.88, 1.0, 1.12]))
 
 
-def jpeg(image: Pixels, _: np.random.Generator) -> Pixels:
+def jpeg(image: Pixels, generator: np.random.Generator) -> Pixels:
     """Compress strongly: JPEG of quality 20."""
-    _, code = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 20])
-    return np.ascontiguousarray(cv2.imdecode(code, cv2.IMREAD_COLOR)[:, :, ::-1]).astype(np.uint8)
+    _, code = cv2.imencode(".jpg", np.ascontiguousarray(image[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 20])
+    decoded = np.asarray(cv2.imdecode(code, cv2.IMREAD_COLOR), np.uint8)
+    return np.ascontiguousarray(decoded[:, :, ::-1])
 
 
 def blur(image: Pixels, _: np.random.Generator) -> Pixels:
@@ -134,8 +135,8 @@ def _square(size: int, share: float) -> npt.NDArray[np.bool_]:
 
 
 def _mixed(image: Pixels, layer: npt.NDArray[np.uint8], share: float) -> Pixels:
-    """Lay what differs in `layer` over the image."""
-    drawn = np.any(layer != cv2.blur(image, (3, 3)), axis=2, keepdims=True)
+    """Lay what was drawn in `layer` over the image."""
+    drawn = np.any(layer != image, axis=2, keepdims=True)
     return np.where(drawn, _pixels(image * (1 - share) + layer * share), image)
 
 

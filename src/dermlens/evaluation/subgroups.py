@@ -101,8 +101,8 @@ def skin_tone_sentence(table: Mapping[str, Any]) -> str:
     scored = [tone for tone in DARK_TONES if tone in tones and tones[tone]["accuracy"]["value"] is not None]
     if scored:
         return (
-            f"{dark} lesions seem to lie on brown or dark skin, by an estimate from the picture's colour alone; without "
-            "recorded skin tones this is no validation on dark skin."
+            f"{dark} lesions seem to lie on brown or dark skin, by an estimate from the picture's colour alone; "
+            "without recorded skin tones this is no validation on dark skin."
         )
     return (
         "This model was not validated on dark skin: skin tone is not recorded, and by a rough estimate from the "
