@@ -39,7 +39,7 @@ def ruler(image: Pixels, generator: np.random.Generator) -> Pixels:
     """Draw a scale bar with ticks along one side."""
     size = image.shape[0]
     turns = int(generator.integers(4))
-    result = np.ascontiguousarray(np.rot90(image, turns))
+    result = np.rot90(image, turns).copy()  # drawn on below
     base = size - max(3, size // 40)
     cv2.line(result, (0, base), (size, base), (25, 25, 25), 1)
     for number, x in enumerate(range(size // 30, size, max(4, size // 24))):
