@@ -42,7 +42,7 @@ def write_report(
         path,
         title=f"{bundle.name} {bundle.version}",
         about=f"{bundle.name} {bundle.version} on {report['n']} images of {report['n_lesions']} lesions that it has "
-        f"not met, from {Path(report['data']).name}; 95 % intervals from a bootstrap over lesions.",
+        f"not met, from {Path(report['data']).name or report['data']}; 95 % intervals from a bootstrap over lesions.",
         verdict=verdict(report),
         figures=_figures(report),
         parts=[
@@ -64,16 +64,19 @@ def write_report(
 
 
 def _figures(report: Mapping[str, Any]) -> dict[str, str]:
-    tiles = {
-        "balanced accuracy": figure(report["balanced_accuracy"], 2),
-        "accuracy": figure(report["accuracy"], 2),
-        "AUC, mean of the classes": figure(report["macro_auc"], 2),
-        "calibration error": figure(report["ece"], 3),
+    rows = {
+        "balanced accuracy": report["balanced_accuracy"],
+        "accuracy": report["accuracy"],
+        "AUC, mean of the classes": report["macro_auc"],
+        "melanoma AUC": report["per_class"].get("MEL", {}).get("auc"),
+        "calibration error": report["ece"],
+        "accuracy where it is sure": report["status"] and report["status"]["ok"]["accuracy"],
     }
-    if "MEL" in report["per_class"]:
-        tiles["melanoma AUC"] = figure(report["per_class"]["MEL"]["auc"], 2)
-    if report["status"]:
-        tiles["accuracy where it is sure"] = figure(report["status"]["ok"]["accuracy"], 2)
+    tiles = {}
+    for name, row in rows.items():
+        if row and row["value"] is not None:
+            limits = f" ({row['low']:.2f} to {row['high']:.2f})" if row["low"] is not None else ""
+            tiles[name + limits] = f"{row['value']:.3f}" if name == "calibration error" else f"{row['value']:.2f}"
     return tiles
 
 
@@ -122,7 +125,7 @@ def _curves(answers: Answers) -> Part:
     codes = answers.bundle.codes
     roc: dict[str, list[list[float]]] = {}
     precision: dict[str, list[list[float]]] = {}
-    lines = {**aims(codes), **{code: (code,) for code in codes}}
+    lines = {**aims(codes), **{code: (code,) for code in codes if code != "MEL"}}
     for name, members in lines.items():
         columns = [codes.index(code) for code in members]
         positive = np.isin(answers.y_true, columns)

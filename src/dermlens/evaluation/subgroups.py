@@ -17,13 +17,17 @@ import numpy.typing as npt
 from dermlens.data.records import Record
 from dermlens.evaluation import weighted
 from dermlens.evaluation.bootstrap import percentile_interval, resample_weights
+from dermlens.evaluation.conformal import wilson_interval
 from dermlens.evaluation.weighted import Floats, Ints
 
 MIN_LESIONS = 20
 RESAMPLES = 1000
-DARK_TONES = ("brown", "dark")
+DARK_OLDEST, _DARKEST = "75 and over", "dark"
+_TONES = ("brown", "dark")
 _AGES = ((30, "under 30"), (45, "30 to 44"), (60, "45 to 59"), (75, "60 to 74"))
 _TONES = ((55, "very light"), (41, "light"), (28, "intermediate"), (10, "tan"), (-30, "brown"))
+
+_ORDER = [*(name for _, name in _AGES), _OLDEST, *(name for _, name in _TONES), _DARKEST]
 
 
 def typology_angle(pixels: npt.NDArray[np.uint8]) -> float:
@@ -46,7 +50,7 @@ def typology_angle(pixels: npt.NDArray[np.uint8]) -> float:
 
 def tone_of(angle: float) -> str:
     """Return the name of the skin tone that an angle means (Chardon et al. 1991)."""
-    return next((name for limit, name in _TONES if angle > limit), "dark")
+    return next((name for limit, name in _TONES if angle > limit), _DARKEST)
 
 
 def groups_of(record: Record, angle: float | None) -> dict[str, str]:
@@ -80,7 +84,7 @@ def subgroups(
     axes: dict[str, Any] = {}
     for axis in dict.fromkeys(axis for row in groups for axis in row):
         values = np.array([row.get(axis, "") for row in groups])
-        names = [name for name in sorted(set(values.tolist())) if name]
+        names = [name for name in sorted(set(values.tolist()), key=_place) if name]
         if len(names) < 2 and not axis.startswith("skin"):
             continue
         axes[axis] = {
@@ -124,20 +128,29 @@ def _score(truth: Ints, decision: Ints, watched: Floats, positive: Ints, lesions
     enough = min(len(np.unique(lesions[positive == side])) for side in (0, 1)) >= MIN_LESIONS // 2
     auc = weighted.area(weighted.roc(positive == 1, watched, weights)) if enough else np.full(len(weights), np.nan)
     return row | {
-        "accuracy": _figure(weighted.accuracy(counts)),
+        "accuracy": _figure(weighted.accuracy(counts), lesions=count),
         "balanced_accuracy": _figure(balanced),
         "auc": _figure(auc),
     }
 
 
-def _figure(samples: Floats) -> dict[str, Any]:
+def _figure(samples: Floats, *, lesions: int | None = None) -> dict[str, Any]:
+    """Return value and limits; where the resamples do not differ, Wilson's for a share of `lesions`, else none."""
     if not np.isfinite(samples[0]):
         return {"value": None, "low": None, "high": None, "reason": "too few lesions of one kind"}
-    low, high, _ = percentile_interval(samples[1:, None])
-    return {"value": float(samples[0]), "low": float(low[0]), "high": float(high[0])}
+    low, high = (float(limit[0]) for limit in percentile_interval(samples[1:, None])[:2])
+    if low == high:
+        limits = (None, None) if lesions is None else wilson_interval(float(samples[0]), lesions)
+        return {"value": float(samples[0]), "low": limits[0], "high": limits[1]}
+    return {"value": float(samples[0]), "low": low, "high": high}
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Where a group stands in its table: ages and tones by size, all else by name."""
+    return (_ORDER.index(name), name) if name in _ORDER else (len(_ORDER), name)
 
 
 def _age_band(age: float | None) -> str | None:
     if age is None:
         return None
-    return next((name for limit, name in _AGES if age < limit), "75 and over")
+    return next((name for limit, name in _AGES if age < limit), _OLDEST)
