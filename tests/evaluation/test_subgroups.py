@@ -54,7 +54,11 @@ def test_each_group_has_its_own_figures() -> None:
     found = table(40)["sex"]
     assert found["male"]["accuracy"]["value"] == 0.5 and found["female"]["accuracy"]["value"] == 1.0
     assert found["male"]["accuracy"]["low"] < 0.5 < found["male"]["accuracy"]["high"]
-    assert found["female"]["accuracy"]["low"] < 1.0 and found["female"]["auc"]["value"] == 1.0 and found["female"]["n_lesions"] == 40
+    assert (
+        found["female"]["accuracy"]["low"] < 1.0
+        and found["female"]["auc"]["value"] == 1.0
+        and found["female"]["n_lesions"] == 40
+    )
 
 
 def test_a_small_group_is_named_and_not_scored() -> None:

@@ -22,7 +22,8 @@ def checklist(card: Mapping[str, Any], report: Mapping[str, Any]) -> list[tuple[
     novelty, status = card.get("trust", {}).get("novelty"), report.get("status")
     histology = _share(groups.get("diagnosed by", {}), ("histo", "histopathology"))
     recorded = "skin type (Fitzpatrick)" in groups
-    apart = not report["counts"]["set_aside_as_seen"]
+    counts = report["counts"]
+    apart = not counts["set_aside_as_seen"] and not counts["of_the_models_own_test"]
     return [
         ("Kind of image", "model", str(card.get("modality") or "unknown")),
         ("Artefacts in the images", *_told(report.get("controls"), "controls", "run with --controls")),
@@ -35,7 +36,10 @@ def checklist(card: Mapping[str, Any], report: Mapping[str, Any]) -> list[tuple[
         ("Bias from facts about patients", "subgroups", "the network gets pixels only"),
         ("Separation of training and test", "data", "no lesion in two roles" if not data.get("leaky") else "LEAKY"),
         ("Sizes of the parts", *_told(data.get("roles"), "data", "not recorded")),
-        ("Test from elsewhere", *_told(apart or None, "data", "this data set shares images with the training")),
+        (
+            "Test from elsewhere",
+            *_told(apart or None, "data", "these images are of the data set that the model was made from"),
+        ),
         ("Several devices", *_told(groups.get("source"), "subgroups", "sources are not told apart")),
         ("How often each class occurs", "results", "table by class"),
         ("Images from outside", *_told(novelty, "novelty", "no novelty score in this bundle")),
@@ -56,7 +60,7 @@ def checklist(card: Mapping[str, Any], report: Mapping[str, Any]) -> list[tuple[
 def _told(found: Any, where: str, lacking: str) -> tuple[str, str]:
     if not found:
         return MISSING, lacking
-    return where, found if isinstance(found, str) else "told"
+    return where, found if isinstance(found, str) else "see there"
 
 
 def _tone(recorded: bool) -> tuple[str, str]:

@@ -102,6 +102,7 @@ def evaluate(
         "set_aside_by_reason": dict(aside),
         "class_not_in_model": dict(Counter(row.record.diagnosis for row in rows if row.status == "class_not_in_model")),
         "unreadable": sum(row.status == "error" for row in rows),
+        "of_the_models_own_test": _own_test(bundle, rows, hashes),
     }
     _print_counts(counts, findings, console)
     if not scored:
@@ -173,6 +174,16 @@ def _explain(predictor: Predictor, record: Record) -> Explanation:
 def _lesions(rows: Sequence[Row]) -> Ints:
     """Number the lesions of the scored images, (n,)."""
     return np.unique([row.group for row in rows], return_inverse=True)[1].astype(np.int64)
+
+
+def _own_test(bundle: Bundle, rows: Sequence[Row], hashes: Sequence[str | None]) -> int:
+    """How many scored images are of the test role that the model's own data set was split into."""
+    seen = bundle.seen(("test",))
+    pairs = zip(rows, hashes, strict=True)
+    return sum(
+        row.status == "scored" and seen.reason(digest, row.record.lesion_id, row.record.isic_id) is not None
+        for row, digest in pairs
+    )
 
 
 def map_label(diagnosis: str, codes: Sequence[str]) -> str | None:

@@ -75,8 +75,9 @@ def _figures(report: Mapping[str, Any]) -> dict[str, str]:
     tiles = {}
     for name, row in rows.items():
         if row and row["value"] is not None:
-            limits = f" ({row['low']:.2f} to {row['high']:.2f})" if row["low"] is not None else ""
-            tiles[name + limits] = f"{row['value']:.3f}" if name == "calibration error" else f"{row['value']:.2f}"
+            digits = 3 if name == "calibration error" else 2
+            limits = "" if row["low"] is None else f" ({row['low']:.{digits}f} to {row['high']:.{digits}f})"
+            tiles[name + limits] = f"{row['value']:.{digits}f}"
     return tiles
 
 
@@ -331,7 +332,8 @@ def _data(report: Mapping[str, Any], answers: Answers) -> Part:
     lines = [
         f"{counts['images']} images: {counts['scored']} scored, {counts['set_aside_as_seen']} set aside because the "
         f"model knows them or their lesion, {sum(counts['class_not_in_model'].values())} of classes that it does not "
-        f"have, {counts['unreadable']} unreadable.",
+        f"have, {counts['unreadable']} unreadable. {counts['of_the_models_own_test']} of them are of the test role "
+        "that the model's own data set was split into.",
         *report["notes"],
         *(f"Audit: {line}" for line in report["audit"]),
         f"Fingerprint of this data: {report['fingerprint']}; of the training data: {data.get('fingerprint', MISSING)}.",

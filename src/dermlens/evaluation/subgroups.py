@@ -22,9 +22,9 @@ from dermlens.evaluation.weighted import Floats, Ints
 
 MIN_LESIONS = 20
 RESAMPLES = 1000
-DARK_OLDEST, _DARKEST = "75 and over", "dark"
-_TONES = ("brown", "dark")
+DARK_TONES = ("brown", "dark")
 _AGES = ((30, "under 30"), (45, "30 to 44"), (60, "45 to 59"), (75, "60 to 74"))
+_OLDEST, _DARKEST = "75 and over", "dark"
 _TONES = ((55, "very light"), (41, "light"), (28, "intermediate"), (10, "tan"), (-30, "brown"))
 
 _ORDER = [*(name for _, name in _AGES), _OLDEST, *(name for _, name in _TONES), _DARKEST]
