@@ -106,15 +106,7 @@ def evaluate(
     }
     _print_counts(counts, findings, console)
     if not scored:
-        strangers = counts["class_not_in_model"]
-        raise DataError(
-            f"Nothing is left to score: of {len(records)} images {counts['set_aside_as_seen']} are known to the model, "
-            f"{sum(strangers.values())} are of classes that it does not have"
-            f"{' (' + ', '.join(sorted(strangers)) + ')' if strangers else ''}, {counts['unreadable']} are unreadable.",
-            remedy=f"Give images of other lesions, named as the model names them ({', '.join(bundle.codes)}); "
-            f"{out / 'predictions.csv'} says why each was left out.",
-            code="nothing_to_score",
-        )
+        raise _nothing_to_score(bundle, counts, out)
     metrics = _metrics(bundle, scored, seed)
     report: dict[str, Any] = {
         "schema": "dermlens/metrics/1",
@@ -174,6 +166,18 @@ def _explain(predictor: Predictor, record: Record) -> Explanation:
 def _lesions(rows: Sequence[Row]) -> Ints:
     """Number the lesions of the scored images, (n,)."""
     return np.unique([row.group for row in rows], return_inverse=True)[1].astype(np.int64)
+
+
+def _nothing_to_score(bundle: Bundle, counts: dict[str, Any], out: Path) -> DataError:
+    strangers = counts["class_not_in_model"]
+    return DataError(
+        f"Nothing is left to score: of {counts['images']} images {counts['set_aside_as_seen']} are known to the model, "
+        f"{sum(strangers.values())} are of classes that it does not have"
+        f"{' (' + ', '.join(sorted(strangers)) + ')' if strangers else ''}, {counts['unreadable']} are unreadable.",
+        remedy=f"Give images of other lesions, named as the model names them ({', '.join(bundle.codes)}); "
+        f"{out / 'predictions.csv'} says why each was left out.",
+        code="nothing_to_score",
+    )
 
 
 def _own_test(bundle: Bundle, rows: Sequence[Row], hashes: Sequence[str | None]) -> int:
