@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,8 +38,10 @@ def refit(folder: Path, roles: dict[str, Labelled], *, seed: int, console: Conso
     Raises:
         StorageError: it cannot be written; the bundle is untouched.
     """
+    started = time.monotonic()
     bundle = load_bundle(folder)
     facts, arrays = fit_trust(bundle, roles, seed=seed, console=console)
+    facts["fitted_in_s"] = round(time.monotonic() - started, 1)
     card = {**bundle.card, "trust": facts}
     add_trust(folder, card, arrays, model_card(card))
     return folder
