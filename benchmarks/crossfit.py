@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,9 +66,7 @@ def main() -> None:
             held[outside] += chosen[np.arange(outside.sum()), y[outside]] / options.repeats
             sizes[outside] += chosen.sum(1) / options.repeats
             pooled[outside] += p[outside] / options.repeats
-    raw = probabilities(
-        logits, type(bundle.calibration)(1.0, bundle.calibration.prior, bundle.calibration.training_prior)
-    )
+    raw = probabilities(logits, replace(bundle.calibration, temperature=1.0))
 
     def row(mask: np.ndarray) -> dict[str, float]:
         share = per_lesion[mask] / per_lesion[mask].sum()
