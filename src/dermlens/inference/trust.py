@@ -104,7 +104,7 @@ class Trust:
             (rejections if unusable else doubts).append(Reason(code, text))
         doubts += self._doubts(set_size, probability)
         if rejections:
-            return "rejected", (*rejections, *doubts)
+            return "rejected", tuple(rejections)  # a doubt about an answer that means nothing is no news
         return ("uncertain" if doubts else "ok"), tuple(doubts)
 
     def _doubts(self, set_size: int | None, probability: float) -> Iterator[Reason]:

@@ -105,7 +105,7 @@ def _reasons(answer: Prediction) -> str:
     if not answer.reasons:
         return ""
     words = " ".join(reason.text for reason in answer.reasons)
-    return f'<p class="why"><b>{html.escape(answer.status)}</b> {html.escape(words)}</p>'
+    return f'<p class="why"><b>{html.escape(answer.status.capitalize())}</b> {html.escape(words)}</p>'
 
 
 def _possible(answer: Prediction) -> str:
