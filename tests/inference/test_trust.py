@@ -143,4 +143,4 @@ def test_people_read_why_and_a_rejected_image_names_no_diagnosis(tmp_path: Path)
     assert "The diagnosis is unsure" in told.getvalue() and "To be seen by a specialist: plain.png" in told.getvalue()
     write_page([rejected, unsure.predict(image)], predictor.bundle, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert "I can&rsquo;t tell" in page and "Still possible: " in page and "To be seen by a specialist." in page
+    assert "I can&rsquo;t tell" in page and "Compatible with: " in page and "To be seen by a specialist." in page

@@ -129,15 +129,12 @@ class PredictionSets:
     def apply(
         self, probabilities: npt.NDArray[np.float64], prior: Sequence[float], decision: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.bool_]:
-        """Return (n, classes), True where a class remains possible.
+        """Return (n, classes), True where a class remains possible; the named diagnosis always does.
 
-        The named diagnosis and the most probable class always do: a set without them would baffle its reader, and more
-        classes never cover less.
+        A common class may be left out although it is the most probable: of its lesions, nearly all look more like it.
         """
         inside: npt.NDArray[np.bool_] = conformal_scores(probabilities, prior) <= np.array(self.limits)
-        rows = np.arange(len(decision))
-        inside[rows, decision] = True
-        inside[rows, _argmax(probabilities)] = True
+        inside[np.arange(len(decision)), decision] = True
         return inside
 
     def as_dict(self) -> dict[str, Any]:

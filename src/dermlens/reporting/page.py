@@ -113,7 +113,7 @@ def _possible(answer: Prediction) -> str:
     lines = []
     if answer.prediction_set is not None:
         names = ", ".join(display_name(code) for code in answer.prediction_set)
-        lines.append(f"Still possible: {html.escape(names)}.")
+        lines.append(f"Compatible with: {html.escape(names)}.")
     if answer.malignant_probability is not None:
         lines.append(f"Malignant or premalignant: {html.escape(percent(answer.malignant_probability))}.")
     if answer.referral is not None and answer.referral["advised"]:

@@ -31,6 +31,11 @@ RULE_WORDS = (
     "the data that the model learned from. So the diagnosis may differ from the most probable class."
 )
 
+SET_WORDS = (
+    "Compatible with: the diagnoses for which this picture is not unusual. A common diagnosis may be missing although it "
+    "is probable, since pictures of it nearly always look more like it."
+)
+
 
 def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Console) -> None:
     """Print one row for each answer, errors included."""
@@ -43,7 +48,7 @@ def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Co
     table.add_column("most probable", no_wrap=True)
     table.add_column("then", overflow="fold")
     if judged:
-        table.add_column("still possible", overflow="fold")
+        table.add_column("compatible with", overflow="fold")
     for answer in answers:
         if answer.error is None:
             cells = _judged_cells(answer, top) if judged else _cells(answer, top)
@@ -64,6 +69,8 @@ def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Co
     console.print(Text("\n" + bundle.scope, style="dim"))
     if any(answer.probabilities and answer.diagnosis_code != answer.top(1)[0][0] for answer in answers):
         console.print(Text(RULE_WORDS, style="dim"))
+    if any(a.prediction_set and a.prediction_set[0] != a.top(1)[0][0] for a in answers if a.status != "rejected"):
+        console.print(Text(SET_WORDS, style="dim"))
     if bundle.trust is not None:
         _show_referrals(answers, bundle.trust, console)
     if bundle.leaky:
