@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from dermlens.evaluation import metrics
+from dermlens.evaluation import metrics, weighted
 from dermlens.evaluation.calibration import fit_calibration
 from dermlens.evaluation.conformal import LEVEL, fit_sets, wilson_interval
 from dermlens.evaluation.trust_fit import look
@@ -68,6 +68,11 @@ def main() -> None:
             pooled[outside] += p[outside] / options.repeats
     raw = probabilities(logits, replace(bundle.calibration, temperature=1.0))
 
+    def by_lesion(p: np.ndarray) -> float:
+        confidence, correct = metrics.top_label(y, p)
+        bins = metrics.equal_mass_bins(confidence)
+        return float(weighted.calibration_error(confidence, correct, bins, per_lesion[None])[0])
+
     def row(mask: np.ndarray) -> dict[str, float]:
         share = per_lesion[mask] / per_lesion[mask].sum()
         n = len(np.unique(lesions[mask]))
@@ -84,6 +89,8 @@ def main() -> None:
         "level": LEVEL,
         "ece_before": metrics.expected_calibration_error(y, raw),
         "ece_after": metrics.expected_calibration_error(y, pooled),
+        "ece_before_each_lesion_once": by_lesion(raw),
+        "ece_after_each_lesion_once": by_lesion(pooled),
         "log_loss_before": metrics.log_loss(y, raw),
         "log_loss_after": metrics.log_loss(y, pooled),
         "all": row(np.ones(len(y), bool)),

@@ -32,8 +32,8 @@ RULE_WORDS = (
 )
 
 SET_WORDS = (
-    "Compatible with: the diagnoses for which this picture is not unusual. A common diagnosis may be missing although it "
-    "is probable, since pictures of it nearly always look more like it."
+    "Compatible with: the diagnoses for which this picture is not unusual. A common diagnosis may be missing although "
+    "it is probable, since pictures of it nearly always look more like it."
 )
 
 
