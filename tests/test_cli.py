@@ -14,6 +14,7 @@ import pytest
 import pictures
 import tiny
 from dermlens import cli
+from dermlens.cli import options
 from dermlens.data.images import DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS
 from dermlens.inference.predict import DISCLAIMER
 
@@ -76,6 +77,9 @@ def test_json_gives_one_object_for_every_input_in_order(
         (["train", "{images}", "--out", "{out}", "--set", "epoch=3"], "epochs"),
         (["train", "{images}", "--out", "{out}", "--seed", "-1"], "seed is -1"),
         (["train", "{images}", "--out", "{out}", "--set", "cut_block=40"], "40"),
+        (["train", "{images}", "--out", "{out}", "--resume"], "no run"),
+        (["train", "{images}", "--out", "{out}", "--resume", "--seed", "1"], "takes its settings"),
+        (["train", "{images}", "--out", "{out}", "--fine-tune", "full", "--unfreeze", "5"], "--fine-tune top"),
         (["evaluate", "{model}", "{missing}", "--out", "{out}"], "missing"),
     ],
 )
@@ -127,7 +131,7 @@ def test_limits_can_be_raised(model: str, images: Path, capsys: pytest.CaptureFi
 
 
 def test_the_limits_on_the_command_line_are_those_of_the_pixel_path() -> None:
-    assert (cli.DEFAULT_MAX_BYTES, cli.DEFAULT_MAX_PIXELS) == (DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS)
+    assert (options.DEFAULT_MAX_BYTES, options.DEFAULT_MAX_PIXELS) == (DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS)
 
 
 def test_models_and_doctor_answer_in_json(capsys: pytest.CaptureFixture[str]) -> None:

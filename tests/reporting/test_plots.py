@@ -10,9 +10,13 @@ from dermlens.reporting.figures import figure
 from dermlens.reporting.plots import plot_history
 
 
-@pytest.mark.parametrize("epochs", [1, 4])
-def test_a_history_is_drawn(tmp_path: Path, epochs: int) -> None:
-    rows = [{"epoch": e, "select_loss": 1.0 / (e + 1), "select_balanced_accuracy": 0.1 * e} for e in range(epochs)]
+@pytest.mark.parametrize(("epochs", "classes"), [(1, 2), (4, 3), (4, 30)])
+def test_a_history_is_drawn(tmp_path: Path, epochs: int, classes: int) -> None:
+    rows = [
+        {"epoch": e, "select_loss": 1.0 / (e + 1), "select_balanced_accuracy": 0.1 * e}
+        | {f"select_recall_{c}": 0.1 * e for c in range(classes)}
+        for e in range(epochs)
+    ]
     for row in rows[1:]:
         row["train_loss"] = 0.5
     plot_history(rows, tmp_path / "history.png")

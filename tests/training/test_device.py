@@ -41,7 +41,8 @@ def test_every_backbone_has_a_cut_in_its_upper_half(name: str) -> None:
 
 def test_a_block_that_is_not_there_is_refused() -> None:
     with pytest.raises(RecipeError, match="1 to 16"):
-        device.resolve(Recipe(fine_tune="top", cut_block=40), backbone("lite0"))
+        device.resolve(Recipe(fine_tune="top", cut_block=16), backbone("lite0"))
+    assert device.resolve(Recipe(fine_tune="top", cut_block=15), backbone("lite0")).cut_block == 15
 
 
 def small() -> keras.Model:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import signal
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,3 +174,46 @@ def test_an_error_while_batches_are_made_ends_the_training() -> None:
     short = from_arrays(features[:10], labels, features[:, 0], labels)
     with pytest.raises(IndexError):
         trained(source=short)
+
+
+def test_a_training_that_diverges_later_keeps_its_best_epoch(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "checkpoint.npz", "key", SILENT, every_s=0.0)
+    source = feed()
+    calls = iter(range(1000))
+
+    def load(draw: Draw) -> np.ndarray:
+        inputs = source.load(draw)
+        return inputs * np.float16(np.nan) if next(calls) == 14 else inputs
+
+    model, history = trained(checkpoint=checkpoint, source=replace(source, load=load))
+    assert history.stopped is not None and "diverged" in history.stopped and history.best_epoch == 2
+    assert np.isfinite(logits(model)).all()
+    saved = checkpoint.load()
+    assert saved is None or all(np.isfinite(a).all() for a in saved.arrays["model"])
+
+
+def test_a_training_that_had_ended_early_is_not_trained_on(tmp_path: Path) -> None:
+    """Ctrl-C arrives in the very epoch after which nothing would follow."""
+    stage = replace(STAGE, epochs=30, learning_rate=0.0, patience=2)
+    checkpoint = Checkpoint(tmp_path / "checkpoint.npz", "key", SILENT, every_s=0.0)
+    real = fit_module._Loop._exhausted
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_module._Loop, "_exhausted", lambda self: False)
+        patch.setattr(fit_module._Loop, "_interrupted", fit_module._Loop.save)
+        seen = iter(range(100))
+        patch.setattr(fit_module, "held_back", lambda: nullcontext(Stopping(lambda: next(seen) >= 11)))
+        trained(stage, checkpoint=checkpoint)
+    assert fit_module._Loop._exhausted is real
+    _, history = trained(stage, checkpoint=checkpoint)
+    assert history.stopped is not None and len(history.rows) == 3
+
+
+class Stopping:
+    """Asked to stop when the function says so."""
+
+    def __init__(self, now: Callable[[], bool]) -> None:
+        self._now = now
+
+    @property
+    def wanted(self) -> bool:
+        return self._now()

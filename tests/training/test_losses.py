@@ -60,3 +60,11 @@ def test_the_prior_of_the_answers() -> None:
     np.testing.assert_allclose(answered_prior(labels, 2, full), [0.5, 0.5])
     half = Recipe(class_balance=0.0, logit_adjustment=0.5)
     np.testing.assert_allclose(answered_prior(labels, 2, half), [0.75, 0.25])
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_the_slope_of_the_focal_loss_is_finite_where_the_network_is_sure(gamma: float) -> None:
+    logits = tf.Variable([[30.0, 0.0], [0.0, 30.0]])
+    with tf.GradientTape() as tape:
+        loss = make_loss(Recipe(loss="focal", focal_gamma=gamma), EVEN)(tf.constant([[1.0, 0.0]] * 2), logits)
+    assert np.isfinite(tape.gradient(loss, logits).numpy()).all()

@@ -68,13 +68,24 @@ def finished(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def killed_while_training(data: Path, out: Path, settings: dict[str, object], resume: str, after_s: float) -> None:
-    """Start a training and kill it `after_s` after it has written a checkpoint."""
+def stage_of(checkpoint: Path) -> str | None:
+    """Return the stage that a checkpoint belongs to, None where there is none."""
+    try:
+        with np.load(checkpoint) as file:
+            return str(json.loads(str(file["head"]))["stage"])
+    except FileNotFoundError:
+        return None
+
+
+def killed_while_training(
+    data: Path, out: Path, settings: dict[str, object], resume: str, stage: str, after_s: float
+) -> None:
+    """Start a training and kill it `after_s` after it has written a checkpoint of `stage`."""
     checkpoint = out / "checkpoint.npz"
     before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
     process = start(data, out, settings, resume, every_s=0)
     deadline = time.monotonic() + 240
-    while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:
+    while stage_of(checkpoint) != stage or checkpoint.stat().st_mtime_ns == before:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0][-3000:]
         time.sleep(0.005)
     time.sleep(after_s)
@@ -97,16 +108,21 @@ def same_bits(one: Path, other: Path) -> None:
 
 def check(mode: str, folder: Path, kills: int, seed: int, per_class: int = 20) -> None:
     data = paint(folder / "data", per_class)
-    settings = {**SETTINGS, "fine_tune": mode}
+    settings = {**SETTINGS, "fine_tune": mode.removesuffix(" fresh")}
+    if mode == "top fresh":
+        settings["views"] = 0
     if mode == "head":
         settings["head_epochs"] = 400
     straight = finished(start(data, folder / "straight", settings))
     rng = random.Random(seed)
     for number in range(kills):
         resume = "resume" if number else "new"
-        killed_while_training(data, folder / "killed", settings, resume, rng.uniform(0, 0.15))
+        early = mode == "head" or (kills > 1 and number == 0)
+        stage = "head" if early else "tune"
+        killed_while_training(data, folder / "killed", settings, resume, stage, rng.uniform(0, 0.15))
     output = finished(start(data, folder / "killed", settings, "resume"))
-    assert "goes on after step" in output and "goes on after step" not in straight
+    title = "Head over frozen features" if mode == "head" else "Fine-tuning"
+    assert f"{title} goes on after step" in output and "goes on after step" not in straight
     same_bits(folder / "straight", folder / "killed")
 
 
@@ -117,7 +133,7 @@ def test_a_killed_training_ends_at_the_same_bits(mode: str, tmp_path: Path) -> N
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [2, 3])
-@pytest.mark.parametrize("mode", ["head", "top", "full"])
+@pytest.mark.parametrize("mode", ["head", "top", "top fresh", "full"])
 def test_a_training_killed_again_and_again_ends_at_the_same_bits(mode: str, seed: int, tmp_path: Path) -> None:
     check(mode, tmp_path, kills=4, seed=seed, per_class=40)
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from dermlens import Predictor
 from dermlens.data.images import content_hash
 from dermlens.data.manifest import read_dataset
+from dermlens.data.records import Dataset
 from dermlens.errors import DataError, LeakageError, RecipeError, StorageError, UsageError
 from dermlens.inference.bundle import load_bundle
 from dermlens.training import assess, device
@@ -175,7 +176,7 @@ def test_one_class_is_an_error_with_a_remedy(tmp_path: Path, quiet: Console) -> 
 def test_ctrl_c_keeps_the_best_model_so_far_and_resume_trains_on(tmp_path: Path) -> None:
     data = paint(tmp_path / "data", per_class=12)
     told = io.StringIO()
-    real = run_module._cached
+    real = run_module._over_trunk
 
     def cached(run: object) -> Feed:
         feed, calls = real(run), iter(range(1000))  # type: ignore[arg-type]
@@ -193,7 +194,7 @@ def test_ctrl_c_keeps_the_best_model_so_far_and_resume_trains_on(tmp_path: Path)
 
     recipe = replace(SMALL, epochs=4, batch_size=8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "_cached", cached)
+        patch.setattr(run_module, "_over_trunk", cached)
         card = load_bundle(trained()).card
     assert card["training"]["interrupted"] is True
     assert card["training"]["epochs_done"] < 4
@@ -215,16 +216,15 @@ def test_resume_without_a_run_says_so(tmp_path: Path, quiet: Console) -> None:
         train(data, tmp_path / "out", SMALL, About(name="x"), resume=True, console=quiet)
 
 
-@pytest.mark.parametrize("mode", ["head", "full"])
-def test_the_other_modes_give_a_bundle_too(mode: str, tmp_path: Path, quiet: Console) -> None:
+@pytest.mark.parametrize(("mode", "views"), [("head", 1), ("full", 1), ("top", 0)], ids=["head", "full", "fresh views"])
+def test_the_other_modes_give_a_bundle_too(mode: str, views: int, tmp_path: Path, quiet: Console) -> None:
     data = paint(tmp_path / "data", 12)
-    bundle = train(
-        read_dataset(data), tmp_path / "out", replace(SMALL, fine_tune=mode, epochs=1), About(name=mode), console=quiet
-    )
+    recipe = replace(SMALL, fine_tune=mode, views=views, epochs=1)
+    bundle = train(read_dataset(data), tmp_path / "out", recipe, About(name=mode), console=quiet)
     card = load_bundle(bundle).card
     assert card["recipe"]["fine_tune"] == mode
     assert card["training"]["export_difference"] < 1e-3
-    assert not (tmp_path / "out" / "cache").exists()
+    assert not (tmp_path / "out" / "cache" / "train").exists()
     assert Predictor(bundle).predict(data / "nevus" / "0.png").status != "error"
 
 
@@ -306,6 +306,27 @@ def test_what_stops_after_fine_tuning_goes_on_from_the_tuned_model(
         bundle = train(data, tmp_path / "out", SMALL, About(name="x"), console=quiet)
     assert load_bundle(bundle).card["training"]["epochs_done"] == 2
     assert (tmp_path / "out" / "model.keras").read_bytes() == tuned
+    _another_run_stands_there_only_when_wanted(data, tmp_path / "out", quiet, interrupted, monkeypatch)
+
+
+def _another_run_stands_there_only_when_wanted(
+    data: Dataset, out: Path, quiet: Console, interrupted: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run there is kept; replaced and stopped before its bundle, the new one is not taken for finished."""
+    other = replace(SMALL, fine_tune="head", head_epochs=3)
+    before = (out / "recipe.json").read_bytes()
+    with pytest.raises(UsageError, match="holds a run of other images"):
+        train(data, out, other, About(name="y"), console=quiet)
+    squashed = replace(data, records=tuple(replace(r, frame_aspect=1.5) for r in data.records))
+    with pytest.raises(UsageError, match="of other images"):
+        train(squashed, out, SMALL, About(name="x"), console=quiet, resume=True)
+    assert (out / "recipe.json").read_bytes() == before
+    with monkeypatch.context() as patch:
+        patch.setattr(assess, "_calibrate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(data, out, other, About(name="y"), console=quiet, overwrite=True)
+    bundle = train(data, out, other, About(name="y"), console=quiet, resume=True)
+    assert load_bundle(bundle).name == "y"
 
 
 def test_plots_and_tables_that_cannot_be_written_do_not_cost_the_bundle(

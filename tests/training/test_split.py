@@ -12,7 +12,7 @@ import pytest
 
 from dermlens.data.records import Record
 from dermlens.errors import DataError, UsageError
-from dermlens.training.split import ROLES, assign_roles, find_crossing_groups, role_table
+from dermlens.training.split import ROLES, assign_folds, assign_roles, find_crossing_groups, role_table
 
 FRACTIONS = {"train": 0.7, "select": 0.1, "calibrate": 0.1, "test": 0.1}
 
@@ -196,3 +196,18 @@ def test_crossing_groups_are_found() -> None:
 def test_split_needs_no_keras() -> None:
     code = "import sys, dermlens.training.split; sys.exit(bool({'keras', 'tensorflow'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_folds_are_stratified_and_never_cut_through_a_lesion() -> None:
+    records = lesions("NV", 60) + lesions("DF", 6, split="test") + lesions("MEL", 13, images=3)
+    folds = assign_folds(records, hashed(records), folds=5, seed=0)
+    assert all(len(found) == 1 for found in roles_by(records, [str(f) for f in folds], "lesion_id").values())
+    for code, least in (("NV", 12), ("MEL", 2), ("DF", 1)):
+        counts = Counter(fold for r, fold in zip(records, folds, strict=True) if r.diagnosis == code)
+        per_lesion = 3 if code == "MEL" else 2
+        assert set(counts) == set(range(5)) and min(counts.values()) >= least * per_lesion
+    assert assign_folds(records, hashed(records), folds=5, seed=1) != folds
+    with pytest.raises(DataError, match="DF has 6"):
+        assign_folds(records, hashed(records), folds=7, seed=0)
+    with pytest.raises(UsageError, match="at least 2"):
+        assign_folds(records, hashed(records), folds=1, seed=0)

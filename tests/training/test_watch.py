@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
 import tensorflow as tf
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dermlens.training.watch import Watch
+from dermlens.training.watch import Watch, short_names
 
 ROW = {
     "epoch": 1.0,
@@ -73,3 +74,16 @@ def test_a_brief_stage_is_told_in_one_line() -> None:
             step(4, 0.1)
     lines = [line for line in file.getvalue().splitlines() if "of 8" not in line]
     assert lines == ["Head over frozen features: best balanced accuracy on select 0.500 in epoch 1."]
+
+
+@pytest.mark.parametrize(
+    ("codes", "names"),
+    [
+        (("MEL", "NV"), ["MEL", "NV"]),
+        (("melanoma", "nevus"), ["melano", "nevus"]),
+        (("Klasse 1", "Klasse 2"), ["…sse 1", "…sse 2"]),
+        (("plaque, first kind", "plaque, other kind"), ["#1", "#2"]),
+    ],
+)
+def test_classes_have_short_names_that_differ(codes: tuple[str, ...], names: list[str]) -> None:
+    assert short_names(codes) == names

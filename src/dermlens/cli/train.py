@@ -43,7 +43,9 @@ def train(
         int | None, typer.Option(min=1, metavar="BLOCK", help="Train from this block on; implies --fine-tune top.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
-    views: Annotated[int | None, typer.Option(help="Augmented views of each image.")] = None,
+    views: Annotated[
+        int | None, typer.Option(help="Augmented views of each image to cache; 0: fresh ones in every epoch.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of split, views and training.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any recipe setting, as name=value.")] = None,
     images: Images = None,
@@ -65,27 +67,18 @@ def train(
             remedy="Choose another --out, or add --overwrite; --resume goes on with a run that was stopped.",
         )
     flags: dict[str, Any] = {"backbone": backbone, "weights": weights, "epochs": epochs, "views": views, "seed": seed}
-    if fine_tune is not None or unfreeze is not None:
-        flags["fine_tune"] = (fine_tune or FineTune.top).value
-    if unfreeze is not None:
-        flags["cut_block"] = unfreeze - 1
+    flags |= _blocks(fine_tune, unfreeze)
     console = console_of_messages()
     from dermlens.data.manifest import isic_ids_of_lesions, read_dataset
     from dermlens.training.recipe import make_recipe, parse_settings, read_recipe
 
-    given = [
-        read_recipe(recipe) if recipe else {},
-        parse_settings(settings or []),
-        {k: v for k, v in flags.items() if v is not None},
-    ]
-    if resume and any(given):
-        raise UsageError(
-            "--resume takes its settings from the run; others were given.",
-            remedy="Leave --recipe, --set and the other settings out, or start a new run in another --out.",
-        )
-    chosen = make_recipe(read_recipe(out / "recipe.json") if resume else {})
-    for part in given:
-        chosen = make_recipe(part, base=chosen)
+    given = read_recipe(recipe) if recipe else {}
+    given |= parse_settings(settings or [])
+    given |= {k: v for k, v in flags.items() if v is not None}
+    begun: dict[str, Any] = {}
+    if resume:
+        given, begun = _begun(out, given)
+    chosen = make_recipe(given)
     dataset = read_dataset(data, images=images, reference=reference, task=task.value, frame_aspect=frame_aspect)
     console.print("Starting TensorFlow ...", highlight=False)
     from dermlens.training.quiet import load_tensorflow
@@ -94,14 +87,46 @@ def train(
     from dermlens.training.run import About
     from dermlens.training.run import train as run_training
 
-    about = About(name=name or out.resolve().name)
+    about = About(name=name or begun.get("name") or out.resolve().name)
     run_training(
         dataset,
         out,
         chosen,
         about,
-        allow_leakage=allow_leakage,
+        allow_leakage=allow_leakage or bool(begun.get("allow_leakage")),
         resume=resume,
+        overwrite=overwrite,
         console=console,
         isic_ids_of_lesion=isic_ids_of_lesions(reference) if reference else None,
     )
+
+
+def _blocks(fine_tune: FineTune | None, unfreeze: int | None) -> dict[str, Any]:
+    """Return the recipe settings that --fine-tune and --unfreeze stand for."""
+    if unfreeze is None:
+        return {"fine_tune": fine_tune.value if fine_tune else None}
+    if fine_tune not in (None, FineTune.top):
+        raise UsageError(
+            f"--unfreeze goes with --fine-tune top; got --fine-tune {fine_tune}.",
+            remedy="Leave one of the two out: head trains no block, full trains all of them.",
+        )
+    return {"fine_tune": "top", "cut_block": unfreeze - 1}
+
+
+def _begun(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return settings and notes of the run that --resume goes on with."""
+    from dermlens.training.folder import read_state
+    from dermlens.training.recipe import read_recipe
+
+    if given:
+        raise UsageError(
+            "--resume takes its settings from the run; others were given.",
+            remedy="Leave --recipe, --set and the other settings out, or start a new run in another --out.",
+        )
+    if not (out / "recipe.json").is_file():
+        raise UsageError(
+            f"--resume found no run in {out}.",
+            remedy="Name the folder of the run as --out, or leave --resume out to start one.",
+            code="nothing_to_resume",
+        )
+    return read_recipe(out / "recipe.json"), read_state(out)

@@ -7,41 +7,55 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+MOST_LINES = 20  # of more classes only the median recall and the lowest are drawn
+
 
 def plot_history(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw loss and balanced accuracy by epoch into a PNG.
+    """Draw loss, balanced accuracy and the recall of each class by epoch into a PNG.
 
     Args:
-        rows: one mapping for each epoch with `epoch`, `select_loss`, `select_balanced_accuracy` and, from epoch 1 on,
-            `train_loss`.
+        rows: one mapping for each epoch with `epoch`, `select_loss`, `select_balanced_accuracy`, a
+            `select_recall_<class>` for each class and, from epoch 1 on, `train_loss`.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    loss, score, recall = figure.subplots(1, 3)
     epochs = [row["epoch"] for row in rows]
-    left.plot(epochs, [row["select_loss"] for row in rows], marker="o", label="select")
+    loss.plot(epochs, [row["select_loss"] for row in rows], marker="o", label="select")
     trained = [row for row in rows if "train_loss" in row]
-    left.plot(
-        [r["epoch"] for r in trained],
-        [r["train_loss"] for r in trained],
-        marker="o",
-        label="train (smoothed labels)",
-    )
-    left.set(xlabel="epoch", ylabel="cross-entropy", title="Loss")
-    left.legend(frameon=False)
+    loss.plot([r["epoch"] for r in trained], [r["train_loss"] for r in trained], marker="o", label="train")
+    loss.set(xlabel="epoch", ylabel="loss", title="Loss (train: with mixup and smoothed labels)")
+    loss.legend(frameon=False)
     scores = [row["select_balanced_accuracy"] for row in rows]
     best = max(range(len(rows)), key=scores.__getitem__)
-    right.plot(epochs, scores, marker="o", color="tab:green")
-    right.plot(epochs[best], scores[best], marker="*", markersize=16, color="tab:green")
-    right.annotate(
+    score.plot(epochs, scores, marker="o", color="tab:green")
+    score.plot(epochs[best], scores[best], marker="*", markersize=16, color="tab:green")
+    score.annotate(
         f"kept: {scores[best]:.3f}", (epochs[best], scores[best]), textcoords="offset points", xytext=(0, -18)
     )
-    right.set(xlabel="epoch", ylabel="balanced accuracy", title="On the select role")
-    for axis in (left, right):
+    score.set(xlabel="epoch", ylabel="balanced accuracy", title="Balanced accuracy on select")
+    _draw_recalls(recall, rows, epochs)
+    for axis in (loss, score, recall):
         axis.spines[["top", "right"]].set_visible(False)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.25)
     figure.savefig(path, dpi=120)
+
+
+def _draw_recalls(axis: Any, rows: Sequence[Mapping[str, float]], epochs: Sequence[float]) -> None:
+    prefix = "select_recall_"
+    names = [name for name in rows[0] if name.startswith(prefix)]
+    if len(names) <= MOST_LINES:
+        for name in names:
+            axis.plot(epochs, [row[name] for row in rows], marker=".", label=name.removeprefix(prefix))
+    else:
+        found = [sorted(row[name] for name in names) for row in rows]
+        axis.plot(epochs, [values[len(values) // 2] for values in found], marker=".", label="median class")
+        axis.plot(epochs, [values[0] for values in found], marker=".", label="lowest class")
+    axis.set(xlabel="epoch", ylabel="recall", ylim=(-0.03, 1.03), title="Recall of each class on select")
+    if names:
+        axis.legend(frameon=False, fontsize=8, ncols=2, loc="lower right")
 
 
 def classes_png(counts: Mapping[str, Mapping[str, int]]) -> bytes:

@@ -38,7 +38,7 @@ from dermlens.training.probe import STRENGTHS, Probe
 from dermlens.training.recipe import Recipe
 from dermlens.training.refit import refit
 from dermlens.training.split import role_table
-from dermlens.training.trunk import BATCH, plain_outputs
+from dermlens.training.trunk import batch_for, plain_outputs
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def finish(
     graph = to_openvino(candidate.whole)
     sample = np.stack([plain_view(r, stem.spec) for r in material.pick(material.rows("test")[:8])])
     difference = check_export(candidate.whole, graph, sample)
-    compiled = compile_graph(graph, batch=BATCH)
+    compiled = compile_graph(graph, batch=batch_for(stem.spec.size_px))
 
     def logits(role: str) -> np.ndarray:
         records = material.pick(material.rows(role))

@@ -104,10 +104,6 @@ class Checkpoint:
             )
             return None
 
-    def remove(self) -> None:
-        """Delete the file; the training that it belonged to is finished."""
-        self.path.unlink(missing_ok=True)
-
 
 def values_of(variables: Sequence[Any]) -> list[np.ndarray]:
     """Return copies of the values of Keras or TensorFlow variables, in order."""

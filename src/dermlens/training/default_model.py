@@ -34,7 +34,7 @@ from dermlens.training.run import About, train
 FRAME_ASPECT = 4 / 3  # ISIC-9 files are the full 4:3 frame squashed to a square
 PREFERENCE = ("images_224", "isic9", "images_200x150")  # which copy of a picture is kept: the sharpest
 
-RECIPE = Recipe(fine_tune="top", cut_block=7, views=8, epochs=9, learning_rate=6e-4, mixup=0.2, label_smoothing=0.05)
+RECIPE = Recipe(fine_tune="top", cut_block=7, views=8, epochs=9)
 
 ABOUT = About(
     name="default",
@@ -116,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/default"))
     parser.add_argument("--recipe", type=Path, help="TOML recipe over the default one")
     parser.add_argument("--install", action="store_true", help="copy the bundle into src/dermlens/models/default")
+    parser.add_argument("--overwrite", action="store_true", help="replace another run in --out")
     options = parser.parse_args(argv)
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
     try:
@@ -127,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.out,
             recipe,
             about,
+            overwrite=options.overwrite,
             console=console,
             isic_ids_of_lesion=isic_ids_of_lesions(options.data / "isic_reference.csv"),
         )

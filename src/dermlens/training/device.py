@@ -18,8 +18,8 @@ from dermlens.training.recipe import Recipe
 
 CUT_DEPTH = 7 / 16  # share of the blocks below the cut: for lite0 the second block at 14 x 14
 CLEARLY_FASTER = 1.1
-BYTES_PER_ACTIVATION = 4 * 2.6
-"""Float32, kept for the gradients, with room for these; see `benchmarks/memory.py` for the measurement."""
+BYTES_PER_ACTIVATION = 4 * 1.15  # float32; most outputs are kept for the gradients (benchmarks/memory.py)
+WORKSPACE_BYTES = 500_000_000  # what a step takes whatever the batch
 COPIES_OF_WEIGHTS = 7  # weights, gradients, two moments, average, best, and one in passing
 
 
@@ -60,10 +60,10 @@ def _cut(cut: int, mode: str, row: Backbone) -> int:
     if cut < 0:
         at_stride_16 = next(c.block for c in block_cuts(row.name) if c.stride == 16)
         return max(at_stride_16, round(row.blocks * CUT_DEPTH))
-    if cut > row.blocks:
+    if cut >= row.blocks:
         raise RecipeError(
-            f"There is no block {cut} in {row.title}. cut_block may be 0 (after the stem) to {row.blocks}, "
-            f"--unfreeze 1 to {row.blocks}.",
+            f"With cut_block {cut} no block of {row.title} is left to train: it has {row.blocks}. cut_block may be 0 "
+            f"(after the stem) to {row.blocks - 1}, --unfreeze 1 to {row.blocks}.",
             remedy="Choose a block in that range; a later one trains less and faster.",
             code="cut_out_of_range",
         )
@@ -71,17 +71,19 @@ def _cut(cut: int, mode: str, row: Backbone) -> int:
 
 
 def set_up(recipe: Recipe, console: Console) -> None:
-    """Fix the threads, switch deterministic operations on or off, and seed everything.
+    """Fix the threads, switch deterministic operations on where wanted, and seed everything.
 
-    A resolved recipe is expected. Where TensorFlow has already computed something in this process its threads stay.
+    Where TensorFlow has already computed something in this process its threads stay, and deterministic operations
+    stay on once they are.
     """
+    threads = recipe.threads or _processors()
     try:
-        tf.config.threading.set_intra_op_parallelism_threads(recipe.threads)
-        tf.config.threading.set_inter_op_parallelism_threads(recipe.threads)
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError:
-        if tf.config.threading.get_intra_op_parallelism_threads() not in (0, recipe.threads):
+        if tf.config.threading.get_intra_op_parallelism_threads() not in (0, threads):
             console.print(
-                f"TensorFlow is running already; its threads stay, {recipe.threads} were asked for.", highlight=False
+                f"TensorFlow is running already; its threads stay, {threads} were asked for.", highlight=False
             )
     if recipe.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -154,8 +156,8 @@ def bytes_per_image(model: keras.Model) -> int:
 
 
 def fixed_bytes(model: keras.Model) -> int:
-    """Return about what the weights cost in training, in bytes, whatever the batch."""
-    return 4 * COPIES_OF_WEIGHTS * sum(int(np.prod(v.shape)) for v in model.weights)
+    """Return about what a training step costs whatever the batch, in bytes: mostly copies of the weights."""
+    return WORKSPACE_BYTES + 4 * COPIES_OF_WEIGHTS * sum(int(np.prod(v.shape)) for v in model.weights)
 
 
 def leaves(model: keras.Model) -> list[keras.layers.Layer]:
@@ -189,8 +191,10 @@ def _available() -> int | None:
 def _group_left() -> int | None:
     try:
         group = Path("/sys/fs/cgroup")
-        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no such group, or "max"
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        cached = int(stat["active_file"]) + int(stat["inactive_file"])  # given back when somebody needs it
+        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()) + cached
+    except (OSError, ValueError, KeyError):  # no such group, or "max"
         return None
 
 

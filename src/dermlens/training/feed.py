@@ -52,12 +52,14 @@ class Batch:
     mix: np.ndarray
 
 
-def from_arrays(train: np.ndarray, labels: np.ndarray, select: np.ndarray, select_labels: np.ndarray) -> Feed:
-    """Feed from arrays in memory or mapped: train (n, views, ...), select (m, ...)."""
+def from_arrays(
+    train: np.ndarray, labels: np.ndarray, select: np.ndarray, select_labels: np.ndarray, *, batch: int = EVAL_BATCH
+) -> Feed:
+    """Feed from arrays in memory or mapped: train (n, views, ...), select (m, ...), scored `batch` at a time."""
 
     def parts() -> Iterator[np.ndarray]:
-        for start in range(0, len(select), EVAL_BATCH):
-            yield np.ascontiguousarray(select[start : start + EVAL_BATCH])
+        for start in range(0, len(select), batch):
+            yield np.ascontiguousarray(select[start : start + batch])
 
     return Feed(lambda draw: train[draw.rows, draw.views], labels, train.shape[1], parts, select_labels)
 
@@ -71,8 +73,12 @@ def from_images(
     spec: InputSpec,
     *,
     seed: int,
+    batch: int = EVAL_BATCH_PIXELS,
 ) -> Feed:
-    """Feed of pixels, uint8 (n, size, size, 3): every draw is a view that was never seen before."""
+    """Feed of pixels, uint8 (n, size, size, 3): every draw is a view that was never seen before.
+
+    The select role is scored `batch` images at a time.
+    """
     pool = ThreadPoolExecutor(max_workers=DECODE_THREADS, thread_name_prefix="dermlens-views")
 
     def load(draw: Draw) -> np.ndarray:
@@ -82,8 +88,8 @@ def from_images(
         return np.stack(list(pool.map(one, draw.rows.tolist(), draw.views.tolist())))
 
     def parts() -> Iterator[np.ndarray]:
-        for start in range(0, len(select), EVAL_BATCH_PIXELS):
-            records = select[start : start + EVAL_BATCH_PIXELS]
+        for start in range(0, len(select), batch):
+            records = select[start : start + batch]
             yield np.stack(list(pool.map(lambda record: plain_view(record, spec), records)))
 
     return Feed(load, labels, FRESH_VIEWS, parts, select_labels)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,28 +119,29 @@ class _Loop:
         self._forward = tf.function(lambda x: _logits(model(tf.cast(x, tf.float32), training=False)), jit_compile=False)
 
     def run(self, stop: Callable[[], bool]) -> None:
-        source = self._batches()
         left = (self.total - self.step) * self.recipe.batch_size
-        with self.watch.stage(self.stage.name, left, step=self.step) as told:
+        with self.watch.stage(self.stage.name, left, step=self.step) as told, closing(self._batches()) as source:
+            start = time.monotonic()
             for batch in source:
-                start = time.monotonic()
                 rate = rate_at(self.step, self.total, self.stage.learning_rate, self.recipe.warmup_share)
                 loss = float(self._train(batch.inputs, batch.targets, batch.mix, np.float32(rate)))
-                self._check(loss)
+                if not math.isfinite(loss):
+                    self._diverged(loss)
+                    break
                 self.losses.append(loss)
                 self.step += 1
-                self.seconds += time.monotonic() - start
+                self.seconds += time.monotonic() - start  # waiting for the batch included
                 told(len(batch.mix), loss)
                 if self.step % self.steps_per_epoch == 0:
                     self._end_epoch(rate)
+                if self._exhausted() or self.step == self.total:
+                    break
                 if stop():
                     self._interrupted()
                     break
-                if self._exhausted():
-                    break
-                if self.checkpoint is not None and self.checkpoint.due() and self.step < self.total:
+                if self.checkpoint is not None and self.checkpoint.due():
                     self.save()
-        source.close()
+                start = time.monotonic()
 
     def _batches(self) -> Any:
         steps = range(self.step, 0 if self.history.stopped else self.total)
@@ -147,13 +149,13 @@ class _Loop:
             self.feed, self.recipe, len(self.codes), mixup=self.stage.mixup, salt=self.stage.salt, steps=steps
         )
 
-    def _check(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise WeightsError(
-                f"The loss is {loss} after {self.step + 1} steps: the training has diverged.",
-                remedy="Lower learning_rate in the recipe, for example to a third, and start again.",
-                code="diverged",
-            )
+    def _diverged(self, loss: float) -> None:
+        """End with the best epoch so far, or with an error where no epoch has brought anything."""
+        what = f"the loss is {loss} after {self.step + 1} steps: the training has diverged"
+        remedy = "Lower learning_rate in the recipe, for example to a third, and start again."
+        if self.history.best_epoch == 0:
+            raise WeightsError(f"{what[0].upper()}{what[1:]}.", remedy=remedy, code="diverged")
+        self.history.stopped = f"{what}. {remedy} The best epoch before that is kept"
 
     def _end_epoch(self, rate: float) -> None:
         seconds = max(self.seconds, 1e-9)
@@ -199,7 +201,7 @@ class _Loop:
         }
 
     def _exhausted(self) -> bool:
-        """Stop early where several epochs brought nothing."""
+        """Stop early where several epochs brought nothing; at the end of an epoch only."""
         epoch = self.step // self.steps_per_epoch
         waited = epoch - self.history.best_epoch
         if not self.stage.patience or self.step % self.steps_per_epoch or epoch >= self.stage.epochs:
@@ -216,8 +218,8 @@ class _Loop:
         self.save()
 
     def save(self) -> None:
-        """Write the checkpoint: everything that the next step depends on."""
-        if self.checkpoint is None:
+        """Write the checkpoint: everything that the next step depends on; not one that has just diverged."""
+        if self.checkpoint is None or not _all_finite(self.ema):
             return
         arrays = {
             "model": values_of(self.model.variables),
@@ -244,6 +246,7 @@ class _Loop:
         self.losses, self.seconds = list(saved.values["losses"]), float(saved.values["seconds"])
         self.history = History(rows=list(saved.values["rows"]), best_epoch=int(saved.values["best_epoch"]))
         self.watch.resumed(self.stage.name, self.step, self.total, self.history.rows)
+        self._exhausted()
 
     def keep_best(self) -> None:
         assign(self.model.weights, self.best)
@@ -274,6 +277,10 @@ def _make_step(
 
     compiled: Callable[..., tf.Tensor] = tf.function(step, jit_compile=False, reduce_retracing=True)
     return compiled
+
+
+def _all_finite(variables: list[tf.Variable]) -> bool:
+    return all(np.isfinite(v.numpy()).all() for v in variables if v.dtype.is_floating)
 
 
 def _logits(outputs: Any) -> tf.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,6 +16,12 @@ class Interrupt:
     """`wanted` turns True at the first Ctrl-C; the second one raises KeyboardInterrupt as always."""
 
     wanted: bool = False
+
+
+def _say(line: bytes) -> None:
+    """Write to the terminal past every buffer: a signal handler must not enter one that is being written to."""
+    with contextlib.suppress(OSError):
+        os.write(2, line)
 
 
 @contextmanager
@@ -30,6 +38,7 @@ def held_back() -> Iterator[Interrupt]:
             signal.signal(signal.SIGINT, before)
             raise KeyboardInterrupt
         state.wanted = True
+        _say(b"\nStopping after this step (an epoch that has ended is scored first). Ctrl-C again stops at once.\n")
 
     signal.signal(signal.SIGINT, note)
     try:

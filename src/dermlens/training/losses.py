@@ -51,7 +51,8 @@ def answered_prior(labels: np.ndarray, classes: int, recipe: Recipe) -> np.ndarr
 
 def _focal(targets: tf.Tensor, logits: tf.Tensor, gamma: float) -> tf.Tensor:
     log_p = tf.nn.log_softmax(logits)
-    return -tf.reduce_sum(targets * (1 - tf.exp(log_p)) ** gamma * log_p, axis=1)
+    missing = tf.maximum(1 - tf.exp(log_p), 1e-6)  # 0 to a power below 1 has an infinite slope
+    return -tf.reduce_sum(targets * missing**gamma * log_p, axis=1)
 
 
 def _generalised(targets: tf.Tensor, logits: tf.Tensor, q: float) -> tf.Tensor:

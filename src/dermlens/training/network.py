@@ -19,7 +19,12 @@ from dermlens.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Stem:
-    """A backbone with its weights, cut in two; made before the data is read: a wrong setting is told at once."""
+    """A backbone with its weights, cut in two; made before the data is read: a wrong setting is told at once.
+
+    Attributes:
+        weights: where the weights come from, in words.
+        trunk_id, weights_id: digests of the weights of the trunk with the cut, and of all weights.
+    """
 
     row: Backbone
     spec: InputSpec
@@ -27,6 +32,7 @@ class Stem:
     trunk: keras.Model
     top: keras.Model
     weights: str
+    trunk_id: str
     weights_id: str
 
 
@@ -57,13 +63,19 @@ def open_backbone(recipe: Recipe) -> Stem:
     spec = InputSpec(size_px=recipe.size_px, framing=recipe.framing)  # type: ignore[arg-type]
     named = {"pretrained": row.weights, "none": "none"}
     weights = named.get(recipe.weights) or Path(recipe.weights)
-    with _policy(recipe.precision):
-        full = build_backbone(row.name, size_px=spec.size_px, weights=weights)
-        trunk, top = split_at_block(full, recipe.cut_block)
-    digest = hashlib.sha256(repr((row.name, recipe.cut_block)).encode())
-    for array in trunk.get_weights():
+    full = build_backbone(row.name, size_px=spec.size_px, weights=weights)  # float32, in which weights are checked
+    trunk, top = split_at_block(full, recipe.cut_block)
+    if recipe.precision != "float32":
+        _compute_in(full, recipe.precision)
+    digests = [_digest(model, (row.name, recipe.cut_block)) for model in (trunk, full)]
+    return Stem(row, spec, full.inputs[0], trunk, top, str(weights), *digests)
+
+
+def _digest(model: keras.Model, *facts: object) -> str:
+    digest = hashlib.sha256(repr(facts).encode())
+    for array in model.get_weights():
         digest.update(np.ascontiguousarray(array).tobytes())
-    return Stem(row, spec, full.inputs[0], trunk, top, str(weights), digest.hexdigest())
+    return digest.hexdigest()
 
 
 def with_head(stem: Stem, recipe: Recipe, classes: int) -> Network:

@@ -88,4 +88,4 @@ def average_in(averages: Sequence[tf.Variable], model: keras.Model, step: tf.Ten
     keep = tf.minimum(decay, (1.0 + steps) / (10.0 + steps))
     for average, variable in zip(averages, model.weights, strict=True):
         if average.dtype.is_floating:
-            average.assign(keep * average + (1 - keep) * tf.cast(variable.value, average.dtype))
+            average.assign_add((1 - keep) * (tf.cast(variable.value, average.dtype) - average))  # frozen: exactly 0

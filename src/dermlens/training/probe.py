@@ -6,7 +6,6 @@ score beside the model's (Kornblith et al. 2019, "Do better ImageNet models tran
 
 from __future__ import annotations
 
-import copy
 import warnings
 from dataclasses import dataclass
 
@@ -22,18 +21,28 @@ MAX_ITERATIONS = 2000
 
 @dataclass(frozen=True)
 class Probe:
-    """A fitted probe, its strength (inverse regularisation C) chosen on select, and whether the fit converged."""
+    """A fitted probe, with its strength (inverse regularisation C) chosen on select, and whether the fit converged.
 
-    scaler: StandardScaler
-    classifier: LogisticRegression
+    Attributes:
+        mean, scale: of the embeddings, (d,); weights (d, k) and bias (k,) for the k classes in `present`.
+        classes: number of all classes.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+    bias: np.ndarray
+    present: np.ndarray
     strength: float
     classes: int
     converged: bool
 
     def probabilities(self, embeddings: np.ndarray) -> np.ndarray:
         """Return float64 (n, classes) for embeddings float32 (n, d)."""
+        logits = (embeddings - self.mean) / self.scale @ self.weights + self.bias
+        exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
         result = np.zeros((len(embeddings), self.classes))
-        result[:, self.classifier.classes_] = self.classifier.predict_proba(self.scaler.transform(embeddings))
+        result[:, self.present] = exponent / exponent.sum(axis=1, keepdims=True)
         return result
 
 
@@ -53,5 +62,14 @@ def fit_probe(train: tuple[np.ndarray, np.ndarray], select: tuple[np.ndarray, np
             classifier.fit(x_train, train[1])
         score = float(balanced_accuracy_score(select[1], classifier.predict(x_select)))
         converged = bool(np.max(classifier.n_iter_) < MAX_ITERATIONS)
-        probes.append((score, Probe(scaler, copy.deepcopy(classifier), strength, classes, converged)))
+        probes.append((score, _probe(scaler, classifier, strength, classes, converged)))
     return max(probes, key=lambda scored: scored[0])[1]
+
+
+def _probe(
+    scaler: StandardScaler, classifier: LogisticRegression, strength: float, classes: int, converged: bool
+) -> Probe:
+    weights, bias = classifier.coef_.T.copy(), classifier.intercept_.copy()
+    if len(classifier.classes_) == 2:  # scikit-learn keeps the second class only
+        weights, bias = np.hstack([np.zeros_like(weights), weights]), np.array([0.0, bias[0]])
+    return Probe(scaler.mean_, scaler.scale_, weights, bias, classifier.classes_.copy(), strength, classes, converged)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dermlens.errors import RecipeError
+from dermlens.training.folder import replace_text
 
 SCHEMA = "dermlens/recipe/1"
 
@@ -30,7 +31,8 @@ class Recipe:
         batch_norm: "frozen" leaves batch normalisation as it was pretrained, which fine-tuning needs on small
             data; "updated" trains it and follows the batches; "auto" updates only where weights start at random.
         layer_decay: each block learns at this share of the rate of the block above it; 1 gives all the same rate.
-        views: with "top", augmented views of each training image in the cache, beside the plain one.
+        views: with "top", augmented views of each training image in the cache, beside the plain one; 0 keeps no
+            cache and computes fresh views in every epoch.
         epochs: in one epoch as many images are drawn, by class balance and with replacement, as there are to train
             on; each in one random view.
         head_epochs: epochs of the head alone over the frozen features, before fine-tuning.
@@ -71,7 +73,7 @@ class Recipe:
     epochs: int = 10
     head_epochs: int = 20
     batch_size: int = 64
-    learning_rate: float = 6e-4
+    learning_rate: float = 2e-4
     head_learning_rate: float = 3e-3
     weight_decay: float = 0.02
     clip_norm: float = 1.0
@@ -122,8 +124,8 @@ class Recipe:
         return {"schema": SCHEMA, **asdict(self)}
 
     def save(self, path: Path) -> None:
-        """Write the resolved recipe as JSON."""
-        path.write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
+        """Write the resolved recipe as JSON; OSError leaves an older one as it was."""
+        replace_text(path, json.dumps(self.as_dict(), indent=1) + "\n")
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import openvino as ov
 import tensorflow as tf
 from rich.console import Console
 
@@ -29,23 +31,21 @@ from dermlens.training.backbones import backbone
 from dermlens.training.checkpoint import EVERY_S, Checkpoint
 from dermlens.training.device import check_memory, out_of_memory, resolve, set_up
 from dermlens.training.export import compile_graph, to_openvino
-from dermlens.training.feed import Feed, from_arrays, from_images
+from dermlens.training.feed import EVAL_BATCH, EVAL_BATCH_PIXELS, Feed, from_arrays, from_images
 from dermlens.training.fit import History, Stage, fit
+from dermlens.training.folder import read_state, write_state
+from dermlens.training.frozen import frozen_features
 from dermlens.training.lineage import check_lineage
 from dermlens.training.material import Material, prepare
 from dermlens.training.memory import keep_freed_memory
 from dermlens.training.network import Network, Stem, in_float32, open_backbone, trainable_millions, with_head
 from dermlens.training.outputs import load_keras, save_keras, seen_by_role, write_audit, write_split
 from dermlens.training.pipeline import AUGMENTATION_VERSION
-from dermlens.training.probe import Probe, fit_probe
 from dermlens.training.recipe import Recipe
-from dermlens.training.split import ROLES
-from dermlens.training.trunk import BATCH, plain_outputs, trunk_cache
+from dermlens.training.trunk import batch_for, plain_outputs, run_batches, trunk_cache
 from dermlens.training.watch import Watch
 
 __all__ = ["About", "train"]
-
-STATE = "state.json"
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ def train(
     *,
     allow_leakage: bool = False,
     resume: bool = False,
+    overwrite: bool = False,
     console: Console | None = None,
     isic_ids_of_lesion: Mapping[str, Sequence[str]] | None = None,
     checkpoint_every_s: float = EVERY_S,
@@ -81,6 +82,7 @@ def train(
         out: the run folder; what an interrupted run of the same recipe and data left there is used.
         allow_leakage: train although pictures or lesions cross the split; the bundle is marked leaky.
         resume: refuse to begin anew: the folder must hold a run of exactly these images, weights and settings.
+        overwrite: replace another run that stands in the folder.
         isic_ids_of_lesion: other ISIC ids of the same lesions, so that they count as seen as well.
         checkpoint_every_s: shortest time between two checkpoints of the training.
 
@@ -90,39 +92,45 @@ def train(
     console = console or Console(stderr=True)
     started = time.monotonic()
     keep_freed_memory()
-    recipe = resolve(recipe, backbone(recipe.backbone))
     set_up(recipe, console)
+    recipe = resolve(recipe, backbone(recipe.backbone))
     stem = open_backbone(recipe)
     material = prepare(dataset, recipe, allow_leakage=allow_leakage, console=console)
     material, known = check_lineage(recipe.weights, material, allow_leakage=allow_leakage, console=console)
     seen = {**seen_by_role(material, isic_ids_of_lesion or {}), **known}
     key = _key(recipe, stem, material)
-    state = _state(out)
+    state = read_state(out)
     if resume and state.get("key") != key:
-        raise _another_run(out, state)
-    tuned = _tuned_before(out, key, state)
-    if resume and tuned is not None and (out / "bundle" / "bundle.json").is_file():
+        raise _nothing_to_resume(out, state)
+    if not overwrite:
+        _refuse_another_run(out, state, key)
+    if resume and state.get("bundle") and (out / "bundle" / "bundle.json").is_file():
         console.print(f"This run is finished; its model is in {out / 'bundle'}.", highlight=False)
         return out / "bundle"
-    _prepare_folder(out, recipe, material, seen, key, fresh=tuned is None)
+    tuned = _tuned_before(out, key, state)
+    begun = {"key": key, "name": about.name, "allow_leakage": allow_leakage}
+    _prepare_folder(out, recipe, material, seen, state if tuned is not None else begun)
     network = with_head(stem, recipe, len(material.codes))
     run = _Run(out, recipe, stem, network, material, key, console, checkpoint_every_s)
     console.print(_plan(run), highlight=False, soft_wrap=True)
     check_memory(_trained(run), recipe)
-    probe, probe_test, frozen, spread = _probe(run)
+    frozen = frozen_features(out / "cache" / "frozen.npz", key, material, lambda: _embed(run), console)
     if tuned is None:
         try:
-            history = _tune(run, frozen, spread)
+            history = _tune(run, frozen.embeddings)
         except tf.errors.ResourceExhaustedError as error:
             raise out_of_memory(recipe) from error
         whole = network.whole
-        _keep_tuned(run, history)
+        _keep_tuned(run, begun, history)
     else:
         console.print("The training had been finished before; going on from its model.", highlight=False)
         history, whole = tuned
-    candidate = Candidate(whole, stem, recipe, material, history, probe, probe_test, seen)
+    probe_test = frozen.probe.probabilities(frozen.embeddings[material.rows("test")])
+    candidate = Candidate(whole, stem, recipe, material, history, frozen.probe, probe_test, seen)
     try:
-        return finish(candidate, out, about, dataset, started=started, console=console)
+        bundle = finish(candidate, out, about, dataset, started=started, console=console)
+        _keep_state(run, {**read_state(out), "bundle": not history.interrupted})
+        return bundle
     except KeyboardInterrupt:
         console.print("Stopped before the bundle was written; the same command goes on from the tuned model.")
         raise
@@ -132,7 +140,8 @@ def _plan(run: _Run) -> str:
     recipe, row = run.recipe, run.stem.row
     what = {
         "head": "the last layer is trained",
-        "top": f"blocks {recipe.cut_block + 1} to {row.blocks} are trained over cached features",
+        "top": f"blocks {recipe.cut_block + 1} to {row.blocks} are trained over "
+        + (f"cached features of {recipe.views} views" if recipe.views else "features of fresh views"),
         "full": "the whole network is trained on fresh views",
     }[recipe.fine_tune]
     return (
@@ -152,6 +161,8 @@ def _key(recipe: Recipe, stem: Stem, material: Material) -> str:
     facts = [
         recipe.as_dict(),
         stem.weights_id,
+        material.codes,
+        [record.frame_aspect for record in material.records],
         stem.spec.fingerprint(),
         AUGMENTATION_VERSION,
         [version(package) for package in ("keras", "tensorflow", "openvino", "numpy")],
@@ -160,16 +171,18 @@ def _key(recipe: Recipe, stem: Stem, material: Material) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _state(out: Path) -> dict[str, Any]:
-    """Read which run stands in the folder, and its history if it was trained to its end; empty where there is none."""
-    try:
-        state = json.loads((out / STATE).read_text(encoding="utf-8"))
-        return state if isinstance(state, dict) else {}
-    except (OSError, ValueError):
-        return {}
+def _refuse_another_run(out: Path, state: Mapping[str, Any], key: str) -> None:
+    """Keep a run that is not this one from being replaced by it, unless that is wanted."""
+    begun = any((out / name).exists() for name in ("checkpoint.npz", "model.keras", "bundle"))
+    if begun and state.get("key") != key:
+        raise UsageError(
+            f"{out} holds a run of other images, weights, settings or package versions.",
+            remedy="Choose another --out; or go on with that run by --resume; or replace it by --overwrite.",
+            code="another_run",
+        )
 
 
-def _another_run(out: Path, state: Mapping[str, Any]) -> UsageError:
+def _nothing_to_resume(out: Path, state: Mapping[str, Any]) -> UsageError:
     what = "of other images, weights, settings or package versions" if state else "that could be resumed"
     return UsageError(
         f"--resume found {'a run' if state else 'no run'} in {out} {what}.",
@@ -193,15 +206,15 @@ def _prepare_folder(
     recipe: Recipe,
     material: Material,
     seen: Mapping[str, Mapping[str, list[str]]],
-    key: str,
-    *,
-    fresh: bool,
+    state: Mapping[str, Any],
 ) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if fresh:
+        if not state.get("history"):
             (out / "model.keras").unlink(missing_ok=True)
-            (out / STATE).write_text(json.dumps({"key": key}) + "\n", encoding="utf-8")
+        if read_state(out).get("key") != state["key"]:
+            shutil.rmtree(out / "logs", ignore_errors=True)
+        write_state(out, state)
         recipe.save(out / "recipe.json")
         write_split(out / "split.csv", material)
         write_audit(out / "audit.json", material)
@@ -213,70 +226,80 @@ def _prepare_folder(
         ) from error
 
 
-def _probe(run: _Run) -> tuple[Probe, np.ndarray, Feed, float]:
-    """Fit the linear probe.
-
-    Returns:
-        The probe, its probabilities on test, the frozen embeddings that the head learns from, and their spread.
-    """
-    material = run.material
+def _embed(run: _Run) -> np.ndarray:
+    """Return the embeddings of all images by the network as it was pretrained, float32 (n, d)."""
     with in_float32(run.network.whole, run.recipe.precision):
-        compiled = compile_graph(to_openvino(run.network.whole), batch=BATCH)
-    embeddings = plain_outputs(
-        compiled, material.records, run.stem.spec, output=1, console=run.console, what="Frozen features"
+        compiled = compile_graph(to_openvino(run.network.whole), batch=batch_for(run.recipe.size_px))
+    return plain_outputs(
+        compiled, run.material.records, run.stem.spec, output=1, console=run.console, what="Frozen features"
     )
-    parts = {role: (embeddings[material.rows(role)], material.labels[material.rows(role)]) for role in ROLES}
-    run.console.print("Fitting the linear probe ...", highlight=False)
-    fitted = fit_probe(parts["train"], parts["select"], len(material.codes))
-    frozen = from_arrays(parts["train"][0][:, None], parts["train"][1], *parts["select"])
-    spread = float(parts["train"][0].std())
-    return fitted, fitted.probabilities(parts["test"][0]), frozen, spread
 
 
-def _tune(run: _Run, frozen: Feed, spread: float) -> History:
+def _tune(run: _Run, embeddings: np.ndarray) -> History:
     """Train the head, and the blocks that the mode says; goes on from a checkpoint of this run."""
     recipe, codes = run.recipe, run.material.codes
     watch = Watch(run.console, codes, run.out / "logs", brief=() if recipe.fine_tune == "head" else ("head",))
     checkpoint = Checkpoint(run.out / "checkpoint.npz", run.key, run.console, run.checkpoint_every_s)
     saved = checkpoint.load()
     if saved is None or saved.stage == "head":
-        history = fit(run.network.head, frozen, _head_stage(recipe, spread), recipe, codes, watch, checkpoint, saved)
+        stage, feed = _head_stage(run, embeddings), _frozen_feed(run, embeddings)
+        history = fit(run.network.head, feed, stage, recipe, codes, watch, checkpoint, saved)
         saved = None
         if recipe.fine_tune == "head" or history.interrupted or not recipe.epochs:
             return _told(history, run.console)
-    feed = _cached(run) if recipe.fine_tune == "top" else _fresh(run)
+    feed = _over_trunk(run) if recipe.fine_tune == "top" else _fresh(run)
     stage = Stage("tune", recipe.epochs, recipe.learning_rate, recipe.mixup, salt=1, patience=recipe.patience)
     return _told(fit(_trained(run), feed, stage, recipe, codes, watch, checkpoint, saved), run.console)
 
 
-def _head_stage(recipe: Recipe, spread: float) -> Stage:
+def _frozen_feed(run: _Run, embeddings: np.ndarray) -> Feed:
+    train, select = run.material.rows("train"), run.material.rows("select")
+    labels = run.material.labels
+    return from_arrays(embeddings[train][:, None], labels[train], embeddings[select], labels[select])
+
+
+def _head_stage(run: _Run, embeddings: np.ndarray) -> Stage:
     """Features of large spread need a smaller rate."""
+    recipe = run.recipe
     patience = recipe.patience if recipe.fine_tune == "head" else 0
-    rate = recipe.head_learning_rate / max(1.0, spread)
+    rate = recipe.head_learning_rate / max(1.0, float(embeddings[run.material.rows("train")].std()))
     return Stage("head", recipe.head_epochs, rate, mixup=0.0, salt=0, patience=patience)
 
 
-def _cached(run: _Run) -> Feed:
-    """Trunk features of several views of the training images, and of the plain select images, computed once."""
+def _over_trunk(run: _Run) -> Feed:
+    """Trunk features of the training images, cached for several views or computed for fresh ones, and of select."""
     with in_float32(run.network.trunk, run.recipe.precision):
         trunk = to_openvino(run.network.trunk)
-    cached = {}
-    for role, views in (("train", run.recipe.views), ("select", 0)):
-        rows = run.material.rows(role)
-        cached[role] = trunk_cache(
-            run.out / "cache" / role,
-            trunk,
-            run.material.pick(rows),
-            [run.material.hashes[i] for i in rows],
-            run.stem.spec,
-            view_count=views,
-            seed=run.recipe.seed,
-            weights_id=run.stem.weights_id,
-            console=run.console,
-            what=f"Trunk features, {role}",
-        )
     train, select = run.material.rows("train"), run.material.rows("select")
-    return from_arrays(cached["train"], run.material.labels[train], cached["select"][:, 0], run.material.labels[select])
+    labels = run.material.labels
+    chosen = _features(run, trunk, "select", 0)[:, 0]
+    if run.recipe.views:
+        cached = _features(run, trunk, "train", run.recipe.views)
+        return from_arrays(cached, labels[train], chosen, labels[select], batch=_scored(run, EVAL_BATCH))
+    compiled, pixels = compile_graph(trunk, batch=batch_for(run.recipe.size_px)), _fresh(run)
+    plain = from_arrays(chosen[:, None], labels[select], chosen, labels[select], batch=_scored(run, EVAL_BATCH))
+    return replace(pixels, load=lambda draw: run_batches(compiled, pixels.load(draw)), select=plain.select)
+
+
+def _scored(run: _Run, most: int) -> int:
+    """Images scored at once: no more than the memory allows that was found enough for a training step."""
+    return min(most, 2 * run.recipe.batch_size)
+
+
+def _features(run: _Run, trunk: ov.Model, role: str, views: int) -> np.ndarray:
+    rows = run.material.rows(role)
+    return trunk_cache(
+        run.out / "cache" / role,
+        trunk,
+        run.material.pick(rows),
+        [run.material.hashes[i] for i in rows],
+        run.stem.spec,
+        view_count=views,
+        seed=run.recipe.seed,
+        weights_id=run.stem.trunk_id,
+        console=run.console,
+        what=f"Trunk features, {role}",
+    )
 
 
 def _fresh(run: _Run) -> Feed:
@@ -290,6 +313,7 @@ def _fresh(run: _Run) -> Feed:
         material.labels[select],
         run.stem.spec,
         seed=run.recipe.seed,
+        batch=_scored(run, EVAL_BATCH_PIXELS),
     )
 
 
@@ -301,21 +325,28 @@ def _told(history: History, console: Console) -> History:
             soft_wrap=True,
         )
     if history.stopped:
-        console.print(f"Early stopping: {history.stopped}.", highlight=False, soft_wrap=True)
+        console.print(f"Ended early: {history.stopped}.", highlight=False, soft_wrap=True)
     better = "" if history.best_epoch else ": training did not improve on where it started (epoch 0)"
     console.print(f"Kept epoch {history.best_epoch}{better}.", highlight=False)
     return history
 
 
-def _keep_tuned(run: _Run, history: History) -> None:
+def _keep_tuned(run: _Run, begun: Mapping[str, Any], history: History) -> None:
     """Keep the whole model, and mark the training as finished unless Ctrl-C ended it."""
     try:
         with in_float32(run.network.whole, run.recipe.precision):
             save_keras(run.network.whole, run.out / "model.keras")
-        if history.interrupted:
-            return
-        state = {"key": run.key, "history": asdict(history)}
-        (run.out / STATE).write_text(json.dumps(state) + "\n", encoding="utf-8")
-        (run.out / "checkpoint.npz").unlink(missing_ok=True)
     except (OSError, StorageError) as error:
         run.console.print(f"Warning: the tuned model could not be kept in {run.out}: {error}", highlight=False)
+        return
+    if not history.interrupted and _keep_state(run, {**begun, "history": asdict(history)}):
+        (run.out / "checkpoint.npz").unlink(missing_ok=True)
+
+
+def _keep_state(run: _Run, state: Mapping[str, Any]) -> bool:
+    try:
+        write_state(run.out, state)
+    except OSError as error:
+        run.console.print(f"Warning: {run.out} could not be marked as trained: {error}", highlight=False)
+        return False
+    return True

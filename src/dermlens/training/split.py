@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dermlens.data.groups import lesion_groups, lesions, members
 from dermlens.data.records import ROLE_NAMES, Record, checked_hashes
@@ -76,6 +76,24 @@ def assign_roles(
                 roles[index] = role
     _refuse_untrained_classes(records, roles)
     return [str(role) for role in roles]
+
+
+def assign_folds(records: Sequence[Record], hashes: Sequence[str | None], *, folds: int, seed: int) -> list[int]:
+    """Give every record a fold, 0..folds-1, stratified by class; a lesion or patient stands in one fold only.
+
+    A `split` of the data set is not looked at.
+
+    Raises:
+        UsageError: fewer than two folds. DataError: a class has fewer groups (lesions) than folds.
+    """
+    checked_hashes(records, hashes)
+    if folds < 2:
+        raise UsageError(f"Folds must be at least 2: got {folds}.", remedy="Use 5.", code="folds")
+    groups = [replace(group, given=None) for group in _groups(records, hashes)]
+    fold_of = {}
+    for group, name in _deal(groups, {str(fold): 1 / folds for fold in range(folds)}, seed).items():
+        fold_of.update(dict.fromkeys(group.records, int(name)))
+    return [fold_of[index] for index in range(len(records))]
 
 
 def role_table(

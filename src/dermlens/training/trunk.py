@@ -27,7 +27,7 @@ from dermlens.reporting.progress import track
 from dermlens.training.export import compile_graph
 from dermlens.training.pipeline import AUGMENTATION_VERSION, plain_view, views
 
-BATCH = 32
+BATCH = 32  # of images of 224 px; fewer of larger ones
 DECODE_THREADS = min(8, os.cpu_count() or 2)
 CHUNK = 32  # images at a time: their views fill whole batches
 FLUSH_EVERY = 256
@@ -55,7 +55,7 @@ def trunk_cache(
     Raises:
         StorageError: not enough space; what is there already is kept.
     """
-    compiled = compile_graph(graph, batch=BATCH)
+    compiled = compile_graph(graph, batch=batch_for(spec.size_px))
     shape = (len(records), 1 + view_count, *(int(n) for n in compiled.output(0).shape[1:]))
     key = {
         "images": hashlib.sha256("".join(hashes).encode()).hexdigest(),
@@ -78,6 +78,11 @@ def trunk_cache(
             f"The feature cache could not be written to {folder}: {error.strerror or error}.",
             remedy="Free some space or lower `views` in the recipe; the run continues from what is there.",
         ) from error
+
+
+def batch_for(size_px: int) -> int:
+    """Return how many images of that side go through a graph at once: about as many pixels whatever the size."""
+    return max(1, min(BATCH, BATCH * 224**2 // size_px**2))
 
 
 def _open(folder: Path, key: dict[str, Any], shape: tuple[int, ...]) -> tuple[np.ndarray, int]:

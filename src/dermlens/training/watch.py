@@ -80,7 +80,8 @@ class Watch:
             self._print(self._row(row))
 
     def _head(self) -> str:
-        columns = [f"{c[:6]:>6}" for c in self._codes] if len(self._codes) <= MOST_CLASSES else ["  lowest recall"]
+        few = len(self._codes) <= MOST_CLASSES
+        columns = [f"{name:>6}" for name in short_names(self._codes)] if few else ["  lowest recall"]
         return (
             f"{'epoch':>5} {'loss':>7} {'select loss':>11} {'bal. acc.':>9} {'AUC':>6}  recall: {' '.join(columns)}"
             f"  {'images/s':>8}"
@@ -119,6 +120,14 @@ class Watch:
     def _flush(self) -> None:
         for writer in self._writers.values():
             writer.flush()
+
+
+def short_names(codes: Sequence[str]) -> list[str]:
+    """Return names of at most six letters that differ: the start, else the end, else a number."""
+    for names in ([c[:6] for c in codes], [c if len(c) <= 6 else f"…{c[-5:]}" for c in codes]):
+        if len(set(names)) == len(codes):
+            return names
+    return [f"#{number}" for number in range(1, len(codes) + 1)]
 
 
 def _logged_as(key: str) -> str:
