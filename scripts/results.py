@@ -63,7 +63,12 @@ def results() -> str:
 def trust(card: dict[str, Any]) -> list[str]:
     """Return what the bundle says of knowing its limits, as lines of Markdown."""
     facts = card.get("trust")
-    if not facts or facts["measured"]["role"] != "test" or facts["measured"]["prediction_sets"] is None:
+    if (
+        not facts
+        or not facts["measured"]
+        or facts["measured"]["role"] != "test"
+        or facts["measured"]["prediction_sets"] is None
+    ):
         return []
     measured, status = facts["measured"], facts["measured"]["status"]
     sets = measured["prediction_sets"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import cv2
@@ -84,6 +85,16 @@ def test_too_few_lesions_leave_the_facts_empty_and_the_bundle_whole(tmp_path: Pa
     add_trust(folder, {**load_bundle(folder).card, "trust": facts}, arrays, "# tiny\n")
     answer = Predictor(folder).predict(roles["test"].records[0].path)
     assert answer.prediction_set is None and answer.novelty is None and answer.quality is not None
+
+
+def test_no_calibration_images_at_all_is_no_failure(tmp_path: Path, roles: dict[str, Labelled]) -> None:
+    none = Labelled([], np.zeros(0, np.int64), np.zeros(0, np.int64))
+    bundle = load_bundle(tiny.write(tmp_path / "b"))
+    facts, arrays = fit_trust(bundle, {**roles, "calibrate": none, "test": none}, seed=0, console=QUIET)
+    assert facts["measured"] is None and facts["prediction_sets"] is None and arrays == {}
+    facts, _ = fit_trust(bundle, {**roles, "calibrate": none}, seed=0, console=QUIET)
+    assert facts["measured"]["role"] == "test" and facts["measured"]["prediction_sets"] is None
+    json.dumps(facts, allow_nan=False)
 
 
 def test_an_unreadable_image_is_left_out(tmp_path: Path, roles: dict[str, Labelled]) -> None:

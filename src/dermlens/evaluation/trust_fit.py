@@ -72,7 +72,9 @@ def fit_trust(
     train = look(bundle, runtime, part, console, "Novelty, train")
     held_out = look(bundle, runtime, roles["calibrate"], console, "Novelty, calibrate")
     enough = len(np.unique(held_out.lesions)) >= MIN_LESIONS
-    sets, basis = fit_sets(held_out.probability, held_out.y_true, held_out.lesions, bundle.calibration.prior)
+    sets, basis = None, None
+    if enough:
+        sets, basis = fit_sets(held_out.probability, held_out.y_true, held_out.lesions, bundle.calibration.prior)
     novelty = fit_novelty(train.embedding, train.y_true, held_out.embedding, held_out.lesions)
     quality = fit_quality(held_out.qualities)
     points = fit_points(held_out.probability, held_out.y_true, held_out.lesions, bundle.codes)
@@ -83,7 +85,9 @@ def fit_trust(
             "lesions": len(np.unique(held_out.lesions)),
             "training_images": len(train.y_true),
         },
-        "prediction_sets": sets.as_dict() | {"basis": dict(zip(bundle.codes, basis, strict=True))} if enough else None,
+        "prediction_sets": None
+        if sets is None or basis is None
+        else sets.as_dict() | {"basis": dict(zip(bundle.codes, basis, strict=True))},
         "min_confidence": _min_confidence(held_out) if enough else 0.0,
         "operating_points": points,
         "referral": REFERRAL if any(point["name"] == REFERRAL for point in points) else None,
@@ -97,8 +101,8 @@ def fit_trust(
         point |= measure_point(point, sample.probability, sample.y_true, sample.lesions, bundle.codes, seed=seed)
     arrays = {} if novelty is None else novelty.arrays()
     trust = Trust.read({**bundle.card, "trust": facts}, arrays)
-    if trust is not None:
-        facts["measured"] = {"role": measured_on, **_measure(bundle, sample, trust)}
+    measurable = trust is not None and len(sample.y_true)
+    facts["measured"] = {"role": measured_on, **_measure(bundle, sample, trust)} if trust and measurable else None
     return facts, arrays
 
 
@@ -121,13 +125,15 @@ def look(bundle: Bundle, runtime: Runtime, images: Labelled, console: Console, w
                 logits.append(outputs.logits)
                 qualities += [measure(pixels) for pixels in batch]
             advance(min(BATCH, len(images.records) - start))
-    probability = probabilities(np.concatenate(logits), bundle.calibration)
+    classes, width = len(bundle.codes), bundle.head()[0].shape[0]
+    empty = np.zeros((0, classes), np.float32)
+    probability = probabilities(np.concatenate([empty, *logits]), bundle.calibration)
     decision = decide(probability, bundle.calibration, bundle.decision_rule)
     rows = np.array(kept, dtype=np.int64)
     return Sample(
         images.y_true[rows],
         images.lesions[rows],
-        np.concatenate(embeddings),
+        np.concatenate([np.zeros((0, width), np.float32), *embeddings]),
         probability,
         decision,
         tuple(qualities),

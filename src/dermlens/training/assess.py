@@ -23,7 +23,7 @@ from dermlens.evaluation.bootstrap import paired_difference
 from dermlens.evaluation.calibration import BALANCED_RULE, MIN_LESIONS, fit_calibration
 from dermlens.evaluation.scores import score
 from dermlens.evaluation.trust_fit import Labelled
-from dermlens.inference.bundle import write_bundle
+from dermlens.inference.bundle import load_bundle, write_bundle
 from dermlens.inference.decision import Calibration, DecisionRule, decide, probabilities
 from dermlens.reporting.plots import plot_history
 from dermlens.training.card import model_card, versions
@@ -125,7 +125,7 @@ def finish(
     )
     _aside(console, lambda: write_history(out / "history.csv", candidate.history))
     _aside(console, lambda: plot_history(candidate.history.rows, out / "history.png"))
-    print_report(card, out, console)
+    print_report(load_bundle(out / "bundle").card, out, console)
     return out / "bundle"
 
 

@@ -163,7 +163,7 @@ def _probe(card: Mapping[str, Any]) -> str:
 def _trust(card: Mapping[str, Any]) -> list[str]:
     """What the bundle knows of its own limits, and what that reaches; nothing for a bundle without these facts."""
     facts = card.get("trust")
-    if not facts:
+    if not facts or not facts["measured"]:
         return []
     fitted, measured = facts["fitted_on"], facts["measured"]
     where = "the test role" if measured["role"] == "test" else "the lesions they were fitted on (too good)"
