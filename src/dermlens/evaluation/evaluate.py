@@ -6,6 +6,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from dermlens.evaluation.trust_report import Answers, answers_of, calibration, d
 from dermlens.evaluation.weighted import Ints
 from dermlens.inference.bundle import Bundle, Seen
 from dermlens.inference.explain import Explanation
-from dermlens.inference.predict import DISCLAIMER, Prediction, Predictor
+from dermlens.inference.predict import DECODE_THREADS, DISCLAIMER, Prediction, Predictor
 from dermlens.inference.trust import grave_codes
 from dermlens.reporting.figures import figure
 from dermlens.reporting.progress import track
@@ -139,10 +140,12 @@ def _trust(
     def load(row: int) -> Pixels:
         return load_image(records[row].path, spec, frame_aspect=records[row].frame_aspect, **ANY_SIZE)
 
-    with track("Skin tone", len(records), console) as advance:
-        groups = []
-        for row, record in enumerate(records):
-            groups.append(groups_of(record, typology_angle(load(row))))
+    groups = []
+    with track("Skin tone", len(records), console) as advance, ThreadPoolExecutor(DECODE_THREADS) as pool:
+        for record, angle in zip(
+            records, pool.map(lambda row: typology_angle(load(row)), range(len(records))), strict=True
+        ):
+            groups.append(groups_of(record, angle))
             advance(1)
     grave = [bundle.codes.index(code) for code in grave_codes(bundle.codes)]
     watched, positive = answers.probability[:, grave].sum(axis=1), np.isin(answers.y_true, grave).astype(np.int64)
