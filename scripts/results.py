@@ -54,9 +54,40 @@ def results() -> str:
             if row["n_lesions"] < 30
         )
         + ".",
+        *trust(card),
         "The whole card: `src/dermlens/models/default/MODEL_CARD.md`. Made by `make train-default DERMLENS_DATA=...`.",
     ]
     return "\n".join(lines)
+
+
+def trust(card: dict[str, Any]) -> list[str]:
+    """Return what the bundle says of knowing its limits, as lines of Markdown."""
+    facts = card.get("trust")
+    if (
+        not facts
+        or not facts["measured"]
+        or facts["measured"]["role"] != "test"
+        or facts["measured"]["prediction_sets"] is None
+    ):
+        return []
+    measured, status = facts["measured"], facts["measured"]["status"]
+    sets = measured["prediction_sets"]
+    point = next((p for p in facts["operating_points"] if p["name"] == facts["referral"]), None)
+    lines = [
+        "",
+        f"On the same images it answers without reserve (status `ok`) in {status['ok']['share']:.1%}, with an "
+        f"accuracy of {status['ok']['accuracy']:.3f}",
+        f"against {measured['accuracy']:.3f} on all; it rejects {status['rejected']['share']:.1%}. Its prediction "
+        "sets hold the true diagnosis of",
+        f"{figure(sets['coverage'])} of the lesions (aim {facts['prediction_sets']['level']:.2f}) with "
+        f"{sets['mean_size']:.2f} diagnoses on average.",
+    ]
+    if point:
+        lines.append(
+            f"Where it advises a specialist: sensitivity {figure(point['sensitivity'])}, specificity "
+            f"{figure(point['specificity'])} for {', '.join(point['codes'])}."
+        )
+    return [*lines, ""]
 
 
 def in_readme() -> str:

@@ -38,6 +38,7 @@ def test_it_is_small_and_has_no_keras_copy() -> None:
         "graph.xml",
         "head.npz",
         "seen.json",
+        "trust.npz",
     }
 
 
@@ -76,8 +77,27 @@ def test_examples_were_not_learned_from(predictor: Predictor) -> None:
 
 def test_every_example_gets_a_calibrated_answer(predictor: Predictor) -> None:
     for answer in predictor.predict_many(sorted(EXAMPLES.glob("*.jpg"))):
-        assert answer.status == "ok"
+        assert answer.status in ("ok", "uncertain")
+        assert answer.prediction_set and answer.novelty and answer.quality and answer.malignant_probability is not None
+        assert answer.referral is not None and answer.referral["operating_point"] == "malignant_95"
         assert sum(answer.probabilities.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee", "rocket", "page", "brick"])
+def test_what_is_no_dermoscopy_is_rejected(predictor: Predictor, name: str) -> None:
+    skimage = pytest.importorskip("skimage.data")
+    answer = predictor.predict(getattr(skimage, name)())
+    assert answer.status == "rejected" and answer.reasons[0].code == "not_dermoscopic"
+
+
+def test_its_limits_reach_what_was_asked_for(predictor: Predictor) -> None:
+    measured = predictor.bundle.card["trust"]["measured"]
+    assert measured["role"] == "test"
+    assert measured["status"]["rejected"]["share"] <= 0.15, "at least 85 % of held-out lesions are not rejected"
+    assert measured["status"]["ok"]["accuracy"] > measured["accuracy"] + 0.05
+    sets = measured["prediction_sets"]
+    assert abs(sets["coverage"]["value"] - 0.9) <= 0.02
+    assert all(row["coverage"]["high"] >= 0.8 for row in sets["per_class"].values())
 
 
 def test_activation_map_contract_on_real_images(predictor: Predictor) -> None:

@@ -62,7 +62,9 @@ def test_the_same_bytes_give_the_same_tensor_everywhere(
     by_evaluation = reached_the_network
     by_training = [plain_view(record, spec), views(record, spec, count=1, seed=3, key="00" * 32)[0]]
 
-    assert len(by_predictor) == 4 and len(by_command) == 1 and len(by_evaluation) == 2
+    assert len(by_predictor) == 4 and len(by_command) == 1 and len(by_evaluation) >= 2
     for tensor in (*by_predictor, *by_command, by_evaluation[1], *by_training):
         np.testing.assert_array_equal(tensor, by_predictor[0])
     assert (by_evaluation[0] != by_predictor[0]).any(), "the other image is another tensor"
+    for tensor in by_evaluation[2:]:  # the errors that the report explains
+        assert any(np.array_equal(tensor, known) for known in by_evaluation[:2])

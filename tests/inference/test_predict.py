@@ -118,7 +118,8 @@ def test_the_json_object_has_the_promised_fields(predictor: Predictor) -> None:
         "decision_rule",
         "model",
     ]
-    fields += ["elapsed_ms", "error"]
+    fields += ["elapsed_ms", "error", "reasons", "prediction_set", "malignant_probability", "referral", "novelty"]
+    fields += ["quality"]
     assert list(good) == fields == list(bad)
     assert good["schema"] == "dermlens/prediction/1"
     assert good["diagnosis"] == {"code": "RED", "name": "red"} and good["error"] is None and good["image"] == "a.png"

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +19,7 @@ from dermlens.data.header import read_header
 from dermlens.data.images import InputSpec, content_hash, decode, frame, read_bytes
 from dermlens.data.records import Record
 from dermlens.errors import DermlensError
+from dermlens.inference.quality import sharpness
 
 THUMB_PX = 32
 SYMMETRIES = 8
@@ -195,21 +195,12 @@ def _look(pixels: npt.NDArray[np.uint8], grey: npt.NDArray[np.uint8]) -> Look:
     return Look(
         brightness=float(values.mean()),
         contrast=float(values.std()),
-        sharpness=_sharpness(values),
+        sharpness=sharpness(values),
         dark_share=float((grey < _DARK).mean()),
         bright_share=float((pixels.min(axis=2) >= _BRIGHT).mean()),
         dark_corners=sum(bool(mean < _DARK) for mean in corners),
         border_rgb=(float(border[0]), float(border[1]), float(border[2])),
     )
-
-
-def _sharpness(grey: npt.NDArray[np.float32]) -> float:
-    before = _differences(grey)
-    return 1 - _differences(cv2.blur(grey, (9, 9))) / before if before else 0.0
-
-
-def _differences(grey: npt.NDArray[Any]) -> float:
-    return float(np.abs(np.diff(grey, axis=0)).sum() + np.abs(np.diff(grey, axis=1)).sum())
 
 
 def _ends(size: int) -> tuple[slice, slice]:

@@ -13,11 +13,14 @@ from dermlens.cli.options import EXIT_IMAGE_FAILED, FrameAspect, Images, Referen
 def evaluate(
     model: Annotated[str, typer.Argument(help="A name from `dermlens models`, a run folder or a bundle folder.")],
     data: Annotated[Path, typer.Argument(help="Labelled images, in any layout that `train` reads.")],
-    out: Annotated[Path, typer.Option(help="Folder for metrics.json and predictions.csv.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html, metrics.json and predictions.csv.")],
     images: Images = None,
     reference: Reference = None,
     frame_aspect: FrameAspect = None,
     split: Annotated[str | None, typer.Option(help="Score only this part of the data: train or test.")] = None,
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Also test what ink, rulers, hair, light and a hidden lesion do.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> None:
     """Score a model on labelled images, leaving out every lesion that it has seen.
@@ -39,5 +42,6 @@ def evaluate(
         task="isic2019" if repaired else "as_is",
         frame_aspect=frame_aspect,
     )
-    failed = run_evaluation(predictor, dataset, out, split=split, seed=seed, console=console_of_messages())
+    console = console_of_messages()
+    failed = run_evaluation(predictor, dataset, out, split=split, seed=seed, console=console, controls=controls)
     raise typer.Exit(EXIT_IMAGE_FAILED if failed else 0)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -22,6 +23,9 @@ from dermlens.cli.options import (
 )
 from dermlens.errors import UsageError
 
+if TYPE_CHECKING:
+    from dermlens.inference.predict import Prediction, Predictor
+
 SHOW_PROGRESS_FROM = 100
 
 
@@ -31,6 +35,10 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, one for every input.")] = False,
     html: Annotated[Path | None, typer.Option(help="Also write the answers as one HTML page with the images.")] = None,
+    heatmap: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write a PNG an image of what spoke for its diagnosis."),
+    ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the HTML page in a browser.")] = False,
     frame_aspect: FrameAspect = None,
     max_bytes: MaxBytes = DEFAULT_MAX_BYTES,
@@ -49,7 +57,7 @@ def predict(
     answers = []
     failed = False
     with _watched(len(inputs.paths), stderr) as advance:
-        for answer in predictor.predict_many(inputs.paths, frame_aspects=[frame_aspect] * len(inputs.paths)):
+        for answer in _answers(predictor, inputs.paths, frame_aspect, heatmap):
             advance(1)
             failed = failed or answer.status == "error"
             if as_json:
@@ -60,6 +68,8 @@ def predict(
         from dermlens.reporting import terminal
 
         terminal.show(answers, predictor.bundle, top=top, console=Console())
+    if heatmap is not None:
+        stderr.print(f"Heat maps: {heatmap.resolve()}", highlight=False, soft_wrap=True)
     if html is not None:
         from dermlens.reporting.page import open_in_browser, write_page
 
@@ -68,6 +78,21 @@ def predict(
         if open_page and not open_in_browser(html):
             stderr.print("No browser found here; open that file in one.", highlight=False)
     raise typer.Exit(EXIT_IMAGE_FAILED if failed else 0)
+
+
+def _answers(
+    predictor: Predictor, paths: Sequence[str], frame_aspect: float | None, heatmap: Path | None
+) -> Iterator[Prediction]:
+    """Yield the answers; with `heatmap`, each one's map is written there first."""
+    aspects = [frame_aspect] * len(paths)
+    if heatmap is None:
+        yield from predictor.predict_many(paths, frame_aspects=aspects)
+        return
+    from dermlens.reporting.heatmaps import HeatmapFolder
+
+    folder = HeatmapFolder(heatmap)
+    for answer, explanation in predictor.explain_many(paths, frame_aspects=aspects):
+        yield answer if explanation is None else replace(answer, heatmap=str(folder.write(explanation)))
 
 
 def _watched(count: int, stderr: Console) -> AbstractContextManager[Callable[[int], None]]:

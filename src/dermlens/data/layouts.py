@@ -42,6 +42,8 @@ MANIFEST_COLUMNS = (
     "anatom_site",
     "source",
     "frame_aspect",
+    "dx_type",
+    "fitzpatrick",
 )
 ONE_HOT_CODES = ("MEL", "NV", "BCC", "AK", "AKIEC", "BKL", "DF", "VASC", "SCC", "UNK")
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".tab", "")
@@ -188,6 +190,8 @@ def _record(table: Table, layout: TableLayout, row: Row, root: Path, image: Path
         source=source,
         frame_aspect=number(table, row, "frame_aspect"),
         isic_id=isic_id_of(image.stem),
+        dx_type=cell(row, "dx_type"),
+        fitzpatrick=cell(row, "fitzpatrick") or cell(row, "fitspatrick"),  # PAD-UFES-20 spells it so
     )
 
 

@@ -179,6 +179,7 @@ def _attach(records: Sequence[Record], reference: _Reference) -> tuple[list[Reco
             age_approx=number(reference.table, row, "age_approx") if record.age_approx is None else record.age_approx,
             sex=record.sex or cell(row, "sex"),
             anatom_site=record.anatom_site or cell(row, "anatom_site"),
+            dx_type=record.dx_type or cell(row, "dx_type"),
         )
         lesions += filled.lesion_id != record.lesion_id
         result.append(filled)

@@ -44,6 +44,8 @@ class Record:
         source: which collection or folder the file comes from.
         frame_aspect: width / height of the camera frame for a file squashed to another shape, else None.
         isic_id: the ISIC archive's name of the picture, "ISIC_" and seven digits.
+        dx_type: how the diagnosis was made, in the data set's words, such as "histo".
+        fitzpatrick: recorded skin type, 1 (very light) to 6, in the data set's words.
     """
 
     path: Path
@@ -58,6 +60,8 @@ class Record:
     source: str | None = None
     frame_aspect: float | None = None
     isic_id: str | None = None
+    dx_type: str | None = None
+    fitzpatrick: str | None = None
 
 
 @dataclass(frozen=True)

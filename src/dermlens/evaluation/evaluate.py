@@ -6,6 +6,7 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,30 @@ from rich.console import Console
 
 from dermlens.audit.findings import audit, hash_records, summary
 from dermlens.data.groups import lesions
+from dermlens.data.images import Pixels, load_image
 from dermlens.data.manifest import manifest_sha256
-from dermlens.data.records import Dataset, Record
+from dermlens.data.records import Dataset, Record, data_fingerprint
 from dermlens.diagnoses import ISIC2019, to_isic2019
 from dermlens.errors import DataError, StorageError
+from dermlens.evaluation.controls import run_controls
+from dermlens.evaluation.report import write_report
 from dermlens.evaluation.scores import score
+from dermlens.evaluation.subgroups import groups_of, skin_tone_sentence, subgroups, typology_angle
+from dermlens.evaluation.trust_report import Answers, answers_of, calibration, decision_rules, trust_sections
+from dermlens.evaluation.weighted import Ints
 from dermlens.inference.bundle import Bundle, Seen
-from dermlens.inference.predict import DISCLAIMER, Prediction, Predictor
+from dermlens.inference.explain import Explanation
+from dermlens.inference.predict import DECODE_THREADS, DISCLAIMER, Prediction, Predictor
+from dermlens.inference.trust import grave_codes
 from dermlens.reporting.figures import figure
 from dermlens.reporting.progress import track
+
+ANY_SIZE = {"max_bytes": 2**40, "max_pixels": 2**40}  # the answer was given, so the limits were kept
+FILES = {
+    "report.html": "all of it, to be read",
+    "metrics.json": "every figure",
+    "predictions.csv": "every image",
+}
 
 
 @dataclass(frozen=True)
@@ -39,9 +55,19 @@ class Row:
 
 
 def evaluate(
-    predictor: Predictor, dataset: Dataset, out: Path, *, split: str | None, seed: int, console: Console
+    predictor: Predictor,
+    dataset: Dataset,
+    out: Path,
+    *,
+    split: str | None,
+    seed: int,
+    console: Console,
+    controls: bool = False,
 ) -> bool:
-    """Score `predictor` on `dataset`, write `metrics.json` and `predictions.csv` to `out`, and print the main figures.
+    """Score `predictor` on `dataset`, print the main figures, and write to `out` what stands in `FILES`.
+
+    Args:
+        controls: also test what artefacts and missing lesions do to the answers; takes some twelve times as long.
 
     Returns:
         True when some image could not be read; its row in predictions.csv says why.
@@ -77,18 +103,11 @@ def evaluate(
         "set_aside_by_reason": dict(aside),
         "class_not_in_model": dict(Counter(row.record.diagnosis for row in rows if row.status == "class_not_in_model")),
         "unreadable": sum(row.status == "error" for row in rows),
+        "of_the_models_own_test": _own_test(bundle, rows, hashes),
     }
     _print_counts(counts, findings, console)
     if not scored:
-        strangers = counts["class_not_in_model"]
-        raise DataError(
-            f"Nothing is left to score: of {len(records)} images {counts['set_aside_as_seen']} are known to the model, "
-            f"{sum(strangers.values())} are of classes that it does not have"
-            f"{' (' + ', '.join(sorted(strangers)) + ')' if strangers else ''}, {counts['unreadable']} are unreadable.",
-            remedy=f"Give images of other lesions, named as the model names them ({', '.join(bundle.codes)}); "
-            f"{out / 'predictions.csv'} says why each was left out.",
-            code="nothing_to_score",
-        )
+        raise _nothing_to_score(bundle, counts, out)
     metrics = _metrics(bundle, scored, seed)
     report: dict[str, Any] = {
         "schema": "dermlens/metrics/1",
@@ -99,10 +118,79 @@ def evaluate(
         "split": split,
         "seed": seed,
     }
-    report |= {"counts": counts, "audit": findings, "leaky": bundle.leaky, **metrics}
+    fingerprint = data_fingerprint(records, hashes)
+    report |= {"counts": counts, "audit": findings, "leaky": bundle.leaky, "fingerprint": fingerprint, **metrics}
+    answers = answers_of(
+        bundle, [a for row in scored if (a := row.answer)], [row.diagnosis or "" for row in scored], _lesions(scored)
+    )
+    report |= _trust(answers, [row.record for row in scored], seed=seed, controls=controls, console=console)
     _write_json(out / "metrics.json", report)
-    _print_metrics(bundle, metrics, out, console)
+    names = [row.record.image for row in scored]
+    write_report(out / "report.html", report, answers, names, lambda i: _explain(predictor, scored[i].record))
+    _print_metrics(bundle, report, out, console)
     return bool(counts["unreadable"])
+
+
+def _trust(
+    answers: Answers, records: Sequence[Record], *, seed: int, controls: bool, console: Console
+) -> dict[str, Any]:
+    """Return what the report says beyond `scores.score`."""
+    spec, bundle = answers.bundle.input_spec, answers.bundle
+
+    def load(row: int) -> Pixels:
+        return load_image(records[row].path, spec, frame_aspect=records[row].frame_aspect, **ANY_SIZE)
+
+    groups = []
+    with track("Skin tone", len(records), console) as advance, ThreadPoolExecutor(DECODE_THREADS) as pool:
+        for record, angle in zip(
+            records, pool.map(lambda row: typology_angle(load(row)), range(len(records))), strict=True
+        ):
+            groups.append(groups_of(record, angle))
+            advance(1)
+    grave = [bundle.codes.index(code) for code in grave_codes(bundle.codes)]
+    watched, positive = answers.probability[:, grave].sum(axis=1), np.isin(answers.y_true, grave).astype(np.int64)
+    table = subgroups(groups, answers.y_true, answers.decision, watched, positive, answers.lesions)
+    return {
+        "calibration": calibration(answers),
+        "decision_rules": decision_rules(answers),
+        **trust_sections(answers, seed=seed),
+        "subgroups": table,
+        "skin_tone": skin_tone_sentence(table),
+        "controls": run_controls(bundle, load, answers.y_true, answers.lesions, seed=seed, console=console)
+        if controls
+        else None,
+    }
+
+
+def _explain(predictor: Predictor, record: Record) -> Explanation:
+    return predictor.explain(record.path, name=record.image, frame_aspect=record.frame_aspect)
+
+
+def _lesions(rows: Sequence[Row]) -> Ints:
+    """Number the lesions of the scored images, (n,)."""
+    return np.unique([row.group for row in rows], return_inverse=True)[1].astype(np.int64)
+
+
+def _nothing_to_score(bundle: Bundle, counts: dict[str, Any], out: Path) -> DataError:
+    strangers = counts["class_not_in_model"]
+    return DataError(
+        f"Nothing is left to score: of {counts['images']} images {counts['set_aside_as_seen']} are known to the model, "
+        f"{sum(strangers.values())} are of classes that it does not have"
+        f"{' (' + ', '.join(sorted(strangers)) + ')' if strangers else ''}, {counts['unreadable']} are unreadable.",
+        remedy=f"Give images of other lesions, named as the model names them ({', '.join(bundle.codes)}); "
+        f"{out / 'predictions.csv'} says why each was left out.",
+        code="nothing_to_score",
+    )
+
+
+def _own_test(bundle: Bundle, rows: Sequence[Row], hashes: Sequence[str | None]) -> int:
+    """How many scored images are of the test role that the model's own data set was split into."""
+    seen = bundle.seen(("test",))
+    pairs = zip(rows, hashes, strict=True)
+    return sum(
+        row.status == "scored" and seen.reason(digest, row.record.lesion_id, row.record.isic_id) is not None
+        for row, digest in pairs
+    )
 
 
 def map_label(diagnosis: str, codes: Sequence[str]) -> str | None:
@@ -173,6 +261,7 @@ def _write_predictions(out: Path, rows: Sequence[Row], codes: Sequence[str]) -> 
             row.reason,
             decided,
             *shares,
+            *([answer.status, " ".join(answer.prediction_set or ())] if ok and answer else ["", ""]),
         ]
 
     try:
@@ -180,7 +269,7 @@ def _write_predictions(out: Path, rows: Sequence[Row], codes: Sequence[str]) -> 
         with (out / "predictions.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
             header = ["image", "lesion_id", "label", "diagnosis", "status", "reason", "decision"]
-            writer.writerow([*header, *(f"p_{c}" for c in codes)])
+            writer.writerow([*header, *(f"p_{c}" for c in codes), "answer_status", "prediction_set"])
             writer.writerows(cells(row) for row in rows)
     except OSError as error:
         raise _storage(out, error) from error
@@ -222,5 +311,12 @@ def _print_metrics(bundle: Bundle, metrics: dict[str, Any], out: Path, console: 
         console.print(f"  {name.replace('_', ' '):18} {figure(metrics[name])}", highlight=False)
     for code, row in metrics["per_class"].items():
         console.print(f"  {code:18} sensitivity {figure(row['sensitivity'])}, n = {row['n']}", highlight=False)
-    console.print(f"Written: {out / 'metrics.json'}, {out / 'predictions.csv'}", highlight=False)
+    status = metrics["status"]
+    if status:
+        console.print(
+            f"  {'sure (status ok)':18} {status['ok']['share']['value']:.1%} of the images, accuracy "
+            f"{figure(status['ok']['accuracy'])}; rejected {status['rejected']['share']['value']:.1%}",
+            highlight=False,
+        )
+    console.print(f"In {out}: " + ", ".join(f"{name} ({what})" for name, what in FILES.items()), highlight=False)
     console.print(DISCLAIMER, style="bold", highlight=False)

@@ -2,6 +2,7 @@
 
     graph.xml, graph.bin   OpenVINO graph: uint8 (n, h, w, 3) -> logits, embedding, feature_map
     head.npz               weights (d, classes) and bias (classes,) of the last layer, for class activation maps
+    trust.npz              what images like those of the training look like (absent where too few were known)
     seen.json              what the model has learned from, by role: content hashes, lesion ids, ISIC ids
     bundle.json            labels, input, calibration, decision rule, metrics, licences, SHA-256 of the other files
     MODEL_CARD.md          the same, for people
@@ -23,13 +24,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dermlens.data.images import InputSpec
 from dermlens.errors import BundleError, DermlensError, StorageError
 from dermlens.inference.decision import Calibration, DecisionRule
+from dermlens.inference.trust import Trust
 
 SCHEMA = "dermlens/bundle/1"
 ROLES_LEARNED_FROM = ("train", "select", "calibrate", "weights")  # weights: what the starting weights have met
+TRUST_FILE = "trust.npz"
 FILES = {"graph.xml", "graph.bin", "head.npz", "seen.json"}
 MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
 
@@ -74,6 +78,7 @@ class Bundle:
     precision: str  # "f32", or "bf16" where a gate was passed
     leaky: bool  # training and test shared images or lesions
     calibrated: bool  # False where there was too little to fit a temperature on
+    trust: Trust | None = None  # None for a bundle that was made before these facts existed
 
     @property
     def graph_path(self) -> Path:
@@ -137,9 +142,17 @@ def load_bundle(folder: str | Path) -> Bundle:
             precision=_precision(card["precision"]),
             leaky=bool(card["data"]["leaky"]),
             calibrated=bool(card["calibration_fit"]["fitted"]),
+            trust=Trust.read(card, _trust_arrays(folder, card["files"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError, DermlensError) as error:
         raise _damaged(path, f"a field is missing or wrong ({error!r})") from error
+
+
+def _trust_arrays(folder: Path, files: Mapping[str, str]) -> dict[str, npt.NDArray[np.floating]]:
+    if TRUST_FILE not in files:
+        return {}
+    with np.load(folder / TRUST_FILE, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _precision(record: Mapping[str, Any]) -> str:
@@ -201,9 +214,36 @@ def write_bundle(
         np.savez(staging / "head.npz", weights=head[0], bias=head[1])
         (staging / "seen.json").write_text(json.dumps(seen, separators=(",", ":")) + "\n", encoding="utf-8")
         (staging / "MODEL_CARD.md").write_text(model_card, encoding="utf-8")
-        files = {p.name: sha256_of_file(p) for p in sorted(staging.iterdir())}
-        text = json.dumps({"schema": SCHEMA, **card, "files": files}, indent=1, ensure_ascii=False, allow_nan=False)
-        (staging / "bundle.json").write_text(text + "\n", encoding="utf-8")
+        _write_card(staging, card)
+
+
+def _write_card(folder: Path, card: Mapping[str, Any]) -> None:
+    files = {p.name: sha256_of_file(p) for p in sorted(folder.iterdir())}
+    whole = {**card, "schema": SCHEMA, "files": files}
+    text = json.dumps({"schema": SCHEMA, **whole}, indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / "bundle.json").write_text(text + "\n", encoding="utf-8")
+
+
+def add_trust(
+    folder: Path, card: dict[str, Any], arrays: Mapping[str, npt.NDArray[np.float32]], model_card: str
+) -> None:
+    """Give a bundle another card and the arrays of its novelty score; graph, head and `seen.json` stay.
+
+    Args:
+        card: the whole of bundle.json; `schema` and `files` are written anew.
+        arrays: for `trust.npz`; none leaves the file out.
+
+    Raises:
+        StorageError: no space or no permission; the bundle is untouched.
+    """
+    with _staged(folder) as staging:
+        shutil.copytree(folder, staging, dirs_exist_ok=True)
+        (staging / "bundle.json").unlink()
+        (staging / TRUST_FILE).unlink(missing_ok=True)
+        if arrays:
+            np.savez_compressed(staging / TRUST_FILE, allow_pickle=False, **arrays)
+        (staging / "MODEL_CARD.md").write_text(model_card, encoding="utf-8")
+        _write_card(staging, card)
 
 
 def copy_bundle(source: Path, target: Path) -> None:

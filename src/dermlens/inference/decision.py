@@ -104,6 +104,88 @@ class DecisionRule:
         return cls(cast(RuleKind, kind), _number("strength", strength))
 
 
+@dataclass(frozen=True)
+class PredictionSets:
+    """Which classes remain possible: class-conditional split conformal prediction.
+
+    A class stays in the set when `log prior - log probability <= limit` of that class. The limits are chosen so that
+    the sets hold the true class of `level` of the lesions of *each* class (Vovk 2013, doi 10.1007/s10994-013-5355-6;
+    Sadinle et al. 2019, arXiv:1609.00451), and infinite where too few lesions are known to leave a class out.
+
+    Attributes:
+        level: share of the lesions of each class whose true class is in the set, above 0 and below 1.
+        limits: one a class.
+        max_size: an answer with a larger set is uncertain.
+    """
+
+    level: float
+    limits: tuple[float, ...]
+    max_size: int
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.level < 1.0 or any(math.isnan(limit) for limit in self.limits) or self.max_size < 1:
+            raise _bad_value(f"Prediction sets: got level {self.level}, limits {self.limits}, size {self.max_size}.")
+
+    def apply(
+        self, probabilities: npt.NDArray[np.float64], prior: Sequence[float], decision: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.bool_]:
+        """Return (n, classes), True where a class remains possible; the named diagnosis always does.
+
+        A common class may be left out although it is the most probable: of its lesions, nearly all look more like it.
+        """
+        inside: npt.NDArray[np.bool_] = conformal_scores(probabilities, prior) <= np.array(self.limits)
+        inside[np.arange(len(decision)), decision] = True
+        return inside
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the form stored in `bundle.json`; an infinite limit is null."""
+        limits = [limit if math.isfinite(limit) else None for limit in self.limits]
+        return {"level": self.level, "limits": limits, "max_size": self.max_size}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PredictionSets:
+        """Read what `as_dict` wrote; raises BundleError when a key is missing or a value makes no sense."""
+        level, limits, max_size = _take(values, "level", "limits", "max_size")
+        numbers = _shares("limits", [math.inf if limit is None else limit for limit in limits])
+        return cls(_number("level", level), numbers, int(_number("max_size", max_size)))
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """From which probability on a person is to be seen by a specialist, and what that costs.
+
+    Attributes:
+        name: such as `malignant_95`.
+        codes: the classes whose probabilities are added up.
+        threshold: referral is advised at or above it, 0 to 1.
+        sensitivity, specificity: what it reached on the lesions that it was measured on, 0 to 1, None where unknown.
+    """
+
+    name: str
+    codes: tuple[str, ...]
+    threshold: float
+    sensitivity: float | None
+    specificity: float | None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> OperatingPoint:
+        """Read a point of `bundle.json`; raises BundleError when a key is missing or a value makes no sense."""
+        name, codes, threshold = _take(values, "name", "codes", "threshold")
+        reached = [values.get(key) for key in ("sensitivity", "specificity")]
+        shares = [None if value is None else _number("operating point", value["value"]) for value in reached]
+        return cls(str(name), tuple(str(c) for c in codes), _number("threshold", threshold), *shares)
+
+
+def conformal_scores(probabilities: npt.NDArray[np.float64], prior: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Return how strange each class would be, `log prior - log probability`, (n, classes); high is strange.
+
+    For one class it orders the images as the probability does; divided by the prior, classes can be compared.
+    """
+    with np.errstate(divide="ignore"):
+        scores: npt.NDArray[np.float64] = np.log(np.asarray(prior)) - np.log(probabilities)
+    return scores
+
+
 def probabilities(logits: npt.ArrayLike, calibration: Calibration) -> npt.NDArray[np.float64]:
     """Turn logits into probabilities at the calibration's class prior.
 

@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 
 from dermlens.data.images import DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS, load_image
-from dermlens.errors import DermlensError, ImageError
+from dermlens.errors import ImageError, UsageError
 from dermlens.inference.bundle import Bundle, find_bundle, load_bundle
 from dermlens.inference.decision import decide, probabilities
-from dermlens.inference.runtime import BATCH, Runtime
+from dermlens.inference.explain import Explanation, explain
+from dermlens.inference.judgement import Judgement, judge
+from dermlens.inference.runtime import BATCH, Outputs, Runtime
+from dermlens.inference.trust import Reason
 
 SCHEMA = "dermlens/prediction/1"
 DECODE_THREADS = min(8, os.cpu_count() or 2)
@@ -31,8 +34,18 @@ class Prediction:
     """The answer for one image.
 
     `probabilities` are calibrated and ordered as the bundle's classes; `diagnosis_code` follows the bundle's decision
-    rule and may differ from the largest probability. When `status` is "error" everything but `image`, `model` and
-    `error` is empty. `logits` float32 (classes,) and `embedding` float32 (d,) are kept for programs.
+    rule and may differ from the largest probability. `status` is "ok", "uncertain", "rejected" or "error", and
+    `reasons` say why it is not "ok"; a rejected image keeps its probabilities, which mean nothing then. An error leaves
+    everything empty but `image`, `model`, `reasons` and `error`. What the bundle has no facts for is None.
+
+    Attributes:
+        prediction_set: the classes that remain possible, by falling probability; see `decision.PredictionSets`.
+        malignant_probability: of all malignant and premalignant classes together.
+        referral: whether a specialist should see the lesion, and what the operating point reached on unseen lesions.
+        novelty: how unlike the training images it is; above `threshold` it is rejected.
+        quality: focus, exposure and framing; see `quality.Quality`.
+        heatmap: path of its heat map, where one was written.
+        logits, embedding: float32 (classes,) and (d,), for programs.
     """
 
     image: str
@@ -45,9 +58,16 @@ class Prediction:
     model: dict[str, str]
     elapsed_ms: float
     error: dict[str, str] | None = None
+    heatmap: str | None = None
     logits: np.ndarray | None = None
     embedding: np.ndarray | None = None
     frame_aspect: float | None = None
+    reasons: tuple[Reason, ...] = ()
+    prediction_set: tuple[str, ...] | None = None
+    malignant_probability: float | None = None
+    referral: dict[str, Any] | None = None
+    novelty: dict[str, Any] | None = None
+    quality: dict[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the object that `dermlens predict --json` prints."""
@@ -59,12 +79,19 @@ class Prediction:
             "image": self.image,
             "status": self.status,
             "diagnosis": diagnosis,
-            "probability": None if self.probability is None else round(self.probability, 6),
+            "probability": _rounded(self.probability),
             "probabilities": {code: round(p, 6) for code, p in self.probabilities.items()},
             "decision_rule": self.decision_rule,
             "model": self.model,
             "elapsed_ms": round(self.elapsed_ms, 2),
             "error": self.error,
+            "reasons": [reason.as_dict() for reason in self.reasons],
+            "prediction_set": None if self.prediction_set is None else list(self.prediction_set),
+            "malignant_probability": _rounded(self.malignant_probability),
+            "referral": self.referral,
+            "novelty": self.novelty,
+            "quality": self.quality,
+            **({} if self.heatmap is None else {"heatmap": self.heatmap}),
         }
 
     def top(self, k: int) -> list[tuple[str, float]]:
@@ -97,6 +124,7 @@ class Predictor:
         self.bundle: Bundle = load_bundle(find_bundle(model))
         self._runtime = Runtime(self.bundle.graph_path, precision=self.bundle.precision, threads=threads)
         self._limits = {"max_bytes": max_bytes, "max_pixels": max_pixels}
+        self._head: tuple[np.ndarray, np.ndarray] | None = None
         self._model = {"name": self.bundle.name, "version": self.bundle.version, "sha256": self.bundle.sha256}
 
     def predict(self, image: ImageSource, *, name: str | None = None, frame_aspect: float | None = None) -> Prediction:
@@ -121,7 +149,63 @@ class Predictor:
 
         Images are read and decoded in background threads while the network runs; at most a few batches are in memory.
         """
-        jobs = _jobs(images, names, frame_aspects)
+        return (answered.prediction for answered in self._run_many(_jobs(images, names, frame_aspects)))
+
+    def explain(
+        self,
+        image: ImageSource,
+        code: str | None = None,
+        *,
+        name: str | None = None,
+        frame_aspect: float | None = None,
+    ) -> Explanation:
+        """Answer for one image and say which parts of it spoke for a class.
+
+        Args:
+            code: the class to explain; the diagnosis when None.
+
+        Raises:
+            ImageError: the image cannot be read. UsageError: the model has no such class.
+        """
+        self._check_code(code)
+        jobs = _jobs([image], None if name is None else [name], [frame_aspect])
+        answered = next(self._run_many(jobs))
+        if answered.error is not None:
+            raise answered.error
+        explanation = self._explanation(answered, code)
+        if explanation is None:
+            raise UsageError("The image gave no answer to explain.", remedy="Try another image.")
+        return explanation
+
+    def explain_many(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        names: Iterable[str] | None = None,
+        frame_aspects: Iterable[float | None] | None = None,
+    ) -> Iterator[tuple[Prediction, Explanation | None]]:
+        """Like `predict_many`, each answer with the explanation of its diagnosis; None where there is no answer."""
+        for answered in self._run_many(_jobs(images, names, frame_aspects)):
+            yield answered.prediction, self._explanation(answered, None)
+
+    def _check_code(self, code: str | None) -> None:
+        if code is not None and code not in self.bundle.codes:
+            raise UsageError(
+                f"The model has no class {code!r}. It has {', '.join(self.bundle.codes)}.",
+                remedy="Give one of those codes, or none for the diagnosis.",
+                code="unknown_class",
+            )
+
+    def _explanation(self, answered: _Answered, code: str | None) -> Explanation | None:
+        prediction, code = answered.prediction, code or answered.prediction.diagnosis_code
+        if answered.pixels is None or answered.feature_map is None or code is None:
+            return None
+        if self._head is None:
+            self._head = self.bundle.head()
+        place = self.bundle.codes.index(code)
+        return explain(prediction, answered.pixels, answered.feature_map, self._head, code, place)
+
+    def _run_many(self, jobs: Iterator[_Job]) -> Iterator[_Answered]:
         with ThreadPoolExecutor(max_workers=DECODE_THREADS, thread_name_prefix="dermlens-decode") as pool:
             waiting = self._submit(pool, jobs)
             while waiting:
@@ -141,53 +225,54 @@ class Predictor:
             pixels, error = None, caught
         return _Pixels(pixels, error, (time.perf_counter() - start) * 1000, job.frame_aspect)
 
-    def _answer(self, batch: list[tuple[str, Future[_Pixels]]]) -> list[Prediction]:
+    def _answer(self, batch: list[tuple[str, Future[_Pixels]]]) -> Iterator[_Answered]:
         loaded = [(name, future.result()) for name, future in batch]
         good = [item.pixels for _, item in loaded if item.pixels is not None]
-        answers: Iterator[Prediction] = iter(())
-        share_ms = 0.0
-        if good:
-            start = time.perf_counter()
-            answers = iter(self._classify(np.stack(good)))
-            share_ms = (time.perf_counter() - start) * 1000 / len(good)
-        result = []
+        start = time.perf_counter()
+        outputs = self._runtime.run(np.stack(good)) if good else None
+        answers = iter(self._classify(np.stack(good), outputs) if outputs is not None else ())
+        share_ms = (time.perf_counter() - start) * 1000 / max(1, len(good))
+        place = 0
         for name, item in loaded:
-            if item.error is not None:
-                result.append(self._failed(name, item))
-            else:
-                result.append(
-                    replace(
-                        next(answers),
-                        image=name,
-                        elapsed_ms=item.elapsed_ms + share_ms,
-                        frame_aspect=item.frame_aspect,
-                    )
-                )
-        return result
+            if item.pixels is None or outputs is None:
+                yield _Answered(self._failed(name, item), item.error)
+                continue
+            prediction = replace(
+                next(answers), image=name, elapsed_ms=item.elapsed_ms + share_ms, frame_aspect=item.frame_aspect
+            )
+            yield _Answered(prediction, None, item.pixels, outputs.feature_map[place])
+            place += 1
 
-    def _classify(self, pixels: np.ndarray) -> Iterator[Prediction]:
-        outputs = self._runtime.run(pixels)
+    def _classify(self, pixels: np.ndarray, outputs: Outputs) -> list[Prediction]:
         bundle = self.bundle
         probability = probabilities(outputs.logits, bundle.calibration)
         decisions = decide(probability, bundle.calibration, bundle.decision_rule)
-        for row, decision in enumerate(decisions):
-            by_code = {code: float(p) for code, p in zip(bundle.codes, probability[row], strict=True)}
-            yield Prediction(
-                image="",
-                status="ok",
-                diagnosis_code=bundle.codes[decision],
-                diagnosis_name=bundle.names[decision],
-                probability=by_code[bundle.codes[decision]],
-                probabilities=by_code,
-                decision_rule=bundle.decision_rule.kind,
-                model=self._model,
-                elapsed_ms=0.0,
-                logits=outputs.logits[row],
-                embedding=outputs.embedding[row],
-            )
+        judgements = judge(bundle, pixels, outputs, probability, decisions)
+        return [
+            self._prediction(outputs, probability, row, int(decision), judgement)
+            for row, (decision, judgement) in enumerate(zip(decisions, judgements, strict=True))
+        ]
+
+    def _prediction(
+        self, outputs: Outputs, probability: np.ndarray, row: int, decision: int, judgement: Judgement
+    ) -> Prediction:
+        bundle = self.bundle
+        by_code = {code: float(p) for code, p in zip(bundle.codes, probability[row], strict=True)}
+        return Prediction(
+            image="",
+            diagnosis_code=bundle.codes[decision],
+            diagnosis_name=bundle.names[decision],
+            probability=by_code[bundle.codes[decision]],
+            probabilities=by_code,
+            decision_rule=bundle.decision_rule.kind,
+            model=self._model,
+            elapsed_ms=0.0,
+            logits=outputs.logits[row],
+            embedding=outputs.embedding[row],
+            **judgement,
+        )
 
     def _failed(self, name: str, item: _Pixels) -> Prediction:
-        error: DermlensError | None = item.error
         return Prediction(
             image=name,
             status="error",
@@ -198,8 +283,19 @@ class Predictor:
             decision_rule=self.bundle.decision_rule.kind,
             model=self._model,
             elapsed_ms=item.elapsed_ms,
-            error=None if error is None else error.as_dict(),
+            error=None if item.error is None else item.error.as_dict(),
+            reasons=() if item.error is None else (Reason(item.error.code, item.error.message),),
         )
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """An answer with what it was made from, where there was something to read."""
+
+    prediction: Prediction
+    error: ImageError | None
+    pixels: np.ndarray | None = None
+    feature_map: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -225,6 +321,10 @@ def _jobs(
     for image in images:
         name = next(name_of) if name_of is not None else _name(image)
         yield _Job(image, name, next(aspect_of) if aspect_of is not None else None)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
 
 
 def _name(image: ImageSource) -> str:

@@ -20,7 +20,7 @@ from dermlens.diagnoses import DIAGNOSES, display_name
 from dermlens.errors import ImageError, StorageError
 from dermlens.inference.bundle import Bundle
 from dermlens.inference.predict import DISCLAIMER, Prediction
-from dermlens.reporting.terminal import percent, shown
+from dermlens.reporting.terminal import percent, referral_words, shown
 
 THUMBNAIL_PX = 320
 ANY_SIZE = {"max_bytes": 2**40, "max_pixels": 2**40}  # the answer was given, so the limits were kept
@@ -39,6 +39,7 @@ def write_page(answers: Sequence[Prediction], bundle: Bundle, path: Path, *, top
         disclaimer=html.escape(DISCLAIMER),
         model=html.escape(f"{bundle.name} {bundle.version}"),
         rule=html.escape(_rule(bundle)),
+        referral=_referral(bundle),
         count=f"{len(answers)} image{'' if len(answers) == 1 else 's'}" + (f", {failed} unreadable" if failed else ""),
         leaky='<p class="alarm">Leaky model: its scores are too good.</p>' if bundle.leaky else "",
         cards="\n".join(_card(answer, bundle, top) for answer in answers),
@@ -70,6 +71,11 @@ def _rule(bundle: Bundle) -> str:
     return f"The diagnosis is the most probable class; the bars are {bars}."
 
 
+def _referral(bundle: Bundle) -> str:
+    point = None if bundle.trust is None else bundle.trust.operating_point
+    return "" if point is None else f"<p>A specialist is {html.escape(referral_words(point))}</p>"
+
+
 def _card(answer: Prediction, bundle: Bundle, top: int) -> str:
     name = html.escape(Path(answer.image).name)
     if answer.error is not None:
@@ -81,13 +87,38 @@ def _card(answer: Prediction, bundle: Bundle, top: int) -> str:
     told = f'<p class="kind">{kind}</p>' if diagnosis else ""
     plain = f"<p>{html.escape(diagnosis.plain)}</p>" if diagnosis else ""
     codes = f"ICD-10 {diagnosis.icd10} · ICD-11 {diagnosis.icd11}" if diagnosis else ""
+    if answer.status == "rejected":
+        return (
+            f'<article class="rejected">{_picture(answer, bundle)}<div><p class="kind">Rejected</p>'
+            f"<h2>I can&rsquo;t tell</h2>{_reasons(answer)}</div><footer>{name}</footer></article>"
+        )
     bars = "".join(_bar(c, p, c == code) for c, p in shown(answer, top))
     return (
         f'<article class="{kind}">{_picture(answer, bundle)}<div>{told}'
-        f"<h2>{html.escape(answer.diagnosis_name or code)}</h2>{plain}"
-        f'<table aria-label="Probabilities">{bars}</table></div>'
+        f"<h2>{html.escape(answer.diagnosis_name or code)}</h2>{_reasons(answer)}{plain}"
+        f'<table aria-label="Probabilities">{bars}</table>{_possible(answer)}</div>'
         f"<footer>{name}<span>{codes}</span></footer></article>"
     )
+
+
+def _reasons(answer: Prediction) -> str:
+    if not answer.reasons:
+        return ""
+    words = " ".join(reason.text for reason in answer.reasons)
+    return f'<p class="why"><b>{html.escape(answer.status.capitalize())}</b> {html.escape(words)}</p>'
+
+
+def _possible(answer: Prediction) -> str:
+    """The prediction set and the advice, where the bundle has facts for them."""
+    lines = []
+    if answer.prediction_set is not None:
+        names = ", ".join(display_name(code) for code in answer.prediction_set)
+        lines.append(f"Compatible with: {html.escape(names)}.")
+    if answer.malignant_probability is not None:
+        lines.append(f"Malignant or premalignant: {html.escape(percent(answer.malignant_probability))}.")
+    if answer.referral is not None and answer.referral["advised"]:
+        lines.append("<b>To be seen by a specialist.</b>")
+    return f'<p class="possible">{" ".join(lines)}</p>' if lines else ""
 
 
 def _bar(code: str, probability: float, chosen: bool) -> str:
@@ -107,4 +138,15 @@ def _picture(answer: Prediction, bundle: Bundle) -> str:
     _, code = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
     data = base64.b64encode(code.tobytes()).decode("ascii")
     alt = html.escape(f"{Path(answer.image).name}, framed as the model sees it")
-    return f'<img src="data:image/jpeg;base64,{data}" alt="{alt}" width="{THUMBNAIL_PX}" height="{THUMBNAIL_PX}">'
+    picture = f'<img src="data:image/jpeg;base64,{data}" alt="{alt}" width="{THUMBNAIL_PX}" height="{THUMBNAIL_PX}">'
+    return f'<div class="pictures">{picture}{_heatmap(answer)}</div>' if answer.heatmap else picture
+
+
+def _heatmap(answer: Prediction) -> str:
+    """The heat map that `predict --heatmap` wrote for this answer."""
+    try:
+        data = base64.b64encode(Path(answer.heatmap or "").read_bytes()).decode("ascii")
+    except OSError:
+        return ""
+    alt = html.escape(f"what spoke for {answer.diagnosis_name}, the brighter the more")
+    return f'<img src="data:image/png;base64,{data}" alt="{alt}" width="{THUMBNAIL_PX}" height="{THUMBNAIL_PX}">'

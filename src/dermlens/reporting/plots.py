@@ -98,3 +98,80 @@ def _png(figure: Any) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
     return file.getvalue()
+
+
+def curves_png(curves: Mapping[str, Sequence[Sequence[float]]], labels: tuple[str, str], *, diagonal: bool) -> bytes:
+    """Draw named curves `[x, y]` in the unit square, as PNG bytes; `diagonal` adds the line of chance."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+    axis = figure.subplots()
+    if diagonal:
+        axis.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1)
+    for name, (x, y) in curves.items():
+        bold = name.startswith(("melanoma", "malignant"))
+        axis.plot(x, y, label=name, linewidth=2.2 if bold else 1.1, alpha=1.0 if bold else 0.75)
+    axis.set(xlabel=labels[0], ylabel=labels[1], xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    axis.legend(frameon=False, fontsize=8)
+    _plain(axis)
+    return _png(figure)
+
+
+def reliability_png(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]]) -> bytes:
+    """Draw how often the model is right by how sure it is, before and after calibration, as PNG bytes.
+
+    Args:
+        before, after: `confidence`, `accuracy` and `images` by bin.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="as sure as right")
+    for name, bins, style in (("before calibration", before, ":"), ("after", after, "-")):
+        axis.plot(bins["confidence"], bins["accuracy"], marker="o", linestyle=style, label=name)
+    axis.set(xlabel="largest probability", ylabel="share that is right", xlim=(0, 1.01), ylim=(0, 1.01))
+    axis.legend(frameon=False)
+    _plain(axis)
+    return _png(figure)
+
+
+def confusion_png(counts: Sequence[Sequence[int]], codes: Sequence[str]) -> bytes:
+    """Draw a confusion matrix coloured by share of the true class, with the counts, as PNG bytes."""
+    from matplotlib.figure import Figure
+
+    side = 1.6 + 0.55 * len(codes)
+    figure = Figure(figsize=(side, side * 0.92), layout="constrained")
+    axis = figure.subplots()
+    shares = [[n / max(1, sum(row)) for n in row] for row in counts]
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for y, row in enumerate(counts):
+        for x, n in enumerate(row):
+            axis.text(
+                x, y, str(n), ha="center", va="center", fontsize=8, color="white" if shares[y][x] > 0.55 else "black"
+            )
+    axis.set_xticks(range(len(codes)), codes, rotation=60, fontsize=8)
+    axis.set_yticks(range(len(codes)), codes, fontsize=8)
+    axis.set(xlabel="diagnosis given", ylabel="true diagnosis")
+    return _png(figure)
+
+
+def benefit_png(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
+    """Draw decision curves: net benefit by the probability from which one would act, as PNG bytes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * len(curves), 3.8), layout="constrained")
+    for axis, (name, curve) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        axis.plot(curve["threshold"], curve["model"], linewidth=2, label="refer as the model says")
+        axis.plot(curve["threshold"], curve["everyone"], label="refer everyone")
+        axis.axhline(0, color="grey", linewidth=1, label="refer nobody")
+        top = max(0.02, *curve["model"])
+        axis.set(xlabel="threshold", ylabel="net benefit", title=name, ylim=(-0.25 * top, 1.15 * top))
+        axis.legend(frameon=False, fontsize=8)
+        _plain(axis)
+    return _png(figure)
+
+
+def _plain(axis: Any) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.25)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,9 +12,12 @@ from rich.text import Text
 
 from dermlens.diagnoses import DIAGNOSES, display_name
 from dermlens.inference.bundle import Bundle
+from dermlens.inference.decision import OperatingPoint
 from dermlens.inference.predict import DISCLAIMER, Prediction
+from dermlens.inference.trust import Trust
 
 BAR_WIDTH = 8
+STATUS_STYLE = {"ok": "green", "uncertain": "yellow", "rejected": "bold red"}
 STYLE = {"malignant": "bold red", "premalignant": "bold yellow", "benign": "green"}
 
 
@@ -27,19 +31,31 @@ RULE_WORDS = (
     "the data that the model learned from. So the diagnosis may differ from the most probable class."
 )
 
+SET_WORDS = (
+    "Compatible with: the diagnoses for which this picture is not unusual. A common diagnosis may be missing although "
+    "it is probable, since pictures of it nearly always look more like it."
+)
+
 
 def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Console) -> None:
     """Print one row for each answer, errors included."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     table.add_column("image", overflow="fold")
+    judged = bundle.trust is not None
+    if judged:
+        table.add_column("status", no_wrap=True)
     table.add_column("diagnosis", overflow="fold")
     table.add_column("most probable", no_wrap=True)
     table.add_column("then", overflow="fold")
+    if judged:
+        table.add_column("compatible with", overflow="fold")
     for answer in answers:
         if answer.error is None:
-            table.add_row(Text(printable(answer.image)), *_cells(answer, top))
+            cells = _judged_cells(answer, top) if judged else _cells(answer, top)
+            table.add_row(Text(printable(answer.image)), *cells)
     if table.row_count:
         console.print(table)
+    _show_doubts(answers, console)
     for answer in answers:
         if answer.error is not None:
             console.print(
@@ -53,6 +69,10 @@ def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Co
     console.print(Text("\n" + bundle.scope, style="dim"))
     if any(answer.probabilities and answer.diagnosis_code != answer.top(1)[0][0] for answer in answers):
         console.print(Text(RULE_WORDS, style="dim"))
+    if any(a.prediction_set and a.prediction_set[0] != a.top(1)[0][0] for a in answers if a.status != "rejected"):
+        console.print(Text(SET_WORDS, style="dim"))
+    if bundle.trust is not None:
+        _show_referrals(answers, bundle.trust, console)
     if bundle.leaky:
         console.print(Text("LEAKY model: its training and test images overlap; its scores are too good.", style="red"))
     if not bundle.calibrated:
@@ -70,6 +90,50 @@ def _cells(answer: Prediction, top: int) -> tuple[Text, Text, Text]:
     name = answer.diagnosis_name or ""
     label = name if name == answer.diagnosis_code else f"{name} ({answer.diagnosis_code})"
     return Text(label, style=style), bar, then
+
+
+def _judged_cells(answer: Prediction, top: int) -> tuple[Text, ...]:
+    """The row of an answer whose bundle knows its limits: a rejected one names no diagnosis."""
+    status = Text(answer.status, style=STATUS_STYLE.get(answer.status, ""))
+    if answer.status == "rejected":
+        return status, Text("not answered", style="dim"), Text(""), Text(""), Text("")
+    diagnosis, bar, then = _cells(answer, top)
+    return status, diagnosis, bar, then, Text(" ".join(answer.prediction_set or ()), style="dim")
+
+
+def _show_doubts(answers: Sequence[Prediction], console: Console) -> None:
+    """Say for each answer that is not ok why."""
+    for answer in answers:
+        if answer.reasons and answer.error is None:
+            words = " ".join(reason.text for reason in answer.reasons)
+            line = Text(printable(f"{answer.status}: {Path(answer.image).name}: "), STATUS_STYLE[answer.status])
+            console.print(line.append(words, style="default"), soft_wrap=True)
+
+
+def _show_referrals(answers: Sequence[Prediction], trust: Trust, console: Console) -> None:
+    """Name the images that a specialist should see, and what that threshold reaches."""
+    told = [a for a in answers if a.status in ("ok", "uncertain") and a.referral is not None]
+    advised = [a for a in told if a.referral is not None and a.referral["advised"]]
+    point = trust.operating_point
+    if point is None or not told:
+        return
+    names = ", ".join(printable(Path(answer.image).name) for answer in advised[:8])
+    more = f" and {len(advised) - 8} more" if len(advised) > 8 else ""
+    console.print(Text(f"To be seen by a specialist: {names or 'none'}{more}.", style="bold" if advised else ""))
+    console.print(Text(f"A specialist is {referral_words(point)}", style="dim"))
+
+
+def referral_words(point: OperatingPoint) -> str:
+    """Say in a sentence what the referral threshold does and reaches."""
+    what = ", ".join(display_name(code) for code in point.codes)
+    together = " together" if len(point.codes) > 1 else ""
+    words = f"advised when the probability of {what}{together} is {point.threshold:.1%} or more."
+    if point.sensitivity is None or point.specificity is None:
+        return words
+    return (
+        f"{words} On lesions new to the model this caught {point.sensitivity:.0%} of them and left "
+        f"{point.specificity:.0%} of the others alone."
+    )
 
 
 def shown(answer: Prediction, top: int) -> list[tuple[str, float]]:

@@ -22,7 +22,8 @@ from dermlens.errors import StorageError
 from dermlens.evaluation.bootstrap import paired_difference
 from dermlens.evaluation.calibration import BALANCED_RULE, MIN_LESIONS, fit_calibration
 from dermlens.evaluation.scores import score
-from dermlens.inference.bundle import write_bundle
+from dermlens.evaluation.trust_fit import Labelled
+from dermlens.inference.bundle import load_bundle, write_bundle
 from dermlens.inference.decision import Calibration, DecisionRule, decide, probabilities
 from dermlens.reporting.plots import plot_history
 from dermlens.training.card import model_card, versions
@@ -35,6 +36,7 @@ from dermlens.training.outputs import print_report, save_keras, write_history, w
 from dermlens.training.pipeline import plain_view
 from dermlens.training.probe import STRENGTHS, Probe
 from dermlens.training.recipe import Recipe
+from dermlens.training.refit import refit
 from dermlens.training.split import role_table
 from dermlens.training.trunk import batch_for, plain_outputs
 
@@ -115,6 +117,7 @@ def finish(
         write_graph=lambda path: ov.save_model(graph, path, compress_to_fp16=False),
         model_card=model_card(card),
     )
+    refit(out / "bundle", _roles(material), seed=candidate.recipe.seed, console=console)
     probe_decision = candidate.probe_test.argmax(axis=1)
     _aside(
         console,
@@ -122,8 +125,15 @@ def finish(
     )
     _aside(console, lambda: write_history(out / "history.csv", candidate.history))
     _aside(console, lambda: plot_history(candidate.history.rows, out / "history.png"))
-    print_report(card, out, console)
+    print_report(load_bundle(out / "bundle").card, out, console)
     return out / "bundle"
+
+
+def _roles(material: Material) -> dict[str, Labelled]:
+    """The images that the trust facts are fitted and measured on."""
+    lesions = np.array(material.lesions(), dtype=np.int64)
+    rows = {role: material.rows(role) for role in ("train", "calibrate", "test")}
+    return {role: Labelled(material.pick(r), material.labels[r], lesions[r]) for role, r in rows.items()}
 
 
 def _aside(console: Console, write: Callable[[], None]) -> None:

@@ -44,6 +44,7 @@ def model_card(card: Mapping[str, Any]) -> str:
         _data(card),
         _metrics(card),
         _probe(card),
+        *_trust(card),
         _limits(card),
         _licence(card),
     ]
@@ -158,6 +159,66 @@ def _probe(card: Mapping[str, Any]) -> str:
         f"{figure(probe['model_minus_probe_balanced_accuracy'])}."
         + ("" if probe["converged"] else " The probe did not converge; it could be better.")
     )
+
+
+def _trust(card: Mapping[str, Any]) -> list[str]:
+    """What the bundle knows of its own limits, and what that reaches; nothing for a bundle without these facts."""
+    facts = card.get("trust")
+    if not facts or not facts["measured"]:
+        return []
+    fitted, measured = facts["fitted_on"], facts["measured"]
+    where = "the test role" if measured["role"] == "test" else "the lesions they were fitted on (too good)"
+    lines = [
+        "## Knowing its limits",
+        "",
+        f"Fitted on {fitted['lesions']} lesions of the calibrate role, measured on {where}, "
+        f"{measured['images']} images of {measured['lesions']} lesions.",
+        "",
+        "| answer | share | accuracy |",
+        "|---|---|---|",
+        f"| all | 100.0% | {measured['accuracy']:.3f} |",
+    ]
+    for name, row in measured["status"].items():
+        accuracy = "n/a" if row["accuracy"] is None else f"{row['accuracy']:.3f}"
+        lines.append(f"| {name} | {row['share']:.1%} | {accuracy} |")
+    return ["\n".join([*lines, *_sets(facts), *_points(facts)])]
+
+
+def _sets(facts: Mapping[str, Any]) -> list[str]:
+    sets = facts["measured"]["prediction_sets"]
+    if sets is None:
+        return ["", "No prediction sets: too few calibration lesions."]
+    basis = facts["prediction_sets"]["basis"]
+    words = {
+        "own": "its own lesions",
+        "own_and_pool": "its own lesions and those of all rare classes",
+        "pool": "the rare classes together; no guarantee for it alone",
+        "none": "nothing: it is never left out",
+    }
+    lines = [
+        "",
+        f"Prediction sets aim to hold the true class for {facts['prediction_sets']['level']:.0%} of the lesions of "
+        f"each class; they did for {figure(sets['coverage'])} of all, with {sets['mean_size']:.2f} classes on average.",
+        "",
+        "| class | lesions | coverage | mean size | limit rests on |",
+        "|---|---|---|---|---|",
+    ]
+    for code, row in sets["per_class"].items():
+        if row["n"]:
+            cells = (str(row["n_lesions"]), figure(row["coverage"]), f"{row['mean_size']:.2f}")
+            lines.append(f"| {code} | " + " | ".join(cells) + f" | {words[basis[code]['basis']]} |")
+    return lines
+
+
+def _points(facts: Mapping[str, Any]) -> list[str]:
+    if not facts["operating_points"]:
+        return ["", "No referral thresholds: nothing malignant among the classes, or too few lesions."]
+    lines = ["", "| operating point | classes | threshold | sensitivity | specificity |", "|---|---|---|---|---|"]
+    for point in facts["operating_points"]:
+        mark = " (in use)" if point["name"] == facts["referral"] else ""
+        cells = (f"{point['threshold']:.3f}", figure(point["sensitivity"]), figure(point["specificity"]))
+        lines.append(f"| {point['name']}{mark} | {' '.join(point['codes'])} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def _limits(card: Mapping[str, Any]) -> str:

@@ -1,0 +1,79 @@
+"""What a reader should be told of a model for skin images, and where the report tells it: "missing" where it does not.
+
+The items follow CLEAR Derm (Daneshjou et al. 2022, doi 10.1001/jamadermatol.2021.4915), in our words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+MISSING = "missing"
+
+
+def checklist(card: Mapping[str, Any], report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return (item, where, answer): `where` is a section's key, or "missing" with the answer saying what is lacking.
+
+    Args:
+        card: bundle.json; report: the evaluation, as written to metrics.json.
+    """
+    data, recipe = card.get("data", {}), card.get("recipe", {})
+    groups = report.get("subgroups", {})
+    novelty, status = card.get("trust", {}).get("novelty"), report.get("status")
+    histology = _share(groups.get("diagnosed by", {}), ("histo", "histopathology"))
+    recorded = "skin type (Fitzpatrick)" in groups
+    counts = report["counts"]
+    apart = not counts["set_aside_as_seen"] and not counts["of_the_models_own_test"]
+    return [
+        ("Kind of image", "model", str(card.get("modality") or "unknown")),
+        ("Artefacts in the images", *_told(report.get("controls"), "controls", "run with --controls")),
+        ("How the images were taken", *_told(None, "", "devices are not recorded in the data")),
+        ("Preparation of the images", "model", _input(card.get("input", {}))),
+        ("Synthetic images", "model", "none; augmentation only"),
+        ("Sources of public images", *_told(data.get("sources"), "data", "not recorded")),
+        ("Facts about patients", *_told(groups, "subgroups", "neither age, sex nor site is recorded")),
+        ("Skin tone, and how it was found", *_tone(recorded)),
+        ("Bias from facts about patients", "subgroups", "the network gets pixels only"),
+        ("Separation of training and test", "data", "no lesion in two roles" if not data.get("leaky") else "LEAKY"),
+        ("Sizes of the parts", *_told(data.get("roles"), "data", "not recorded")),
+        (
+            "Test from elsewhere",
+            *_told(apart or None, "data", "these images are of the data set that the model was made from"),
+        ),
+        ("Several devices", *_told(groups.get("source"), "subgroups", "sources are not told apart")),
+        ("How often each class occurs", "results", "table by class"),
+        ("Images from outside", *_told(novelty, "novelty", "no novelty score in this bundle")),
+        ("Who gave the labels", *_told(groups.get("diagnosed by"), "subgroups", "not recorded in this data set")),
+        ("Accepted names of diagnoses", "results", "ISIC 2019 codes with ICD-10 and ICD-11"),
+        ("Histology behind malignant labels", *_told(histology, "subgroups", "not recorded in this data set")),
+        ("How the model was made", "model", f"{recipe.get('backbone', 'network')}, recipe in bundle.json"),
+        ("How others can test it", "model", "the bundle and dermlens evaluate; code under Apache-2.0"),
+        ("Measures with intervals", "results", "95 % intervals over lesions"),
+        ("Comparison with a simpler model", *_told(card.get("probe"), "results", "no linear probe in this bundle")),
+        ("Bias by group", *_told(groups, "subgroups", "no groups are recorded")),
+        ("Use and limits", "model", str(card.get("scope") or "")),
+        ("When it does not answer", *_told(status, "status", "this bundle has no status facts")),
+        ("Effect on care", *_told(None, "", "not studied: research and decision support only")),
+    ]
+
+
+def _told(found: Any, where: str, lacking: str) -> tuple[str, str]:
+    if not found:
+        return MISSING, lacking
+    return where, found if isinstance(found, str) else "see there"
+
+
+def _tone(recorded: bool) -> tuple[str, str]:
+    if recorded:
+        return "subgroups", "recorded Fitzpatrick types"
+    return "subgroups", "not recorded; estimated from the picture (individual typology angle)"
+
+
+def _input(spec: Mapping[str, Any]) -> str:
+    return f"{spec.get('framing', '')}, {spec.get('size_px', '?')} px, {spec.get('interpolation', '')}"
+
+
+def _share(groups: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    total = sum(row["n"] for row in groups.values())
+    known = sum(row["n"] for name, row in groups.items() if name in names)
+    return f"{known} of {total} images diagnosed by histology" if total else None

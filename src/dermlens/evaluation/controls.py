@@ -1,0 +1,138 @@
+"""Does the answer hang on the lesion? Paired tests: each picture against itself with an artefact, or without lesion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from dermlens.data.images import Pixels
+from dermlens.evaluation import weighted
+from dermlens.evaluation.artefacts import ARTEFACTS, WITHOUT_LESION, Change
+from dermlens.evaluation.bootstrap import percentile_interval, resample_weights
+from dermlens.evaluation.weighted import Floats, Ints
+from dermlens.inference.bundle import Bundle
+from dermlens.inference.decision import decide, probabilities
+from dermlens.inference.runtime import BATCH, Runtime
+from dermlens.inference.trust import grave_codes
+from dermlens.reporting.progress import track
+
+MOST_IMAGES = 600
+RESAMPLES = 1000
+
+
+def run_controls(
+    bundle: Bundle,
+    load: Callable[[int], Pixels],
+    y_true: Ints,
+    lesions: Ints,
+    *,
+    seed: int,
+    console: Console,
+    most: int = MOST_IMAGES,
+) -> dict[str, Any]:
+    """Answer for each image as it is and with every artefact.
+
+    Args:
+        load: gives the pixels of image i as the network sees them.
+        y_true: (n,) classes; lesions: (n,) lesion numbers.
+        most: images beyond that are left out, drawn at random.
+
+    Returns:
+        `{"images", "watched", "artefacts": {name: {"flip_rate", "watched_change", "accuracy_change"}},
+        "without_lesion": {name: {"balanced_accuracy", "chance"}}}`, figures with 95 % intervals over lesions.
+        `watched` is melanoma, or what is malignant, or the first class.
+    """
+    runtime = Runtime(bundle.graph_path, precision=bundle.precision)
+    rows = np.arange(len(y_true))
+    if len(rows) > most:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+    changes = {"as it is": _same, **ARTEFACTS, **WITHOUT_LESION}
+    answers = _answers(bundle, runtime, load, rows, changes, seed, console)
+    truth, groups = y_true[rows], np.unique(lesions[rows], return_inverse=True)[1].astype(np.int64)
+    weights = np.concatenate(
+        [np.ones((1, len(truth))), *resample_weights(truth, groups, resamples=RESAMPLES, seed=seed)]
+    )
+    watched = _watched(bundle.codes)
+    columns = [bundle.codes.index(code) for code in watched]
+    before, decided = answers["as it is"]
+
+    def paired(name: str) -> dict[str, Any]:
+        probability, decision = answers[name]
+        moved = probability[:, columns].sum(axis=1) - before[:, columns].sum(axis=1)
+        right = (decision == truth).astype(float) - (decided == truth)
+        return {
+            "flip_rate": _figure(weights, (decision != decided).astype(float)),
+            "watched_change": _figure(weights, moved),
+            "watched_change_absolute": _figure(weights, np.abs(moved)),
+            "accuracy_change": _figure(weights, right),
+        }
+
+    present = np.unique(truth)
+    return {
+        "images": len(rows),
+        "lesions": int(groups.max()) + 1,
+        "watched": list(watched),
+        "artefacts": {name: paired(name) for name in ARTEFACTS},
+        "without_lesion": {
+            name: {
+                "balanced_accuracy": _balanced(weights, truth, answers[name][1], len(bundle.codes)),
+                "chance": 1 / len(present),
+            }
+            for name in ("as it is", *WITHOUT_LESION)
+        },
+    }
+
+
+def _same(image: Pixels, _: np.random.Generator) -> Pixels:
+    return image
+
+
+def _watched(codes: Sequence[str]) -> tuple[str, ...]:
+    return ("MEL",) if "MEL" in codes else grave_codes(codes) or (codes[0],)
+
+
+def _answers(
+    bundle: Bundle,
+    runtime: Runtime,
+    load: Callable[[int], Pixels],
+    rows: Ints,
+    changes: dict[str, Change],
+    seed: int,
+    console: Console,
+) -> dict[str, tuple[Floats, Ints]]:
+    """Return (probability, decision) for every change; each image draws its artefacts from a generator of its own."""
+    logits: dict[str, list[np.ndarray]] = {name: [] for name in changes}
+    with track("Controls", len(rows), console) as advance:
+        for start in range(0, len(rows), BATCH):
+            part = rows[start : start + BATCH]
+            images = [load(int(row)) for row in part]
+            for name, change in changes.items():
+                altered = [
+                    change(image, np.random.default_rng([seed, int(row)]))
+                    for row, image in zip(part, images, strict=True)
+                ]
+                logits[name].append(runtime.run(np.stack(altered)).logits)
+            advance(len(part))
+    result = {}
+    for name, parts in logits.items():
+        probability = probabilities(np.concatenate(parts), bundle.calibration)
+        result[name] = probability, decide(probability, bundle.calibration, bundle.decision_rule)
+    return result
+
+
+def _figure(weights: Floats, values: Floats) -> dict[str, Any]:
+    return _with_interval(weighted.mean_loss(values, weights))
+
+
+def _balanced(weights: Floats, truth: Ints, decision: Ints, n_classes: int) -> dict[str, Any]:
+    counts = weighted.class_counts(truth, decision, n_classes, weights)
+    means: Floats = weighted.sensitivity(counts)[:, np.unique(truth)].mean(axis=1)
+    return _with_interval(means)
+
+
+def _with_interval(samples: Floats) -> dict[str, Any]:
+    low, high, _ = percentile_interval(samples[1:, None])
+    return {"value": float(samples[0]), "low": float(low[0]), "high": float(high[0])}

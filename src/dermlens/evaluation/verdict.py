@@ -1,0 +1,69 @@
+"""The verdict of an evaluation in plain words: what the model is good for, what not, and what nobody knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dermlens.diagnoses import display_name
+
+
+def verdict(report: Mapping[str, Any]) -> list[str]:
+    """Return plain sentences: what it is good for, what not, and what nobody knows."""
+    lines = []
+    if report["leaky"]:
+        lines.append("LEAKY: the model's training and test share images or lesions. Its figures are too good.")
+    lines.append(
+        f"On lesions it has not met the model names the right diagnosis in {_percent(report['accuracy'])}; giving "
+        f"every diagnosis the same weight, in {_percent(report['balanced_accuracy'])}."
+    )
+    points = {point["name"]: point for point in report["operating_points"]}
+    point = points.get(report.get("referral") or "")
+    if point and point["sensitivity"]["value"] is not None:
+        names = ", ".join(display_name(code) for code in point["codes"])
+        lines.append(
+            f"Where it advises a specialist it catches {_percent(point['sensitivity'])} of {names}, and leaves "
+            f"{_percent(point['specificity'])} of the other lesions alone."
+        )
+    status = report["status"]
+    if status:
+        sure, every = status["ok"]["accuracy"], status["all"]["accuracy"]
+        lines.append(
+            f"It answers without reserve in {status['ok']['share']['value']:.0%} of these images, and is right in "
+            f"{_percent(sure)} of them, against {_percent(every)} of all."
+        )
+    lines.append(_calibration_words(report["calibration"]["after"]["ece"], report["n"]))
+    weak = [code for code, row in report["per_class"].items() if row["n_lesions"] < 30]
+    if weak:
+        lines.append(f"Too few lesions to judge it well on: {', '.join(display_name(code) for code in weak)}.")
+    lines.append(report["skin_tone"])
+    if report["controls"] is None:
+        lines.append("Whether ink, rulers, hair or light sway it was not tested here; run evaluate with --controls.")
+    else:
+        lines.append(_sway(report["controls"]))
+    return lines
+
+
+def _sway(controls: Mapping[str, Any]) -> str:
+    name, row = max(controls["artefacts"].items(), key=lambda item: item[1]["flip_rate"]["value"])
+    erased = controls["without_lesion"]["lesion erased"]
+    return (
+        f"The artefact that sways it most is {name}: {row['flip_rate']['value']:.0%} of its diagnoses change. With the "
+        f"lesion hidden it still reaches a balanced accuracy of {erased['balanced_accuracy']['value']:.2f}, where "
+        f"chance is {erased['chance']:.2f}: that much it reads from around the lesion."
+    )
+
+
+def _calibration_words(ece: float, n: int) -> str:
+    if n < 100:
+        return "There are too few images to say whether its probabilities mean what they say."
+    good = "Its probabilities mean roughly what they say" if ece <= 0.05 else "Its probabilities are off"
+    return f"{good}: they differ from how often it is right by {ece * 100:.1f} points on average."
+
+
+def _percent(value: Mapping[str, Any]) -> str:
+    if value["value"] is None:
+        return "an unknown share"
+    if value["low"] is None:
+        return f"{value['value']:.0%}"
+    return f"{value['value']:.0%} ({value['low']:.0%} to {value['high']:.0%})"

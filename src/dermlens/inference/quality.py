@@ -1,0 +1,132 @@
+"""Can this picture be read at all? Focus, exposure, and where the lesion lies, from the pixels the network gets.
+
+The limits are never stricter than `DEFAULT_LIMITS`, and are widened so that at most 1 in 200 of the pictures that the
+model was calibrated on is beyond each of them (`dermlens.evaluation.quality_fit`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+LOOK_PX = 128
+DARK, BRIGHT = 40, 250
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How a picture looks at 128 x 128 pixels, framed as the network sees it.
+
+    Attributes:
+        sharpness: which share of the differences between neighbours a 9-pixel mean takes away, 0 to 1 (after Crete et
+            al. 2007, doi 10.1117/12.702790); what is blurred already loses little.
+        contrast: standard deviation of grey, 0 to 128.
+        brightness: mean grey, 0 to 255.
+        dark_share, bright_share: share of pixels below grey 40, and of pixels with every channel at 250 or more.
+        lesion_share: share of the inscribed circle that is darker than Otsu's threshold; a rough size of the lesion.
+        lesion_border: share of the circle's rim that is so; near 1 the lesion goes on beyond the picture.
+    """
+
+    sharpness: float
+    contrast: float
+    brightness: float
+    dark_share: float
+    bright_share: float
+    lesion_share: float
+    lesion_border: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the values, rounded, for JSON."""
+        return {name: round(value, 4) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class QualityLimits:
+    """What a picture may look like; beyond the first five it is unusable, beyond the others it is doubtful."""
+
+    min_sharpness: float = 0.3
+    min_contrast: float = 4.0
+    min_brightness: float = 50.0
+    max_dark_share: float = 0.6
+    max_bright_share: float = 0.25
+    min_lesion_share: float = 0.01
+    max_lesion_border: float = 0.9
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the form stored in `bundle.json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> QualityLimits:
+        """Read what `as_dict` wrote; raises TypeError or ValueError where it is something else."""
+        return cls(**{name: float(value) for name, value in values.items()})
+
+
+DEFAULT_LIMITS = QualityLimits()
+
+
+def measure(pixels: npt.NDArray[np.uint8]) -> Quality:
+    """Measure one picture, uint8 RGB (height, width, 3)."""
+    small = cv2.resize(pixels, (LOOK_PX, LOOK_PX), interpolation=cv2.INTER_AREA)
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
+    mean, deviation = cv2.meanStdDev(grey)
+    share, border = _lesion(grey)
+    return Quality(
+        sharpness=sharpness(grey.astype(np.float32)),
+        contrast=float(deviation[0, 0]),
+        brightness=float(mean[0, 0]),
+        dark_share=float(np.count_nonzero(grey < DARK)) / grey.size,
+        bright_share=float(np.count_nonzero(small.min(axis=2) >= BRIGHT)) / grey.size,
+        lesion_share=share,
+        lesion_border=border,
+    )
+
+
+def faults(quality: Quality, limits: QualityLimits) -> list[tuple[str, str, bool]]:
+    """Return (code, text, unusable) for everything that is wrong with a picture, the worst first."""
+    if quality.contrast < limits.min_contrast:
+        return [("blank", "The picture is nearly one colour.", True)]
+    found = []
+    if quality.sharpness < limits.min_sharpness:
+        found.append(("blurred", "The picture is out of focus: it has hardly any detail.", True))
+    if quality.brightness < limits.min_brightness or quality.dark_share > limits.max_dark_share:
+        found.append(("too_dark", "The picture is too dark.", True))
+    if quality.bright_share > limits.max_bright_share:
+        found.append(("overexposed", f"{quality.bright_share:.0%} of the picture is white.", True))
+    if quality.lesion_share < limits.min_lesion_share:
+        found.append(("lesion_too_small", "The lesion fills very little of the picture.", False))
+    if quality.lesion_border > limits.max_lesion_border:
+        found.append(("lesion_cut_off", "The lesion seems to go on beyond the picture.", False))
+    return found
+
+
+def sharpness(grey: npt.NDArray[np.float32]) -> float:
+    """Return which share of the differences between neighbours a 9-pixel mean takes away, 0 to 1."""
+    before = _differences(grey)
+    return 1 - _differences(cv2.blur(grey, (9, 9))) / before if before else 0.0
+
+
+def _differences(grey: npt.NDArray[Any]) -> float:
+    return float(cv2.norm(grey[1:], grey[:-1], cv2.NORM_L1) + cv2.norm(grey[:, 1:], grey[:, :-1], cv2.NORM_L1))
+
+
+def _circles() -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    y, x = np.indices((LOOK_PX, LOOK_PX)) - (LOOK_PX - 1) / 2
+    radius = np.hypot(x, y) / (LOOK_PX / 2)
+    return radius < 0.95, (radius >= 0.85) & (radius < 0.95)
+
+
+_INSIDE, _RIM = _circles()
+
+
+def _lesion(grey: npt.NDArray[np.uint8]) -> tuple[float, float]:
+    """Return the share of the circle, and of its rim, that is darker than Otsu's threshold."""
+    smooth = cv2.blur(grey, (5, 5))
+    threshold, _ = cv2.threshold(smooth[_INSIDE], 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    dark = smooth <= threshold
+    return float(dark[_INSIDE].mean()), float(dark[_RIM].mean())

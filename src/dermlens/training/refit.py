@@ -1,0 +1,111 @@
+"""Fit what a bundle knows of its own limits, on a bundle that is finished; nothing is trained again.
+
+    python -m dermlens.training.refit MODEL --data DATA [--images DIR] [--reference CSV] [--frame-aspect W/H]
+    python -m dermlens.training.refit default --data DATA --as-default
+
+MODEL is a run folder, a bundle folder or an embedded name. DATA holds the images that it was trained from; the roles
+they had are read from the bundle's `seen.json` by content. `--as-default` reads DATA as `default_model` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from dermlens.audit.findings import hash_records
+from dermlens.data.groups import lesions
+from dermlens.data.manifest import read_dataset
+from dermlens.data.records import Dataset
+from dermlens.errors import DataError, DermlensError
+from dermlens.evaluation.trust_fit import Labelled, fit_trust
+from dermlens.inference.bundle import HASH_CHARS, Bundle, add_trust, find_bundle, load_bundle
+from dermlens.reporting.progress import track
+from dermlens.training.card import model_card
+
+ROLES = ("train", "calibrate", "test")
+
+
+def refit(folder: Path, roles: dict[str, Labelled], *, seed: int, console: Console) -> Path:
+    """Fit the trust facts of the bundle at `folder` and write them into it, with its card.
+
+    Raises:
+        StorageError: it cannot be written; the bundle is untouched.
+    """
+    started = time.monotonic()
+    bundle = load_bundle(folder)
+    facts, arrays = fit_trust(bundle, roles, seed=seed, console=console)
+    facts["fitted_in_s"] = round(time.monotonic() - started, 1)
+    card = {**bundle.card, "trust": facts}
+    add_trust(folder, card, arrays, model_card(card))
+    return folder
+
+
+def roles_of(bundle: Bundle, dataset: Dataset, console: Console) -> dict[str, Labelled]:
+    """Find the images of the data set in the bundle's `seen.json`.
+
+    Raises:
+        DataError: the images of the train or the calibrate role are not there.
+    """
+    seen = json.loads((bundle.folder / "seen.json").read_text(encoding="utf-8"))
+    role_of = {content: role for role in ROLES for content in seen.get(role, {}).get("content_hashes", ())}
+    with track("Reading and hashing", len(dataset.records), console) as advance:
+        hashes = hash_records(dataset.records, progress=advance)
+    numbers = lesions(dataset.records, hashes)
+    found = np.array([role_of.get((digest or "")[:HASH_CHARS], "") for digest in hashes])
+    labels = np.array([bundle.codes.index(r.diagnosis) if r.diagnosis in bundle.codes else -1 for r in dataset.records])
+    result = {}
+    for role in ROLES:
+        rows = np.flatnonzero((found == role) & (labels >= 0))
+        result[role] = Labelled([dataset.records[i] for i in rows], labels[rows], np.array(numbers, np.int64)[rows])
+        console.print(f"{role}: {len(rows)} images", highlight=False)
+    if not len(result["train"].records) or not len(result["calibrate"].records):
+        raise DataError(
+            f"The data hold {len(result['train'].records)} images that the model was trained on and "
+            f"{len(result['calibrate'].records)} that it was calibrated on. Both are needed.",
+            remedy="Give the data set that the model was made from, unchanged.",
+            code="not_its_data",
+        )
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--reference", type=Path)
+    parser.add_argument("--frame-aspect", type=float)
+    parser.add_argument("--as-default", action="store_true", help="read DATA as the embedded model's data set")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(argv)
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
+    try:
+        bundle = load_bundle(find_bundle(options.model))
+        dataset = _dataset(options, console)
+        refit(bundle.folder, roles_of(bundle, dataset, console), seed=options.seed, console=console)
+    except DermlensError as error:
+        console.print(f"Error: {error}", style="red", highlight=False)
+        return 2
+    console.print(f"Fitted: {bundle.folder}", highlight=False)
+    return 0
+
+
+def _dataset(options: argparse.Namespace, console: Console) -> Dataset:
+    if options.as_default:
+        from dermlens.training.default_model import default_dataset
+
+        return default_dataset(options.data, console)
+    return read_dataset(
+        options.data, images=options.images, reference=options.reference, frame_aspect=options.frame_aspect
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,62 @@
+"""Operating points: the sensitivity asked for is reached, its price is told, lesions count once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dermlens.evaluation.operating_points import aims, decision_curve, fit_points, measure_point
+
+CODES = ("BCC", "MEL", "NV")
+
+
+def sample(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    y = rng.choice(3, n, p=[0.1, 0.2, 0.7])
+    logits = rng.normal(0, 1, (n, 3)) + np.log([0.1, 0.2, 0.7])
+    logits[np.arange(n), y] += 2
+    p = np.exp(logits)
+    return p / p.sum(1, keepdims=True), y
+
+
+def test_aims_follow_what_is_known_of_the_classes() -> None:
+    assert aims(CODES) == {"malignant": ("BCC", "MEL"), "melanoma": ("MEL",)}
+    assert aims(("eczema", "psoriasis")) == {}
+    assert aims(("BCC", "MEL")) == {"melanoma": ("MEL",)}, "where all is malignant there is nothing to tell apart"
+
+
+def test_the_sensitivity_asked_for_is_reached_and_holds_on_others() -> None:
+    p, y = sample(2000, 0)
+    points = {point["name"]: point for point in fit_points(p, y, np.arange(2000), CODES)}
+    assert set(points) == {"malignant_95", "malignant_90", "melanoma_95", "melanoma_90"}
+    assert points["malignant_95"]["threshold"] < points["malignant_90"]["threshold"]
+    same = measure_point(points["malignant_95"], p, y, np.arange(2000), CODES)
+    assert 0.95 <= same["sensitivity"]["value"] < 0.96
+    q, z = sample(4000, 1)
+    other = measure_point(points["malignant_95"], q, z, np.arange(4000), CODES)
+    assert other["sensitivity"]["value"] == pytest.approx(0.95, abs=0.03)
+    called = q[:, :2].sum(1) >= points["malignant_95"]["threshold"]
+    assert other["specificity"]["value"] == pytest.approx(np.mean(~called[z == 2]))
+    assert other["referred"]["value"] == pytest.approx(called.mean())
+    for row in other.values():
+        assert row["low"] < row["value"] < row["high"]
+
+
+def test_too_few_lesions_give_no_point() -> None:
+    p, y = sample(2000, 0)
+    assert fit_points(p, y, np.zeros(2000, int), CODES) == []
+
+
+def test_repeated_images_of_a_lesion_do_not_move_the_threshold() -> None:
+    p, y = sample(500, 0)
+    rows = np.concatenate([np.arange(500), np.repeat(np.flatnonzero(y == 1)[:3], 200)])
+    once, again = (fit_points(p[r], y[r], r, CODES) for r in (np.arange(500), rows))
+    assert [a["threshold"] for a in once] == [b["threshold"] for b in again]
+
+
+def test_net_benefit_of_referring_everyone_is_beaten_by_a_good_model() -> None:
+    p, y = sample(4000, 0)
+    curve = decision_curve(p, y, [0, 1])
+    place = int(np.argmin(np.abs(np.array(curve["threshold"]) - 0.2)))
+    assert curve["model"][place] > curve["everyone"][place]
+    assert curve["everyone"][0] == pytest.approx(0.3 - 0.7 * 0.01 / 0.99, abs=0.03)

@@ -1,0 +1,108 @@
+"""The report: self-contained, says in words what the figures say, explains the gravest errors."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from rich.console import Console
+
+import tiny
+from dermlens import Predictor
+from dermlens.data.manifest import read_dataset
+from dermlens.evaluation.checklist import MISSING, checklist
+from dermlens.evaluation.evaluate import evaluate
+from dermlens.evaluation.report import gravest
+from dermlens.evaluation.trust_report import Answers
+from dermlens.evaluation.verdict import verdict
+from dermlens.inference.bundle import load_bundle
+
+
+def paint(folder: Path) -> Path:
+    """25 noisy images of each colour, three of each class under another name."""
+    rng = np.random.default_rng(0)
+    for place, code in enumerate(tiny.CODES):
+        (folder / code).mkdir(parents=True)
+        for index in range(25):
+            shown = tiny.CODES[(place + 1) % 3] if index < 3 else code
+            image = np.clip(tiny.colour(shown) + rng.normal(0, 9, (40, 40, 3)), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(folder / code / f"{index}<b>.png"), image[:, :, ::-1])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Predictor, Path, dict[str, Any]]:
+    root = tmp_path_factory.mktemp("report")
+    predictor = Predictor(tiny.write(root / "b"))
+    data = read_dataset(paint(root / "data"))
+    quiet = Console(file=io.StringIO())
+    evaluate(predictor, data, root / "out", split=None, seed=0, console=quiet, controls=True)
+    return predictor, root / "out", json.loads((root / "out" / "metrics.json").read_text())
+
+
+def test_the_page_needs_nothing_from_outside_and_every_link_has_its_target(
+    done: tuple[Predictor, Path, dict[str, Any]],
+) -> None:
+    page = (done[1] / "report.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:|#)', page) and "<script" not in page and "@import" not in page
+    targets = set(re.findall(r'<section id="(\w+)"', page))
+    assert set(re.findall(r'href="#(\w+)"', page)) <= targets and len(targets) == 13
+    assert "0<b>.png" not in page and "0&lt;b&gt;.png" in page
+    assert ("not a diagnosis" in page and "not validated on dark skin" in page) or "no validation on dark skin" in page
+
+
+def test_the_verdict_says_what_the_figures_say(done: tuple[Predictor, Path, dict[str, Any]]) -> None:
+    report = done[2]
+    words = " ".join(verdict(report))
+    assert report["accuracy"]["value"] == pytest.approx(0.88) and "88%" in words
+    assert "dark skin" in words and "too few images" in words
+    assert "The artefact that sways it most is" in words and "where chance is 0.33" in words
+    leaky = verdict({**report, "leaky": True, "controls": None})
+    assert leaky[0].startswith("LEAKY") and "--controls" in leaky[-1]
+
+
+def test_metrics_hold_all_that_the_page_tells(done: tuple[Predictor, Path, dict[str, Any]]) -> None:
+    report = done[2]
+    assert report["prediction_sets"] is None and report["status"] is None, "the tiny bundle has no trust facts"
+    assert report["calibration"]["after"]["log_loss"] != report["calibration"]["before"]["log_loss"]
+    rules = report["decision_rules"]
+    assert rules["prior adjusted"]["in_use"] and not rules["largest probability"]["in_use"]
+    assert set(report["controls"]["artefacts"]) >= {"ink marks", "ruler", "hair"}
+    assert len(report["fingerprint"]) == 64
+
+
+def test_what_nobody_recorded_is_marked_missing(done: tuple[Predictor, Path, dict[str, Any]]) -> None:
+    predictor, _, report = done
+    rows = {item: (where, answer) for item, where, answer in checklist(predictor.bundle.card, report)}
+    assert len(rows) == 26
+    assert rows["Artefacts in the images"][0] == "controls"
+    assert rows["Histology behind malignant labels"][0] == MISSING and rows["Images from outside"][0] == MISSING
+    without = {item: where for item, where, _ in checklist(predictor.bundle.card, {**report, "controls": None})}
+    assert without["Artefacts in the images"] == MISSING
+    assert rows["Test from elsewhere"][0] == "data"
+    known = {**report["counts"], "of_the_models_own_test": 3}
+    own = {item: where for item, where, _ in checklist(predictor.bundle.card, {**report, "counts": known})}
+    assert own["Test from elsewhere"] == MISSING, "a test split of the same data set is no outside test"
+
+
+def test_a_missed_malignancy_comes_before_a_surer_harmless_error(tmp_path: Path) -> None:
+    classes = [{"code": code, "name": code} for code in ("DF", "MEL", "NV")]
+    bundle = load_bundle(tiny.write(tmp_path / "b", classes=classes))
+    probability = np.array([[0.9, 0.05, 0.05], [0.1, 0.2, 0.7], [0.1, 0.8, 0.1], [0.1, 0.3, 0.6]])
+    answers = Answers(
+        bundle=bundle,
+        y_true=np.array([2, 1, 1, 1]),
+        lesions=np.arange(4),
+        probability=probability,
+        decision=probability.argmax(1),
+        logits=np.log(probability),
+        predictions=[],
+    )
+    assert gravest(answers) == [1, 3, 0]
+    assert gravest(answers, most=1) == [1]

@@ -1,0 +1,80 @@
+"""Subgroups: every group on its own, none scored from too few lesions, and an honest word on dark skin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dermlens.data.records import Record
+from dermlens.evaluation.subgroups import groups_of, skin_tone_sentence, subgroups, tone_of, typology_angle
+
+
+def record(**known: object) -> Record:
+    return Record(path=Path("a.jpg"), image="a.jpg", diagnosis="NV", **known)  # type: ignore[arg-type]
+
+
+def skin(rgb: tuple[int, int, int]) -> np.ndarray:
+    """Skin of one colour with a dark lesion and dark corners."""
+    y, x = np.indices((224, 224)) - 111.5
+    image = np.where((np.hypot(x, y) < 60)[:, :, None], (60, 40, 35), rgb)
+    return np.where((np.hypot(x, y) > 112)[:, :, None], 5, image).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("rgb", "tone"), [((244, 208, 190), "very light"), ((200, 155, 125), "intermediate"), ((90, 56, 40), "dark")]
+)
+def test_the_angle_orders_skin_tones_and_lesion_and_corners_have_no_say(rgb: tuple[int, int, int], tone: str) -> None:
+    assert tone_of(typology_angle(skin(rgb))) in {tone, *({"brown"} if tone == "dark" else ())}
+
+
+def test_an_unknown_fact_is_no_group() -> None:
+    assert groups_of(record(), None) == {}
+    known = groups_of(record(age_approx=60.0, sex="female", dx_type="histo", fitzpatrick="2"), 30.0)
+    assert known == {
+        "age": "60 to 74",
+        "sex": "female",
+        "diagnosed by": "histo",
+        "skin type (Fitzpatrick)": "2",
+        "skin tone (estimated)": "intermediate",
+    }
+
+
+def table(n_female: int) -> dict:
+    n = 60 + n_female
+    groups = [{"sex": "male"}] * 60 + [{"sex": "female"}] * n_female
+    y = np.arange(n) % 2
+    decision = y.copy()
+    decision[:30] = 1 - decision[:30]
+    return subgroups(groups, y, decision, decision + 0.1, y, np.arange(n))
+
+
+def test_each_group_has_its_own_figures() -> None:
+    found = table(40)["sex"]
+    assert found["male"]["accuracy"]["value"] == 0.5 and found["female"]["accuracy"]["value"] == 1.0
+    assert found["male"]["accuracy"]["low"] < 0.5 < found["male"]["accuracy"]["high"]
+    assert (
+        found["female"]["accuracy"]["low"] < 1.0
+        and found["female"]["auc"]["value"] == 1.0
+        and found["female"]["n_lesions"] == 40
+    )
+
+
+def test_a_small_group_is_named_and_not_scored() -> None:
+    row = table(10)["sex"]["female"]
+    assert row["n"] == 10 and row["accuracy"]["value"] is None and "fewer than 20" in row["accuracy"]["reason"]
+
+
+def test_many_images_of_few_lesions_are_a_small_group() -> None:
+    y = np.zeros(100, int)
+    found = subgroups([{"sex": "male"}] * 99 + [{"sex": "female"}], y, y, y * 0.1, y, np.arange(100) % 5)
+    assert found["sex"]["male"]["accuracy"]["value"] is None
+
+
+def test_the_word_on_dark_skin_depends_on_what_was_scored() -> None:
+    assert "not validated on dark skin" in skin_tone_sentence({})
+    scored = {"n": 30, "n_lesions": 30, "accuracy": {"value": 0.7}}
+    estimated = skin_tone_sentence({"skin tone (estimated)": {"dark": scored}})
+    assert "no validation on dark skin" in estimated
+    assert "recorded Fitzpatrick types 5 and 6" in skin_tone_sentence({"skin type (Fitzpatrick)": {"6": scored}})

@@ -1,0 +1,120 @@
+"""From a finished bundle and its images by role to its trust facts: fitted on calibrate, measured on test."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from rich.console import Console
+
+import tiny
+from dermlens import Predictor
+from dermlens.data.records import Record
+from dermlens.evaluation.trust_fit import Labelled, fit_trust
+from dermlens.inference.bundle import add_trust, load_bundle
+
+QUIET = Console(file=io.StringIO())
+
+
+def images(folder: Path, n: int, seed: int) -> Labelled:
+    """Noisy plain colours, one lesion each; every tenth is of another colour than its label."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir()
+    records, labels = [], []
+    for i in range(n):
+        label = i % 3
+        code = tiny.CODES[label if i % 10 else (label + 1) % 3]
+        pixels = np.clip(tiny.colour(code) * rng.uniform(0.6, 1.0) + rng.normal(0, 25, (40, 40, 3)), 0, 255)
+        path = folder / f"{i}.png"
+        cv2.imwrite(str(path), pixels.astype(np.uint8)[:, :, ::-1])
+        records.append(Record(path=path, image=path.name, diagnosis=tiny.CODES[label]))
+        labels.append(label)
+    return Labelled(records, np.array(labels), np.arange(n))
+
+
+@pytest.fixture(scope="module")
+def roles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Labelled]:
+    root = tmp_path_factory.mktemp("roles")
+    return {
+        role: images(root / role, n, seed)
+        for seed, (role, n) in enumerate({"train": 120, "calibrate": 150, "test": 90}.items())
+    }
+
+
+def test_a_bundle_learns_its_limits_and_predict_applies_them(tmp_path: Path, roles: dict[str, Labelled]) -> None:
+    folder = tiny.write(tmp_path / "b")
+    facts, arrays = fit_trust(load_bundle(folder), roles, seed=0, console=QUIET)
+    assert facts["fitted_on"] == {"role": "calibrate", "images": 150, "lesions": 150, "training_images": 120}
+    assert facts["measured"]["role"] == "test" and facts["measured"]["images"] == 90
+    assert facts["measured"]["prediction_sets"]["coverage"]["value"] >= 0.8
+    assert facts["operating_points"] == [] and facts["referral"] is None, "no colour is malignant"
+    add_trust(folder, {**load_bundle(folder).card, "trust": facts}, arrays, "# tiny\n")
+    predictor = Predictor(folder)
+    answers = list(predictor.predict_many([r.path for r in roles["test"].records]))
+    shares = facts["measured"]["status"]
+    for status in ("ok", "uncertain", "rejected"):
+        assert np.mean([a.status == status for a in answers]) == pytest.approx(shares[status]["share"])
+    assert all(a.prediction_set and a.diagnosis_code in a.prediction_set and a.novelty for a in answers)
+    strange = predictor.predict(np.full((40, 40, 3), (255, 255, 0), np.uint8) - tiny.colour("RED") // 9)
+    assert strange.novelty is not None and strange.novelty["score"] > np.median([a.novelty["score"] for a in answers])
+
+
+def test_the_test_role_has_no_part_in_the_fit(tmp_path: Path, roles: dict[str, Labelled]) -> None:
+    bundle = load_bundle(tiny.write(tmp_path / "b"))
+    other = {**roles, "test": images(tmp_path / "other", 60, 99)}
+    (one, first), (two, second) = (fit_trust(bundle, r, seed=0, console=QUIET) for r in (roles, other))
+    assert {k: v for k, v in one.items() if k != "measured"} == {k: v for k, v in two.items() if k != "measured"}
+    assert one["measured"] != two["measured"]
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name])
+
+
+def test_too_few_lesions_leave_the_facts_empty_and_the_bundle_whole(tmp_path: Path, roles: dict[str, Labelled]) -> None:
+    def few(labelled: Labelled, n: int) -> Labelled:
+        return Labelled(labelled.records[:n], labelled.y_true[:n], labelled.lesions[:n])
+
+    folder = tiny.write(tmp_path / "b")
+    small = {"train": few(roles["train"], 12), "calibrate": few(roles["calibrate"], 9), "test": few(roles["test"], 0)}
+    facts, arrays = fit_trust(load_bundle(folder), small, seed=0, console=QUIET)
+    assert facts["prediction_sets"] is None and facts["novelty"] is None and arrays == {}
+    assert facts["measured"]["role"] == "calibrate" and facts["min_confidence"] == 0.0
+    add_trust(folder, {**load_bundle(folder).card, "trust": facts}, arrays, "# tiny\n")
+    answer = Predictor(folder).predict(roles["test"].records[0].path)
+    assert answer.prediction_set is None and answer.novelty is None and answer.quality is not None
+
+
+def test_no_calibration_images_at_all_is_no_failure(tmp_path: Path, roles: dict[str, Labelled]) -> None:
+    none = Labelled([], np.zeros(0, np.int64), np.zeros(0, np.int64))
+    bundle = load_bundle(tiny.write(tmp_path / "b"))
+    facts, arrays = fit_trust(bundle, {**roles, "calibrate": none, "test": none}, seed=0, console=QUIET)
+    assert facts["measured"] is None and facts["prediction_sets"] is None and arrays == {}
+    facts, _ = fit_trust(bundle, {**roles, "calibrate": none}, seed=0, console=QUIET)
+    assert facts["measured"]["role"] == "test" and facts["measured"]["prediction_sets"] is None
+    json.dumps(facts, allow_nan=False)
+
+
+def test_an_unreadable_image_is_left_out(tmp_path: Path, roles: dict[str, Labelled]) -> None:
+    calibrate = roles["calibrate"]
+    gone = Record(path=tmp_path / "gone.png", image="gone.png", diagnosis="RED")
+    records = [gone, *calibrate.records[1:]]
+    facts, _ = fit_trust(
+        load_bundle(tiny.write(tmp_path / "b")),
+        {**roles, "calibrate": Labelled(records, calibrate.y_true, calibrate.lesions)},
+        seed=0,
+        console=QUIET,
+    )
+    assert facts["fitted_on"]["images"] == 149
+
+
+def test_adding_facts_leaves_graph_and_memory_as_they_were(tmp_path: Path) -> None:
+    folder = tiny.write(tmp_path / "b", seen={"train": {"content_hashes": ["a"], "lesion_ids": [], "isic_ids": []}})
+    before = load_bundle(folder)
+    add_trust(folder, before.card, {"mean": np.zeros(3, np.float32)}, "# b\n")
+    after = load_bundle(folder)
+    assert after.seen() == before.seen() and "trust.npz" in after.card["files"]
+    for name in ("graph.bin", "graph.xml", "head.npz", "seen.json"):
+        assert after.card["files"][name] == before.card["files"][name]

@@ -1,0 +1,76 @@
+"""refit: a finished bundle gets its trust facts from its own data, and says so when it is given other data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import tiny
+from dermlens import Predictor
+from dermlens.data.images import content_hash
+from dermlens.inference.bundle import HASH_CHARS
+from dermlens.training.refit import main
+
+ROLES = {"train": 60, "calibrate": 60, "test": 30}
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> tuple[Path, Path]:
+    """A tiny bundle that remembers which of the images had which role, and their folder."""
+    rng = np.random.default_rng(0)
+    seen: dict[str, dict[str, list[str]]] = {}
+    for role, n in ROLES.items():
+        hashes = []
+        for index in range(n):
+            code = tiny.CODES[index % 3]
+            path = tmp_path / "data" / code / f"{role}{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.clip(tiny.colour(code) + rng.normal(0, 25, (40, 40, 3)), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(path), pixels)
+            hashes.append(content_hash(path.read_bytes())[:HASH_CHARS])
+        seen[role] = {"content_hashes": hashes, "lesion_ids": [], "isic_ids": []}
+    # the colours are swapped by cv2, so RED and BLUE change places: a model that errs on them
+    data = {"fingerprint": "0" * 64, "leaky": False}
+    return tiny.write(tmp_path / "b", seen=seen, data=data, **CARD), tmp_path / "data"
+
+
+CARD = {
+    "backbone": {"title": "tiny", "licence": "none"},
+    "recipe": {"weights": "none", "cut_block": 0},
+    "created": "2026-01-01",
+    "training": {"minutes": 0, "best_epoch": 0},
+}
+
+
+def test_facts_are_fitted_from_the_roles_the_bundle_remembers(
+    made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, data = made
+    monkeypatch.setattr(
+        "dermlens.training.refit.model_card", lambda card: f"# {card['trust']['fitted_on']['lesions']}\n"
+    )
+    assert main([str(folder), "--data", str(data)]) == 0
+    predictor = Predictor(folder)
+    facts = predictor.bundle.card["trust"]
+    assert facts["fitted_on"]["images"] == 60 and facts["fitted_on"]["training_images"] == 60
+    assert facts["measured"]["role"] == "test" and facts["measured"]["images"] == 30 and facts["fitted_in_s"] >= 0
+    assert (folder / "MODEL_CARD.md").read_text() == "# 60\n"
+    answer = predictor.predict(tiny.colour("GREEN"))
+    assert answer.prediction_set is not None and answer.novelty is not None
+
+
+def test_other_data_are_refused_and_the_bundle_stays(
+    made: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = made
+    before = (folder / "bundle.json").read_bytes()
+    other = tmp_path / "other"
+    for code in ("RED", "GREEN"):
+        (other / code).mkdir(parents=True)
+        cv2.imwrite(str(other / code / "a.png"), tiny.colour(code))
+    assert main([str(folder), "--data", str(other)]) == 2
+    assert "0 images that the model was trained on" in capsys.readouterr().err.replace("\n", " ")
+    assert (folder / "bundle.json").read_bytes() == before
