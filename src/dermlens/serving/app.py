@@ -76,8 +76,10 @@ def _framework(lifespan: Callable[[FastAPI], Any]) -> FastAPI:
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    for kind, handler in ((Problem, _problem), (HTTPException, _http), (RequestValidationError, _invalid)):
-        app.add_exception_handler(kind, handler)
+    app.add_exception_handler(Problem, _problem)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _unexpected)
     return app
 
 
@@ -89,6 +91,10 @@ async def _problem(_: Request, error: Exception) -> Response:
     if isinstance(error, Problem):
         return error.response()
     raise error
+
+
+async def _unexpected(_: Request, error: Exception) -> Response:
+    return Problem("internal", "An unexpected error.").response()
 
 
 async def _http(request: Request, error: Exception) -> Response:

@@ -104,7 +104,7 @@ function startView() {
     h("div", { class: "well" }, reticle(),
       h("div", { class: "invite" },
         h("p", { class: "lead" }, S.start.drop),
-        h("p", { class: "soft" }, S.start.paste),
+        h("p", { class: "soft paste" }, S.start.paste),
         h("div", { class: "row" },
           button(S.start.choose, () => file.click(), { class: "primary", "data-focus": "" }),
           button(S.start.camera, camera)),

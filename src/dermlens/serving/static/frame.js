@@ -43,9 +43,7 @@ export function draw(canvas, bitmap, view) {
   context.rotate((view.turn * Math.PI) / 2);
   context.scale(scale, scale);
   context.imageSmoothingQuality = "high";
-  const place = [-bitmap.width / 2, -bitmap.height / 2];
-  context.drawImage(bitmap, place[0] - 1, place[1] - 1, bitmap.width + 2, bitmap.height + 2); // under soft edges
-  context.drawImage(bitmap, ...place);
+  context.drawImage(bitmap, -bitmap.width / 2, -bitmap.height / 2);
 }
 
 export function isUntouched(view) {

@@ -18,7 +18,7 @@ export function viewport(item, state) {
   const picture = h("canvas", { width: 1024, height: 1024, role: "img", "aria-label": S.result.imageAlt(item.name, verdict(item, state.model)) });
   if (item.bitmap) draw(picture, item.bitmap, item.view);
   const layer = h("canvas", { width: 512, height: 512, class: "heat", "aria-hidden": "true" });
-  const figure = h("figure", { class: "viewport" }, item.bitmap ? picture : h("p", {}, S.prepare.cannotShow), layer);
+  const figure = h("figure", { class: "viewport" }, item.bitmap ? picture : h("p", {}, S.result.noPicture), layer);
   if (item.error || !item.answer.probabilities || !Object.keys(item.answer.probabilities).length) return { figure, controls: null };
   return { figure, ...heatControls(item, state, layer) };
 }

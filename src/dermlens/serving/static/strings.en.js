@@ -38,6 +38,7 @@ export default {
     unread: "not read yet",
   },
   result: {
+    noPicture: "No preview of this file",
     imageAlt: (name, diagnosis) => `${name}, framed as the model sees it. ${diagnosis}`,
     uncertain: "I can’t tell",
     rejected: "Not an image I can read",
