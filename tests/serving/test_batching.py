@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 from dermlens import Predictor
 from dermlens.serving.batching import Batcher
 from dermlens.serving.problems import Problem
@@ -83,3 +85,14 @@ def test_what_nobody_waits_for_any_more_is_not_done(predictor: Predictor, red: b
     asyncio.run(ask())
     batcher.close()
     assert done == [] and batcher.pending == 0
+
+
+def test_after_the_end_nothing_is_taken_until_it_is_opened_again(predictor: Predictor, red: bytes) -> None:
+    batcher = Batcher(predictor, queue_images=9, batch_images=1)
+    batcher.close()
+    with pytest.raises(Problem) as caught:
+        asyncio.run(batcher.predict([red], ["x"]))
+    assert caught.value.code == "draining"
+    batcher.open()
+    assert asyncio.run(batcher.predict([red], ["x"]))[0].diagnosis_code == "RED"
+    batcher.close()

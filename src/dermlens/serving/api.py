@@ -147,7 +147,9 @@ def _request_body(*fields: str, several: bool = True) -> dict[str, Any]:
     binary = {"type": "string", "format": "binary", "description": "the bytes of an image file"}
     image = {"type": "array", "items": binary, "minItems": 1} if several else binary
     properties = {"image": image, **{name: {"type": "string"} for name in fields}}
-    form = {"schema": {"type": "object", "required": ["image"], "properties": properties}}
+    form = {
+        "schema": {"type": "object", "required": ["image"], "properties": properties, "additionalProperties": False}
+    }
     raw = {name: {"schema": {"type": "string", "format": "binary"}} for name in IMAGE_TYPES}
     return {"required": True, "content": {"multipart/form-data": form, **raw}}
 

@@ -50,6 +50,7 @@ def create_app(predictor: Predictor, settings: Settings | None = None, life: Lif
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        batcher.open()
         yield
         batcher.close()
 

@@ -55,20 +55,29 @@ class Batcher:
         self._on_batch = on_batch
         self._jobs: deque[_Job] = deque()
         self._ready = threading.Condition()
-        self._closed = False
+        self._closed = True
+        self._threads: list[threading.Thread] = []
         self.pending = 0  # waiting or running; only the event loop changes it
-        self._threads = [
-            threading.Thread(target=self._work, name=f"dermlens-serve-{n}", daemon=True) for n in range(WORKERS)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self.open()
+
+    def open(self) -> None:
+        """Start the threads, unless they run."""
+        if self._closed:
+            self._closed = False
+            self._threads = [
+                threading.Thread(target=self._work, name=f"dermlens-serve-{n}", daemon=True) for n in range(WORKERS)
+            ]
+            for thread in self._threads:
+                thread.start()
 
     def admit(self, count: int = 1) -> None:
         """Say whether `count` more images may come; a request larger than the queue is let in when nothing waits.
 
         Raises:
-            Problem: `queue_full`.
+            Problem: `queue_full`; `draining` after `close`.
         """
+        if self._closed:
+            raise Problem("draining", "This server has stopped answering.")
         if self.pending and self.pending + count > self._queue_images:
             raise Problem("queue_full", "As many images wait as this server lets wait.", retry_after_s=1)
 

@@ -16,6 +16,8 @@ from dermlens.inference.predict import DISCLAIMER, Predictor
 from dermlens.serving.server import make_server
 from dermlens.serving.settings import Settings
 
+BACKLOG = 1024
+
 
 def run(
     predictor: Predictor, settings: Settings, host: str, port: int, *, console: Console, open_page: bool = False
@@ -27,6 +29,7 @@ def run(
     """
     listener = _listen(host, port)
     warm_up(predictor)
+    listener.listen(BACKLOG)  # from here on whoever comes waits for a moment instead of being turned away
     bound = listener.getsockname()[1]
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{bound}/"
