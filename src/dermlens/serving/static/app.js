@@ -85,7 +85,7 @@ function remove(item) {
 }
 
 function pick(many = true) {
-  const input = h("input", { type: "file", accept: "image/*,.tif,.tiff,.bmp", multiple: many, id: "file", class: "visually-hidden", tabIndex: -1, "aria-label": S.start.choose });
+  const input = h("input", { type: "file", accept: "image/*,.tif,.tiff,.bmp", multiple: many, id: "file", hidden: true });
   input.addEventListener("change", () => add(input.files));
   return input;
 }
@@ -114,7 +114,8 @@ function startView() {
 
 function prepareControls(item, apply) {
   const turn = (by) => () => {
-    item.view.turn = (item.view.turn + by + 4) % 4;
+    const { turn: before, x, y } = item.view;
+    Object.assign(item.view, { turn: (before + by + 4) % 4, x: -by * y, y: by * x }); // what is framed stays framed
     apply();
   };
   const zoom = h("input", { type: "range", id: "zoom", min: 1, max: 6, step: 0.01, value: item.view.zoom });

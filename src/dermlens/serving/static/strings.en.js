@@ -71,7 +71,6 @@ export default {
   },
   heat: {
     heading: "What spoke for",
-    class: "Class to explain",
     opacity: "Heat map",
     none: "Nothing in this image speaks for this class.",
     failed: "The heat map could not be made.",
