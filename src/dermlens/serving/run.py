@@ -17,6 +17,7 @@ from dermlens.serving.server import make_server
 from dermlens.serving.settings import Settings
 
 BACKLOG = 1024
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # what to type into a browser on the same machine
 
 
 def run(
@@ -31,7 +32,7 @@ def run(
     warm_up(predictor)
     listener.listen(BACKLOG)  # from here on whoever comes waits for a moment instead of being turned away
     bound = listener.getsockname()[1]
-    shown = f"[{host}]" if ":" in host else host
+    shown = ANY_ADDRESS.get(host) or (f"[{host}]" if ":" in host else host)
     address = f"http://{shown}:{bound}/"
     console.print(f"Open {address}  (model {predictor.bundle.name} {predictor.bundle.version})", highlight=False)
     console.print(DISCLAIMER, style="dim", highlight=False)

@@ -30,7 +30,7 @@ async function paint(base64) {
     const share = pixels.data[i] / 255;
     largest = Math.max(largest, share);
     const [red, green, blue] = colour(share);
-    pixels.data.set([red, green, blue, Math.min(1, Math.max(0, (share - 0.08) / 0.6)) * 255], i);
+    pixels.data.set([red, green, blue, Math.min(1, Math.max(0, (share - 0.15) / 0.6)) * 255], i);
   }
   context.putImageData(pixels, 0, 0);
   return largest > 0 ? canvas : null;
