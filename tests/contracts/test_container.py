@@ -1,4 +1,4 @@
-"""The container image: an ordinary user, no TensorFlow, and steps that work (as far as they can be tried without Docker)."""
+"""The container image: an ordinary user, no TensorFlow, and steps that work, as far as that shows without Docker."""
 
 from __future__ import annotations
 

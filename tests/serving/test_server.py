@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import live
+from dermlens.serving.run import listen
 from serving_requests import get_status, post_image
 
 CLIENTS = 200
@@ -144,3 +145,9 @@ def test_a_port_in_use_is_told_in_one_line(model: Path, capsys: pytest.CaptureFi
             cli.main(["serve", "--model", str(model), "--port", str(taken.getsockname()[1])])
     assert end.value.code == 2
     assert "Cannot listen on 127.0.0.1" in capsys.readouterr().err
+
+
+def test_answers_do_not_wait_for_an_acknowledgement() -> None:
+    listener = listen("127.0.0.1", 0)
+    assert listener.proto == socket.IPPROTO_TCP, "asyncio sets TCP_NODELAY only then"
+    listener.close()

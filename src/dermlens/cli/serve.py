@@ -45,6 +45,7 @@ def serve(
     """Answer for photographs on a page in the browser and through an API."""
     need("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
     import logging
+    import os
 
     from dermlens.inference.predict import Predictor
     from dermlens.serving.run import run
@@ -66,5 +67,6 @@ def serve(
     log_to_stderr(logging.WARNING if quiet else logging.INFO)
     if not local and token is None:
         console.print("Anyone who reaches this address can use it: no --token is set.", style="yellow")
-    predictor = Predictor(model, max_bytes=max_bytes, max_pixels=max_pixels)
+    threads = max(1, (os.cpu_count() or 2) - 1)  # one core is left to the event loop and to decoding
+    predictor = Predictor(model, threads=threads, max_bytes=max_bytes, max_pixels=max_pixels)
     run(predictor, settings, host, port, console=console, open_page=open_page)
