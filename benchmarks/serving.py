@@ -219,7 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--queue", type=int, default=4)
+    parser.add_argument("--queue", type=int, default=3)
     options = parser.parse_args()
     pictures = images()
     rounds = [one_round(pictures, options.queue, options.seconds) for _ in range(options.rounds)]

@@ -35,7 +35,7 @@ def serve(
             help=f"Requests a minute and client; 0: no limit. Default: 0 on loopback, else {RATE_LIMIT_ELSEWHERE}.",
         ),
     ] = None,
-    queue: Annotated[int, typer.Option(min=1, help="Images that may wait or run at once; more get 429.")] = 4,
+    queue: Annotated[int, typer.Option(min=1, help="Images that may wait or run at once; more get 429.")] = 3,
     drain: Annotated[float, typer.Option(min=0, help="Seconds after SIGTERM during which it still accepts.")] = 3.0,
     max_bytes: MaxBytes = DEFAULT_MAX_BYTES,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
@@ -45,7 +45,6 @@ def serve(
     """Answer for photographs on a page in the browser and through an API."""
     need("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
     import logging
-    import os
 
     from dermlens.inference.predict import Predictor
     from dermlens.serving.run import run
@@ -67,6 +66,5 @@ def serve(
     log_to_stderr(logging.WARNING if quiet else logging.INFO)
     if not local and token is None:
         console.print("Anyone who reaches this address can use it: no --token is set.", style="yellow")
-    threads = max(1, (os.cpu_count() or 2) - 1)  # one core is left to the event loop and to decoding
-    predictor = Predictor(model, threads=threads, max_bytes=max_bytes, max_pixels=max_pixels)
+    predictor = Predictor(model, max_bytes=max_bytes, max_pixels=max_pixels)
     run(predictor, settings, host, port, console=console, open_page=open_page)
