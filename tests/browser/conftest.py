@@ -54,7 +54,7 @@ class _Told:
             return {**found, **told, "status": "uncertain", "diagnosis": None, "reasons": reasons}
         if code == "BLUE":
             reasons = [{"code": "novel", "text": "This does not look like a dermoscopic image."}]
-            return {**found, "status": "rejected", "diagnosis": None, "probabilities": {}, "reasons": reasons}
+            return {**found, **told, "status": "rejected", "diagnosis": None, "reasons": reasons}
         return {**found, **told, "reasons": []}
 
 

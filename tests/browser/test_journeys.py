@@ -42,8 +42,8 @@ def test_a_chosen_image_is_read_and_explained(watched: Open, address: str, pictu
     expect(page.locator(".verdict h2")).to_be_focused()
     assert page.locator(".bars tbody tr").count() == 3
     expect(page.locator(".bars .chosen th")).to_contain_text("Red")
-    expect(page.get_by_text("Referral advised")).to_be_visible()
-    expect(page.get_by_text("Only red is plausible.")).to_be_visible()
+    expect(page.get_by_text("To be seen by a specialist.")).to_be_visible()
+    expect(page.get_by_role("heading", name="Compatible with")).to_be_visible()
     heat_shown(page, "RED")
     page.get_by_label("What spoke for").select_option("GREEN")
     heat_shown(page, "GREEN")

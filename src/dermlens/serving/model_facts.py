@@ -17,6 +17,7 @@ def model_facts(bundle: Bundle, settings: Settings) -> dict[str, Any]:
     """Return the model as one JSON object; figures are those of the bundle, with their intervals."""
     card = bundle.card
     metrics = card.get("metrics") or {}
+    trust = card.get("trust") or {}
     model_card = bundle.folder / "MODEL_CARD.md"
     return {
         "name": bundle.name,
@@ -33,6 +34,8 @@ def model_facts(bundle: Bundle, settings: Settings) -> dict[str, Any]:
         "input": {"size_px": bundle.input_spec.size_px, "framing": bundle.input_spec.framing},
         "tested_on": {"images": metrics.get("n"), "lesions": metrics.get("n_lesions")},
         "metrics": {name: metrics[name] for name in FIGURES if name in metrics},
+        "operating_points": list(trust.get("operating_points") or []),
+        "prediction_set_level": (trust.get("prediction_sets") or {}).get("level"),
         "not_tested_on": list(card.get("data", {}).get("not_tested_on", [])),
         "licence": card.get("licence"),
         "limits": settings.limits(),

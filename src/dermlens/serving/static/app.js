@@ -161,7 +161,7 @@ function strip() {
   const thumbs = state.items.map((item, index) => {
     const canvas = h("canvas", { width: THUMB_PX, height: THUMB_PX, "aria-hidden": "true" });
     if (item.bitmap) draw(canvas, item.bitmap, item.view);
-    const label = item.status === "done" ? item.answer.diagnosis?.code ?? "?" : item.status === "failed" ? "!" : "·";
+    const label = item.status === "done" ? (item.answer.status === "ok" ? item.answer.diagnosis.code : "?") : item.status === "failed" ? "!" : "·";
     const show = () => {
       state.current = index;
       render(".thumb[aria-current=true]");

@@ -40,7 +40,7 @@ function column(item, model, chooser) {
 }
 
 function difference([first, second], model) {
-  const share = (item, code) => item.answer.probabilities[code] ?? 0;
+  const share = (item, code) => (statusOf(item) === "rejected" ? 0 : item.answer.probabilities[code] ?? 0);
   const bar = (value) => {
     const fill = h("i", {});
     fill.style.width = `${Math.max(value * 100, 0.4)}%`;

@@ -9,6 +9,9 @@ const classOf = (model, code) => model.classes.find((each) => each.code === code
 const named = (model, code) => classOf(model, code).name;
 export const statusOf = (item) => (item.error ? "error" : item.answer.status);
 
+// A rejected image keeps probabilities that mean nothing: they are not shown.
+const isReadable = (item) => ["ok", "uncertain"].includes(statusOf(item)) && Object.keys(item.answer.probabilities).length > 0;
+
 export function verdict(item, model) {
   const status = statusOf(item);
   return status === "ok" ? capital(item.answer.diagnosis.name) : S.result[status] ?? named(model, status);
@@ -19,7 +22,7 @@ export function viewport(item, state) {
   if (item.bitmap) draw(picture, item.bitmap, item.view);
   const layer = h("canvas", { width: 512, height: 512, class: "heat", "aria-hidden": "true" });
   const figure = h("figure", { class: "viewport" }, item.bitmap ? picture : h("p", {}, S.result.noPicture), layer);
-  if (item.error || !item.answer.probabilities || !Object.keys(item.answer.probabilities).length) return { figure, controls: null };
+  if (!isReadable(item)) return { figure, controls: null };
   return { figure, ...heatControls(item, state, layer) };
 }
 
@@ -101,29 +104,33 @@ function refusal(item, status) {
 
 function likelySet(answer, model) {
   if (!answer.prediction_set?.length) return null;
-  const names = answer.prediction_set.map((code) => named(model, code));
-  const text = names.length === 1 ? S.result.setOne(names[0]) : S.result.setText(names.join(", "));
-  return h("div", { class: "fact" }, h("h3", {}, S.result.set), h("p", {}, text));
+  const names = answer.prediction_set.map((code) => named(model, code)).join(", ");
+  return h("div", { class: "fact" }, h("h3", {}, S.result.set), h("p", {}, capital(names)), h("p", { class: "soft small" }, S.result.setNote(percent(model.prediction_set_level))));
 }
 
-function malignancy(answer) {
+function threshold(answer, model) {
+  // The tick belongs on the scale only when the threshold is meant for the same classes.
+  const point = model.operating_points.find(({ name }) => name === answer.referral?.operating_point);
+  const grave = model.classes.filter(({ malignancy }) => malignancy.endsWith("malignant")).map(({ code }) => code);
+  return point && [...point.codes].sort().join() === grave.sort().join() ? answer.referral.threshold : null;
+}
+
+function malignancy(answer, model) {
   if (answer.malignant_probability === null || answer.malignant_probability === undefined) return null;
-  const referral = answer.referral ?? {};
+  const { referral } = answer;
   const fill = h("i", {});
   fill.style.width = `${answer.malignant_probability * 100}%`;
   const scale = h("span", { class: "gauge", "aria-hidden": "true" }, fill);
-  if (typeof referral.threshold === "number") {
+  const limit = threshold(answer, model);
+  if (limit !== null) {
     const tick = h("b", {});
-    tick.style.left = `${referral.threshold * 100}%`;
+    tick.style.left = `${limit * 100}%`;
     scale.append(tick);
   }
-  const share = (value) => (typeof value === "number" ? percent(value) : percent(value?.value));
-  const told = "advised" in referral ? (referral.advised ? S.result.refer : S.result.noRefer) : null;
-  const details = referral.operating_point || typeof referral.threshold === "number"
-    ? S.result.referText(share(referral.threshold), referral.operating_point, share(referral.sensitivity), share(referral.specificity)) : null;
-  return h("div", { class: `fact${referral.advised ? " advised" : ""}` },
-    h("h3", {}, S.result.malignancy, h("span", { class: "number" }, percent(answer.malignant_probability))),
-    scale, told ? h("p", {}, h("strong", {}, told), details ? h("span", { class: "soft" }, ` ${details}`) : null) : null);
+  const told = referral && h("p", {}, h("strong", {}, referral.advised ? S.result.refer : S.result.noRefer), " ",
+    h("span", { class: "soft" }, S.result.referText(percent(referral.threshold), percent(referral.sensitivity), percent(referral.specificity))));
+  return h("div", { class: `fact${referral?.advised ? " advised" : ""}` },
+    h("h3", {}, S.result.malignancy, h("span", { class: "number" }, percent(answer.malignant_probability))), scale, told);
 }
 
 function ruleNote(answer, model) {
@@ -134,7 +141,7 @@ function ruleNote(answer, model) {
 
 export function resultPanel(item, model, actions, port) {
   const answer = item.answer;
-  const readable = !item.error && Object.keys(answer.probabilities ?? {}).length > 0;
+  const readable = isReadable(item);
   const row = h("div", { class: "row actions" },
     actions.retry ? button(S.actions.retry, actions.retry, { class: "primary" }) : null,
     actions.compare ? button(S.actions.compare, actions.compare) : null,
@@ -144,7 +151,7 @@ export function resultPanel(item, model, actions, port) {
     button(S.actions.again, actions.again, { class: "quiet" }));
   return h("section", { class: `panel ${statusOf(item)}` },
     headline(item, model),
-    readable ? malignancy(answer) : null,
+    readable ? malignancy(answer, model) : null,
     readable && answer.status !== "ok" ? h("p", { class: "soft small" }, S.result.closest) : null,
     readable ? bars(answer, model) : null,
     readable ? ruleNote(answer, model) : null,

@@ -53,19 +53,18 @@ export default {
     notCalibrated: "These probabilities are not calibrated.",
     className: "Class",
     probability: "Probability",
-    inSet: "in the likely set",
+    inSet: "compatible",
     chosen: "the diagnosis",
     ruleNote: (largest) =>
       `${largest} has the largest probability, but the diagnosis weighs all classes alike, so that a rare disease is not overlooked.`,
-    set: "Likely set",
-    setText: (names) => `Any of these is plausible: ${names}.`,
-    setOne: (name) => `Only ${name} is plausible.`,
-    malignancy: "Chance of a malignant lesion",
-    refer: "Referral advised",
-    noRefer: "Below the referral threshold",
-    referText: (threshold, point, sensitivity, specificity) =>
-      [threshold && `Threshold ${threshold}`, point && `operating point “${point}”`, sensitivity && `sensitivity ${sensitivity}`, specificity && `specificity ${specificity}`]
-        .filter(Boolean).join(", ") + ".",
+    set: "Compatible with",
+    setNote: (level) =>
+      `Diagnoses for which this picture is not unusual${level ? ` (level ${level})` : ""}. A common one may be missing although it is probable, since pictures of it nearly always look more like it.`,
+    malignancy: "Malignant or premalignant",
+    refer: "To be seen by a specialist.",
+    noRefer: "Below the threshold for a specialist.",
+    referText: (threshold, sensitivity, specificity) =>
+      `Advised from ${threshold} on.${sensitivity && specificity ? ` On lesions new to the model this caught ${sensitivity} of them and left ${specificity} of the others alone.` : ""}`,
     reminder: "A reading of one picture, not a diagnosis. It knows nothing of the patient, and it can be wrong.",
     took: (ms) => `Read in ${ms} ms`,
   },
