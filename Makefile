@@ -5,10 +5,11 @@ PY := $(BIN)/python
 RUN ?= runs/default
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long lint bench train-default
+.PHONY: help demo serve test test-long lint bench train-default
 
 help:
 	@echo "make demo           classify the example images (light core, a minute or two)"
+	@echo "make serve          the page and the API on this machine"
 	@echo "make test           set up everything, run the tests (up to 20 minutes on 2 cores)"
 	@echo "make test-long      the slow tests"
 	@echo "make lint           ruff, mypy, import contracts"
@@ -20,14 +21,23 @@ $(VENV)/core.stamp: requirements/core.txt pyproject.toml scripts/venv.sh
 	@./scripts/venv.sh $(VENV) requirements/core.txt
 	@touch $@
 
+$(VENV)/serve.stamp: requirements/serve.txt pyproject.toml scripts/venv.sh
+	@./scripts/venv.sh $(VENV) requirements/serve.txt
+	@touch $(VENV)/core.stamp $@
+
 $(VENV)/dev.stamp: requirements/dev.txt pyproject.toml scripts/venv.sh
 	@./scripts/venv.sh $(VENV) requirements/dev.txt
-	@touch $(VENV)/core.stamp $@
+	@touch $(VENV)/core.stamp $(VENV)/serve.stamp $@
 
 demo: $(VENV)/core.stamp
 	@$(BIN)/dermlens predict examples/images --html demo/index.html --open
+	@echo "To ask about your own images on a page in the browser: make serve   (dermlens serve --open)"
+
+serve: $(VENV)/serve.stamp
+	@$(BIN)/dermlens serve --open
 
 test: $(VENV)/dev.stamp
+	@./scripts/chromium.sh
 	$(PY) -m pytest -m "not long" --durations=10
 
 test-long: $(VENV)/dev.stamp

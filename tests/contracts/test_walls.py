@@ -46,7 +46,10 @@ def test_lint_is_clean(check: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("verb", [[], ["predict"], ["train"], ["audit"]], ids=["dermlens", "predict", "train", "audit"])
+VERBS = ["predict", "serve", "train", "audit"]
+
+
+@pytest.mark.parametrize("verb", [[], *([verb] for verb in VERBS)], ids=["dermlens", *VERBS])
 def test_help_loads_nothing_heavy(verb: list[str]) -> None:
     program = (
         "from dermlens.cli import main\n"

@@ -15,6 +15,7 @@ from dermlens.cli.backbones import backbones
 from dermlens.cli.evaluate import evaluate
 from dermlens.cli.options import EXIT_IMAGE_FAILED, EXIT_INTERRUPTED, EXIT_WRONG_USE
 from dermlens.cli.predict import predict
+from dermlens.cli.serve import serve
 from dermlens.cli.train import train
 from dermlens.errors import DermlensError, StorageError
 
@@ -24,11 +25,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
-    help="Classify images of skin disease with EfficientNet: train, evaluate, predict. "
+    help="Classify images of skin disease with EfficientNet: train, evaluate, predict, serve. "
     "For research and decision support only; not a diagnosis.",
 )
 
 app.command(epilog="Example: `dermlens predict examples/images --top 3`")(predict)
+app.command(epilog="Example: `dermlens serve --open`")(serve)
 app.command(epilog="Example: `dermlens audit my_images --out audit --repair --manifest repaired.csv`")(audit)
 app.command(epilog="Example: `dermlens train my_images --out runs/mine` (one folder per diagnosis)")(train)
 app.command(epilog="Example: `dermlens evaluate runs/mine other_images --out scores`")(evaluate)

@@ -17,6 +17,7 @@ import openvino as ov
 from dermlens.errors import BundleError
 
 BATCH = 16
+ONE_BY_ONE = BATCH // 2  # so few images are faster one by one than in a batch filled up with nothing
 
 
 @dataclass(frozen=True)
@@ -70,16 +71,19 @@ class Runtime:
         Args:
             pixels: uint8 RGB (n, height, width, 3), made by `data.images.load_image`; any n >= 1.
         """
-        if len(pixels) == 1:
-            return self._run(1, pixels)
         parts = []
         for start in range(0, len(pixels), BATCH):
             part = pixels[start : start + BATCH]
             n = len(part)
+            if n <= ONE_BY_ONE:
+                parts += [self._run(1, part[row : row + 1]) for row in range(n)]
+                continue
             if n < BATCH:
                 part = np.concatenate([part, np.zeros((BATCH - n, *part.shape[1:]), part.dtype)])
             out = self._run(BATCH, part)
             parts.append(Outputs(out.logits[:n], out.embedding[:n], out.feature_map[:n]))
+        if len(parts) == 1:
+            return parts[0]
         return Outputs(
             np.concatenate([p.logits for p in parts]),
             np.concatenate([p.embedding for p in parts]),

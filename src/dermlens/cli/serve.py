@@ -1,0 +1,70 @@
+"""`dermlens serve`: the page and the API."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dermlens.cli.options import (
+    DEFAULT_MAX_BYTES,
+    DEFAULT_MAX_PIXELS,
+    MaxBytes,
+    MaxPixels,
+    Model,
+    console_of_messages,
+    need,
+)
+from dermlens.errors import UsageError
+
+RATE_LIMIT_ELSEWHERE = 300
+
+
+def serve(
+    model: Model = "default",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="DERMLENS_TOKEN", show_envvar=True, help="Ask for this bearer token."),
+    ] = None,
+    rate_limit: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help=f"Requests a minute and client; 0: no limit. Default: 0 on loopback, else {RATE_LIMIT_ELSEWHERE}.",
+        ),
+    ] = None,
+    queue: Annotated[int, typer.Option(min=1, help="Images that may wait or run at once; more get 429.")] = 3,
+    drain: Annotated[float, typer.Option(min=0, help="Seconds after SIGTERM during which it still accepts.")] = 3.0,
+    max_bytes: MaxBytes = DEFAULT_MAX_BYTES,
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    quiet: Annotated[bool, typer.Option(help="No line for each request.")] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Answer for photographs on a page in the browser and through an API."""
+    need("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
+    import logging
+
+    from dermlens.inference.predict import Predictor
+    from dermlens.serving.run import run
+    from dermlens.serving.server import log_to_stderr
+    from dermlens.serving.settings import LOOPBACK_HOSTS, Settings
+
+    console = console_of_messages()
+    if token is not None and len(token) < 8:
+        raise UsageError(f"The token has {len(token)} characters. At least 8 are needed.", remedy="Make a longer one.")
+    local = host in LOOPBACK_HOSTS
+    settings = Settings(
+        token=token,
+        rate_limit=rate_limit if rate_limit is not None else 0 if local else RATE_LIMIT_ELSEWHERE,
+        max_image_bytes=max_bytes,
+        max_pixels=max_pixels,
+        queue_images=queue,
+        drain_s=drain,
+    )
+    log_to_stderr(logging.WARNING if quiet else logging.INFO)
+    if not local and token is None:
+        console.print("Anyone who reaches this address can use it: no --token is set.", style="yellow")
+    predictor = Predictor(model, max_bytes=max_bytes, max_pixels=max_pixels)
+    run(predictor, settings, host, port, console=console, open_page=open_page)

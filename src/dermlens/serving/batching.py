@@ -1,0 +1,176 @@
+"""Requests from many clients, answered in small batches by a few threads, with a queue that cannot grow.
+
+A queue that is full says so at once: a client that is told to come back in a second is served better than one that
+waits behind fifty others, and whoever is let in is answered quickly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from dermlens.inference.predict import Prediction, Predictor
+from dermlens.serving.problems import Problem
+
+WORKERS = 2  # while one waits for the network, the other reads the next images
+
+
+@dataclass(eq=False)
+class _Job:
+    """One image to be answered, or one call to be made (then `call` is set)."""
+
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+    image: bytes = b""
+    name: str = ""
+    call: Callable[[], Any] | None = None
+    outcome: Any = field(default=None, init=False)
+
+
+class Batcher:
+    """Hands images from the event loop to worker threads.
+
+    Args:
+        predictor: answers; its `predict_many` is called from several threads.
+        queue_images: how many images may wait or run at once.
+        batch_images: how many go through the network together.
+        on_batch: told the size of every batch.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        queue_images: int,
+        batch_images: int,
+        on_batch: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        self._predictor = predictor
+        self._queue_images = queue_images
+        self._batch_images = batch_images
+        self._on_batch = on_batch
+        self._jobs: deque[_Job] = deque()
+        self._ready = threading.Condition()
+        self._closed = True
+        self._threads: list[threading.Thread] = []
+        self.pending = 0  # waiting or running; only the event loop changes it
+        self.open()
+
+    def open(self) -> None:
+        """Start the threads, unless they run."""
+        if self._closed:
+            self._closed = False
+            self._threads = [
+                threading.Thread(target=self._work, name=f"dermlens-serve-{n}", daemon=True) for n in range(WORKERS)
+            ]
+            for thread in self._threads:
+                thread.start()
+
+    def admit(self, count: int = 1) -> None:
+        """Say whether `count` more images may come; a request larger than the queue is let in when nothing waits.
+
+        Raises:
+            Problem: `queue_full`; `draining` after `close`.
+        """
+        if self._closed:
+            raise Problem("draining", "This server has stopped answering.")
+        if self.pending and self.pending + count > self._queue_images:
+            raise Problem("queue_full", "As many images wait as this server lets wait.", retry_after_s=1)
+
+    async def predict(self, images: list[bytes], names: list[str]) -> list[Prediction]:
+        """Answer for images, in their order.
+
+        Raises:
+            Problem: `queue_full`.
+        """
+        self.admit(len(images))
+        loop = asyncio.get_running_loop()
+        jobs = [_Job(loop.create_future(), loop, image, name) for image, name in zip(images, names, strict=True)]
+        return list(await self._run(jobs))
+
+    async def call(self, function: Callable[[], Any]) -> Any:
+        """Run a function in its turn; it counts as one image.
+
+        Raises:
+            Problem: `queue_full`; and whatever the function raises.
+        """
+        self.admit()
+        loop = asyncio.get_running_loop()
+        return (await self._run([_Job(loop.create_future(), loop, call=function)]))[0]
+
+    async def _run(self, jobs: list[_Job]) -> list[Any]:
+        for job in jobs:
+            self.pending += 1
+            job.future.add_done_callback(self._finished)
+        with self._ready:
+            self._jobs.extend(jobs)
+            self._ready.notify(len(jobs))
+        return await asyncio.gather(*(job.future for job in jobs))
+
+    def _finished(self, future: asyncio.Future[Any]) -> None:
+        self.pending -= 1
+
+    def close(self) -> None:
+        """Answer what waits, then stop the threads."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify_all()
+        for thread in self._threads:
+            thread.join(timeout=5)
+
+    def _work(self) -> None:
+        while batch := self._take():
+            self._on_batch(len(batch))
+            for job, outcome in zip(batch, self._answer(batch), strict=True):
+                job.outcome = outcome
+            _deliver(batch)
+
+    def _take(self) -> list[_Job]:
+        """Wait for work; return up to a batch of images, or one call, or nothing when the end has come."""
+        with self._ready:
+            while True:
+                while self._jobs and self._jobs[0].future.cancelled():
+                    self._jobs.popleft()
+                if self._jobs or self._closed:
+                    break
+                self._ready.wait()
+            batch: list[_Job] = []
+            while self._jobs and len(batch) < self._batch_images:
+                if batch and self._jobs[0].call is not None:
+                    break
+                batch.append(self._jobs.popleft())
+                if batch[-1].call is not None:
+                    break
+            return batch
+
+    def _answer(self, batch: list[_Job]) -> list[Any]:
+        call = batch[0].call
+        try:
+            if call is not None:
+                return [call()]
+            return list(self._predictor.predict_many([j.image for j in batch], names=[j.name for j in batch]))
+        except Exception as error:
+            if len(batch) == 1:
+                return [error]
+            return [self._answer([job])[0] for job in batch]
+
+
+def _deliver(batch: list[_Job]) -> None:
+    """Give the outcomes to the event loops that wait for them."""
+    for loop in {job.loop for job in batch}:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_resolve, [job for job in batch if job.loop is loop])
+
+
+def _resolve(batch: list[_Job]) -> None:
+    for job in batch:
+        if job.future.done():
+            continue
+        if isinstance(job.outcome, Exception):
+            job.future.set_exception(job.outcome)
+        else:
+            job.future.set_result(job.outcome)

@@ -1,0 +1,101 @@
+"""Around every request: security headers, a deadline, one log line, one count; and no traceback ever leaves.
+
+The log line holds method, route, status and milliseconds. Never an address, a file name, a byte of an image, a token
+or an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dermlens.serving.metrics import Metrics
+from dermlens.serving.problems import Problem
+from dermlens.serving.settings import Settings
+
+log = logging.getLogger("dermlens.serving")
+
+METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"})
+SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; "
+        b"connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        b"require-trusted-types-for 'script'; trusted-types 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"permissions-policy", b"camera=(self), geolocation=(), microphone=(), payment=(), usb=()"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+
+
+@dataclass
+class Life:
+    """Whether the server is being stopped."""
+
+    draining: bool = False
+
+
+class Envelope:
+    """The outermost ASGI middleware."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics, life: Life, routes: frozenset[str]) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._life = life
+        self._routes = routes
+        self._deadline_s = settings.body_timeout_s + settings.request_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        answer = _Answer(send, self._life)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await self._app(scope, receive, answer.send)
+        except TimeoutError:
+            await answer.give_up(Problem("timeout", f"No answer within {self._deadline_s:g} seconds."), scope, receive)
+        except Exception as error:
+            log.error("internal error: %s", type(error).__name__, exc_info=log.isEnabledFor(logging.DEBUG))
+            await answer.give_up(Problem("internal", "An unexpected error."), scope, receive)
+        finally:
+            self._record(scope, answer.status, time.perf_counter() - start)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        path = scope["path"]
+        route = path if path in self._routes else "other"
+        method = scope["method"] if scope["method"] in METHODS else "OTHER"
+        self._metrics.request(route, method, status, seconds)
+        log.info("%s %s %d %.1f ms", method, route, status, seconds * 1000)
+
+
+class _Answer:
+    """Adds headers to an answer on its way out, and remembers its status (0: the client left before there was one)."""
+
+    def __init__(self, send: Send, life: Life) -> None:
+        self._send = send
+        self._life = life
+        self.status = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = [*message.get("headers", []), *SECURITY_HEADERS]
+            if self._life.draining:
+                headers.append((b"connection", b"close"))
+            message = {**message, "headers": headers}
+        await self._send(message)
+
+    async def give_up(self, problem: Problem, scope: Scope, receive: Receive) -> None:
+        """Answer with a problem, unless an answer has begun: then the connection is closed by the server."""
+        if self.status == 0:
+            await problem.send(scope, receive, self.send)

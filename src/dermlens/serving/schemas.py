@@ -1,0 +1,140 @@
+"""The shapes of the API's answers, for `/openapi.json`. Answers are made elsewhere; tests hold them to these shapes."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Shape(BaseModel):
+    """Further members may come with later models."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class DiagnosisShape(Shape):
+    code: str
+    name: str
+
+
+class ReasonShape(Shape):
+    code: str
+    text: str
+
+
+class ModelNameShape(Shape):
+    name: str
+    version: str
+    sha256: str
+
+
+class ErrorShape(Shape):
+    code: str
+    message: str
+    remedy: str
+
+
+class PredictionShape(Shape):
+    """The same object as `dermlens predict --json` prints."""
+
+    schema_: Literal["dermlens/prediction/1"] = Field(alias="schema")
+    image: str = Field(description="`image-1`, `image-2` ... in the order they came; file names are never looked at")
+    status: Literal["ok", "uncertain", "rejected", "error"]
+    diagnosis: DiagnosisShape | None
+    probability: float | None = Field(ge=0, le=1)
+    probabilities: dict[str, float]
+    decision_rule: str
+    model: ModelNameShape
+    elapsed_ms: float
+    error: ErrorShape | None
+    reasons: list[ReasonShape] | None = None
+    prediction_set: list[str] | None = None
+    malignant_probability: float | None = None
+    referral: dict[str, Any] | None = None
+    novelty: dict[str, Any] | None = None
+    quality: Any = None
+
+
+class PredictionsShape(Shape):
+    """One entry for each image, in their order; an entry with `status` "error" says what to do."""
+
+    predictions: list[PredictionShape]
+
+
+class ExplanationShape(Shape):
+    prediction: PredictionShape
+    code: str
+    logit: float
+    width_px: int
+    height_px: int
+    relevance_png: str = Field(description="base64 of a grey PNG, 255 where most speaks for the class")
+    overlay_png: str = Field(description="base64 of a PNG, the image as the model sees it with the relevance over it")
+
+
+class ClassShape(Shape):
+    code: str
+    name: str
+    malignancy: Literal["malignant", "premalignant", "benign", "unknown"]
+    icd10: str
+    icd11: str
+    plain: str
+
+
+class ModelShape(Shape):
+    name: str
+    version: str
+    sha256: str
+    software: str
+    disclaimer: str
+    scope: str
+    classes: list[ClassShape]
+    limits: dict[str, int]
+    metrics: dict[str, Any]
+    card: str
+
+
+class ProblemShape(Shape):
+    """RFC 9457, with `code` for programs and `remedy` for people."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    remedy: str
+
+
+class HealthShape(Shape):
+    status: Literal["ok", "draining"]
+
+
+PREDICTION_EXAMPLE: dict[str, Any] = {
+    "schema": "dermlens/prediction/1",
+    "image": "image-1",
+    "status": "ok",
+    "diagnosis": {"code": "MEL", "name": "melanoma"},
+    "probability": 0.812345,
+    "probabilities": {
+        "AK": 0.001,
+        "BCC": 0.002,
+        "BKL": 0.061,
+        "DF": 0.001,
+        "MEL": 0.812345,
+        "NV": 0.120655,
+        "SCC": 0.001,
+        "VASC": 0.001,
+    },
+    "decision_rule": "prior_adjusted",
+    "model": {"name": "default", "version": "1.0.0", "sha256": "0" * 64},
+    "elapsed_ms": 9.1,
+    "error": None,
+}
+PROBLEM_EXAMPLE: dict[str, Any] = {
+    "type": "/problems#too_many_pixels",
+    "title": "The image has too many pixels",
+    "status": 422,
+    "detail": "The image given as 81,234 bytes has 9,000 x 9,000 = 81,000,000 pixels. At most 50,000,000 are allowed.",
+    "code": "too_many_pixels",
+    "remedy": "Save a smaller copy.",
+}

@@ -1,0 +1,128 @@
+"""uvicorn with two additions: it stops without dropping a request, and it does not wait for slow headers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from dermlens.inference.predict import Predictor
+from dermlens.serving.app import create_app
+from dermlens.serving.envelope import Life
+from dermlens.serving.settings import Settings
+
+
+def make_server(predictor: Predictor, settings: Settings, host: str, port: int) -> DrainingServer:
+    """Return a server that is ready to `run()`; port 0 takes a free one."""
+    life = Life()
+    config = uvicorn.Config(
+        create_app(predictor, settings, life),
+        host=host,
+        port=port,
+        http=_protocol(settings),
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        backlog=1024,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=int(settings.body_timeout_s + settings.request_timeout_s) + 5,
+    )
+    return DrainingServer(config, life, settings.drain_s)
+
+
+class DrainingServer(uvicorn.Server):
+    """On SIGTERM: `/readyz` says 503 and every answer closes its connection, while requests are still answered; then
+    no new connection is accepted and what is in flight is finished. On SIGINT the first step is left out.
+    """
+
+    def __init__(self, config: uvicorn.Config, life: Life, drain_s: float) -> None:
+        super().__init__(config)
+        self._life = life
+        self._drain_s = drain_s
+        self._drained_at: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig == signal.SIGTERM and not self._life.draining:
+            self._life.draining = True
+            self._drained_at = time.monotonic() + self._drain_s
+        elif sig == signal.SIGINT:
+            self._life.draining = True
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._drained_at is not None and time.monotonic() >= self._drained_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on, once it has started."""
+        return int(self.servers[0].sockets[0].getsockname()[1])
+
+
+def _protocol(settings: Settings) -> type[asyncio.Protocol]:
+    """Return the protocol class with this server's limits on connections."""
+
+    class Protocol(H11Protocol):
+        """Closes a connection whose headers, or whose refused body, take too long; and those beyond the limit."""
+
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > settings.max_connections:
+                transport.abort()
+                return
+            self._watch(settings.header_timeout_s)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+                if self._timer is None:
+                    self._watch(settings.header_timeout_s)
+            elif self.conn.our_state is not h11.DONE:
+                self._forget()
+
+        def on_response_complete(self) -> None:
+            self._forget()
+            refused_early = self.conn.their_state is h11.SEND_BODY
+            super().on_response_complete()
+            if refused_early and not self.transport.is_closing():
+                self._watch(settings.linger_s)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._forget()
+            super().connection_lost(exc)
+
+        def _watch(self, seconds: float) -> None:
+            self._forget()
+            self._timer = self.loop.call_later(seconds, self._close)
+
+        def _forget(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+        def _close(self) -> None:
+            self.transport.close()
+
+    return Protocol
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Send the server's own log lines to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("dermlens.serving")
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False

@@ -1,0 +1,134 @@
+"""A real Chromium before a real server; without one the tests say that they did not run.
+
+Every page is watched: a console message of level error, an uncaught exception, or a request to another host fails the
+test. Screenshots go to `build/screenshots`, to be looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+import live
+import tiny
+from dermlens import Predictor
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+Open = Callable[..., Page]
+
+
+class Doubtful(Predictor):
+    """The tiny model with every kind of answer: red is sure, green uncertain, blue rejected."""
+
+    def predict_many(self, *arguments: Any, **options: Any) -> Iterator[Any]:
+        for answer in super().predict_many(*arguments, **options):
+            yield _Told(answer)
+
+
+class _Told:
+    """An answer as later models give it, with the members that the page shows where they are present."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._answer, name)
+
+    def as_dict(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._answer.as_dict()
+        if found["status"] == "error":
+            return found
+        code = self._answer.diagnosis_code
+        point = {"advised": True, "operating_point": "screening", "threshold": 0.2, "sensitivity": 0.95}
+        told = {"prediction_set": [code], "malignant_probability": 0.7, "referral": {**point, "specificity": 0.6}}
+        if code == "GREEN":
+            reasons = [{"code": "close", "text": "Green and blue are about equally likely."}]
+            return {**found, **told, "status": "uncertain", "diagnosis": None, "reasons": reasons}
+        if code == "BLUE":
+            reasons = [{"code": "novel", "text": "This does not look like a dermoscopic image."}]
+            return {**found, **told, "status": "rejected", "diagnosis": None, "reasons": reasons}
+        return {**found, **told, "reasons": []}
+
+
+def _browser_path() -> str | None:
+    return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = _browser_path()
+    if path is None:
+        pytest.skip("NOT RUN: no Chromium here (scripts/chromium.sh installs one where it can)")
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox"] if os.geteuid() == 0 else []
+        chromium = playwright.chromium.launch(executable_path=path, args=[*options, *CAMERA])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write(tmp_path_factory.mktemp("browser") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def address(model: Path) -> Iterator[str]:
+    """The server with the tiny model that knows doubt."""
+    with live.in_thread(model, Doubtful(model), queue_images=8) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="session")
+def real_address() -> Iterator[str]:
+    """The server with the embedded model."""
+    with live.in_thread("default", queue_images=8) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture
+def watched(browser: Browser) -> Iterator[Open]:
+    """Return `open(address, **context options)`; what goes wrong on any of its pages fails the test."""
+    wrong: list[str] = []
+    contexts = []
+
+    def open_page(address: str, *, tolerate: str = "never", **options: Any) -> Page:
+        context = browser.new_context(permissions=["camera"], **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("console", lambda m: wrong.append(m.text) if m.type == "error" and tolerate not in m.text else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda r: wrong.append(r.url) if not r.url.startswith((address, "blob:", "data:")) else None)
+        page.goto(address + "/")
+        page.wait_for_selector(".well, dialog")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Return image files: red, green, blue, wide (red left, blue right) and broken."""
+    import cv2
+
+    folder = tmp_path_factory.mktemp("pictures")
+    wide = np.concatenate([tiny.colour("RED", (80, 80)), tiny.colour("BLUE", (80, 80))], axis=1)
+    made = {code.lower(): tiny.colour(code, (80, 80)) for code in tiny.CODES} | {"wide": wide}
+    paths = {}
+    for name, pixels in made.items():
+        paths[name] = folder / f"{name}.png"
+        cv2.imwrite(str(paths[name]), pixels[:, :, ::-1])
+    paths["broken"] = folder / "broken.png"
+    paths["broken"].write_bytes(paths["red"].read_bytes()[:60])
+    return paths

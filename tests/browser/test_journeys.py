@@ -1,0 +1,236 @@
+"""What people do with the page, in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+import live
+
+Open = Callable[..., Page]
+Pictures = dict[str, Path]
+
+
+def read(page: Page, *paths: Path) -> None:
+    page.set_input_files("#file", [str(path) for path in paths])
+    page.get_by_role("button", name=re.compile("^Read")).click()
+    page.wait_for_selector(".verdict h2")
+    expect(page.locator(".thumb span", has_text="·")).to_have_count(0)
+
+
+def heat_shown(page: Page, code: str) -> None:
+    page.wait_for_selector(f'.heat[data-shown="{code}"]')
+
+
+def test_what_the_model_reads_stands_before_everything_else(watched: Open, address: str) -> None:
+    page = watched(address)
+    expect(page.locator("#scope")).to_have_text("Reads plain colours.")
+    expect(page.locator("#disclaimer")).to_contain_text("not a diagnosis")
+    first_text = page.locator("main").inner_text().split("\n")
+    assert first_text.index("Reads plain colours.") <= 3
+
+
+def test_a_chosen_image_is_read_and_explained(watched: Open, address: str, pictures: Pictures) -> None:
+    page = watched(address)
+    read(page, pictures["red"])
+    expect(page.locator(".verdict h2")).to_have_text("Red")
+    expect(page.locator(".verdict h2")).to_be_focused()
+    assert page.locator(".bars tbody tr").count() == 3
+    expect(page.locator(".bars .chosen th")).to_contain_text("Red")
+    expect(page.get_by_text("To be seen by a specialist.")).to_be_visible()
+    expect(page.get_by_role("heading", name="Compatible with")).to_be_visible()
+    heat_shown(page, "RED")
+    page.get_by_label("What spoke for").select_option("GREEN")
+    heat_shown(page, "GREEN")
+    page.locator("#heat-opacity").fill("0.9")
+    assert page.locator(".heat").evaluate("e => e.style.opacity") == "0.9"
+
+
+def test_the_page_says_that_it_cannot_tell_and_why(watched: Open, address: str, pictures: Pictures) -> None:
+    page = watched(address)
+    read(page, pictures["green"])
+    expect(page.locator(".verdict h2")).to_have_text("I can’t tell")
+    expect(page.get_by_text("Green and blue are about equally likely.")).to_be_visible()
+    assert page.locator(".bars tbody tr").count() == 3 and page.locator(".bars .chosen").count() == 0
+
+
+def test_a_picture_that_is_no_lesion_gets_no_probabilities(watched: Open, address: str, pictures: Pictures) -> None:
+    page = watched(address)
+    read(page, pictures["blue"])
+    expect(page.locator(".verdict h2")).to_have_text("Not an image I can read")
+    expect(page.get_by_text("This does not look like a dermoscopic image.")).to_be_visible()
+    assert page.locator(".bars").count() == 0
+
+
+def test_a_broken_file_says_what_to_do(watched: Open, address: str, pictures: Pictures) -> None:
+    page = watched(address, tolerate="422")
+    read(page, pictures["broken"])
+    expect(page.locator(".verdict h2")).to_have_text("This image could not be read")
+    expect(page.get_by_text("Copy or download it again.")).to_be_visible()
+    expect(page.get_by_role("button", name="Try again")).to_be_visible()
+
+
+def test_several_images_are_read_and_two_compared(watched: Open, address: str, pictures: Pictures) -> None:
+    page = watched(address)
+    read(page, pictures["red"], pictures["green"], pictures["blue"])
+    assert [t.strip() for t in page.locator(".thumb span").all_inner_texts()] == ["RED", "?", "?"]
+    page.get_by_role("button", name="Compare two").click()
+    expect(page.get_by_role("heading", name="Two photographs side by side")).to_be_focused()
+    assert page.locator(".pair h3").all_inner_texts() == ["Red", "I can’t tell"]
+    page.locator("#compare-1").select_option("0")
+    assert page.locator(".pair h3").all_inner_texts() == ["Red", "Red"]
+    assert set(page.locator(".change").all_inner_texts()) == {"±0 pts"}
+    page.get_by_role("button", name="Back to the reading").click()
+    expect(page.locator(".verdict h2")).to_be_visible()
+
+
+def test_an_image_is_framed_by_keyboard_and_what_is_framed_is_what_is_read(
+    watched: Open, address: str, pictures: Pictures
+) -> None:
+    page = watched(address)
+    page.set_input_files("#file", str(pictures["wide"]))
+    page.get_by_label("Image in its frame").focus()
+    for _ in range(30):
+        page.keyboard.press("ArrowLeft")
+    page.get_by_role("button", name="Read this image").click()
+    expect(page.locator(".verdict h2")).to_have_text("Red")
+    page.get_by_role("button", name="Adjust frame").click()
+    page.get_by_role("button", name="Turn right").click()
+    page.get_by_role("button", name="Turn right").click()
+    page.get_by_label("Image in its frame").focus()
+    for _ in range(30):
+        page.keyboard.press("ArrowLeft")
+    page.get_by_role("button", name="Read this image").click()
+    expect(page.locator(".verdict h2")).to_have_text("Not an image I can read")
+
+
+def test_an_untouched_image_is_sent_byte_for_byte_and_without_its_name(
+    watched: Open, address: str, pictures: Pictures
+) -> None:
+    page = watched(address)
+    page.evaluate(
+        """() => { const send = window.fetch; window.sent = [];
+        window.fetch = async (path, options) => {
+          const image = options?.body?.get?.("image");
+          if (image) window.sent.push([image.name, Array.from(new Uint8Array(await image.arrayBuffer()))]);
+          return send(path, options); }; }"""
+    )
+    read(page, pictures["red"])
+    name, body = page.evaluate("window.sent[0]")
+    assert name == "image" and bytes(body) == pictures["red"].read_bytes()
+
+
+def test_an_image_is_pasted(watched: Open, address: str, pictures: Pictures) -> None:
+    page = watched(address)
+    page.evaluate(
+        """bytes => { const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], "image.png", { type: "image/png" }));
+        dispatchEvent(Object.assign(new ClipboardEvent("paste", { clipboardData: data }))); }""",
+        list(pictures["red"].read_bytes()),
+    )
+    page.get_by_role("button", name="Read this image").click()
+    expect(page.locator(".meta")).to_contain_text("Pasted image 1")
+
+
+def test_an_image_is_dropped(watched: Open, address: str, pictures: Pictures) -> None:
+    page = watched(address)
+    data = page.evaluate_handle(
+        """bytes => { const data = new DataTransfer();
+        data.items.add(new File([new Uint8Array(bytes)], "red.png", { type: "image/png" })); return data; }""",
+        list(pictures["red"].read_bytes()),
+    )
+    page.dispatch_event(".well", "drop", {"dataTransfer": data})
+    expect(page.get_by_role("heading", name="Frame the lesion")).to_be_visible()
+
+
+def test_a_picture_is_taken_with_the_camera(watched: Open, address: str) -> None:
+    page = watched(address)
+    page.get_by_role("button", name="Use the camera").click()
+    page.locator("dialog button.primary:enabled").click()
+    page.get_by_role("button", name="Read this image").click()
+    expect(page.locator(".verdict h2")).to_have_text("I can’t tell")  # Chromium's fake camera is green
+    expect(page.locator(".meta")).to_contain_text("Camera picture 1")
+
+
+def test_the_history_stays_in_the_browser_and_can_be_wiped(watched: Open, address: str, pictures: Pictures) -> None:
+    page = watched(address)
+    read(page, pictures["red"])
+    page.reload()
+    page.wait_for_selector(".well")
+    page.get_by_role("button", name="History").click()
+    expect(page.locator(".readings strong")).to_have_text("Red")
+    page.get_by_role("button", name="Open: red.png").click()
+    expect(page.locator(".verdict h2")).to_have_text("Red")
+    heat_shown(page, "RED")
+    page.get_by_role("button", name="History").click()
+    page.get_by_role("button", name="Wipe history").click()
+    page.get_by_role("button", name="Wipe everything now").click()
+    expect(page.get_by_text("Nothing here yet.")).to_be_visible()
+    page.reload()
+    page.get_by_role("button", name="History").click()
+    expect(page.get_by_text("Nothing here yet.")).to_be_visible()
+
+
+def test_without_a_history_nothing_is_kept(watched: Open, address: str, pictures: Pictures) -> None:
+    page = watched(address)
+    page.get_by_role("button", name="History").click()
+    page.get_by_label("Keep a history in this browser").uncheck()
+    page.get_by_role("button", name="Close").click()
+    read(page, pictures["red"])
+    page.get_by_role("button", name="History").click()
+    expect(page.get_by_text("Nothing here yet.")).to_be_visible()
+
+
+def test_a_reading_is_saved_as_json(watched: Open, address: str, pictures: Pictures) -> None:
+    page = watched(address)
+    read(page, pictures["red"])
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as JSON").click()
+    saved = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+    assert saved["prediction"]["diagnosis"]["code"] == "RED" and saved["model"]["name"] == "tiny"
+    assert "not a diagnosis" in saved["disclaimer"]
+
+
+def test_a_server_with_a_token_asks_for_it(watched: Open, model: Path, pictures: Pictures) -> None:
+    with live.in_thread(model, token="a-long-token") as port:
+        page = watched(f"http://127.0.0.1:{port}", tolerate="401")
+        page.get_by_role("textbox", name="Token").fill("wrong-token")
+        page.get_by_role("button", name="Continue").click()
+        expect(page.get_by_text("That token was not accepted.")).to_be_visible()
+        page.get_by_role("textbox", name="Token").fill("a-long-token")
+        page.get_by_role("button", name="Continue").click()
+        read(page, pictures["red"])
+        expect(page.locator(".verdict h2")).to_have_text("Red")
+
+
+def test_the_whole_way_by_keyboard_alone(watched: Open, address: str, pictures: Pictures) -> None:
+    page = watched(address)
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the workspace")).to_be_focused()
+    page.keyboard.press("Enter")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("button", name="Choose images")).to_be_focused()
+        page.keyboard.press("Enter")
+    chooser.value.set_files(str(pictures["red"]))
+    expect(page.get_by_role("button", name="Read this image")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator(".verdict h2")).to_be_focused()
+
+
+@pytest.mark.parametrize(("width", "height"), [(320, 640), (640, 400)], ids=["phone", "zoom-200"])
+def test_nothing_has_to_be_scrolled_sideways(
+    watched: Open, address: str, pictures: Pictures, width: int, height: int
+) -> None:
+    page = watched(address, viewport={"width": width, "height": height})
+    wide = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert page.evaluate(wide) <= 0
+    read(page, pictures["red"], pictures["green"])
+    assert page.evaluate(wide) <= 0
+    page.get_by_role("button", name="Compare two").click()
+    assert page.evaluate(wide) <= 0

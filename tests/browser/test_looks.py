@@ -1,0 +1,77 @@
+"""Each state of the page: free of serious accessibility findings, and kept as a picture for people to look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
+
+from browser_shots import EXAMPLES, SHOTS, shoot
+
+Open = Callable[..., Page]
+SCREENS: dict[str, dict[str, Any]] = {
+    "light": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "light"},
+    "dark": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "dark"},
+    "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "has_touch": True},
+}
+
+
+def findings(page: Page, where: str) -> list[str]:
+    """Return axe's serious and critical findings, and keep its whole report."""
+    report = Axe().run(page).response
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    (SHOTS / f"{where}.axe.json").write_text(json.dumps(report["violations"], indent=1))
+    return [f"{where}: {v['id']}" for v in report["violations"] if v["impact"] in ("serious", "critical")]
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_every_state_is_accessible(
+    watched: Open, real_address: str, address: str, pictures: dict[str, Path], screen: str
+) -> None:
+    found: list[str] = []
+
+    def look(page: Page, state: str) -> None:
+        shoot(page, f"{screen}-{state}")
+        found.extend(findings(page, f"{screen}-{state}"))
+
+    page = watched(real_address, **SCREENS[screen])
+    look(page, "start")
+    page.set_input_files("#file", [str(EXAMPLES / "MEL_ISIC_0000029.jpg"), str(EXAMPLES / "NV_ISIC_0000019.jpg")])
+    page.wait_for_selector(".movable canvas")
+    look(page, "frame")
+    page.click("button.primary")
+    page.wait_for_selector(".heat[data-shown]")
+    look(page, "result")
+    page.get_by_role("button", name="Compare two").click()
+    look(page, "compare")
+    page.get_by_role("button", name="About").click()
+    look(page, "about")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="History").click()
+    page.wait_for_selector(".readings img")
+    look(page, "history")
+    doubtful = watched(address, tolerate="422", **SCREENS[screen])
+    for name, state in (("red", "referral"), ("green", "uncertain"), ("blue", "rejected"), ("broken", "error")):
+        doubtful.set_input_files("#file", str(pictures[name]))
+        doubtful.click("button.primary")
+        doubtful.wait_for_selector(".verdict h2")
+        look(doubtful, state)
+        doubtful.get_by_role("button", name="Start over").click()
+    assert found == []
+
+
+def test_print_shows_the_reading_and_no_controls(watched: Open, real_address: str) -> None:
+    page = watched(real_address)
+    page.set_input_files("#file", str(EXAMPLES / "MEL_ISIC_0000029.jpg"))
+    page.click("button.primary")
+    page.wait_for_selector(".heat[data-shown]")
+    page.emulate_media(media="print")
+    assert page.locator(".verdict h2").is_visible() and page.locator("#disclaimer").is_visible()
+    assert not page.locator("nav").is_visible() and not page.locator(".actions").is_visible()
+    shoot(page, "print")
+    assert len(page.pdf()) > 10_000

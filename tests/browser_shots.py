@@ -1,0 +1,17 @@
+"""Pictures of the page, kept for people to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from playwright.sync_api import Page
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples" / "images"
+SHOTS = ROOT / "build" / "screenshots"
+
+
+def shoot(page: Page, name: str) -> None:
+    """Keep a picture of the page as `build/screenshots/NAME.png`."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SHOTS / f"{name}.png", full_page=True)

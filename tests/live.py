@@ -1,0 +1,72 @@
+"""A real server for tests: in a thread with any limits, or as a process of its own. Loopback only."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dermlens import Predictor
+from dermlens.serving.server import make_server
+from dermlens.serving.settings import Settings
+
+START_S = 60
+
+
+@contextmanager
+def in_thread(model: Path | str, predictor: Predictor | None = None, **settings: Any) -> Iterator[int]:
+    """Serve from a thread with these settings; gives the port."""
+    server = make_server(predictor or Predictor(model), Settings(**settings), "127.0.0.1", 0)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + START_S
+    while not server.started:
+        if time.monotonic() > deadline or not thread.is_alive():
+            raise RuntimeError("The server did not start.")
+        time.sleep(0.02)
+    try:
+        yield server.port
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)
+
+
+@contextmanager
+def as_process(*options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Serve with `dermlens serve`; gives the process and its port. What it logs goes to its standard error."""
+    command = [sys.executable, "-m", "dermlens", "serve", "--port", "0", "--quiet", *options]
+    environment = {**os.environ, "NO_COLOR": "1"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        yield process, _port(process)
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(timeout=30)
+
+
+def _port(process: subprocess.Popen[str]) -> int:
+    for line in process.stderr or ():
+        if found := re.search(r"http://127\.0\.0\.1:(\d+)/", line):
+            port = int(found[1])
+            _wait_until_open(port)
+            return port
+    raise RuntimeError("The server said no address.")
+
+
+def _wait_until_open(port: int) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise RuntimeError("The port did not open.")

@@ -1,0 +1,57 @@
+"""A tiny model behind the real application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+from starlette.testclient import TestClient
+
+import tiny
+from dermlens import Predictor
+from dermlens.serving.app import create_app
+from dermlens.serving.settings import Settings
+
+Client = Callable[..., TestClient]
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write(tmp_path_factory.mktemp("model") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def predictor(model: Path) -> Predictor:
+    return Predictor(model, max_pixels=1_000_000)
+
+
+@pytest.fixture
+def client(predictor: Predictor) -> Iterator[Client]:
+    """Return a maker of clients: `client(token="...")` talks to a server with those settings."""
+    with ExitStack() as stack:
+
+        def make(used: Predictor | None = None, **settings: Any) -> TestClient:
+            app = create_app(used or predictor, Settings(**{"queue_images": 32, **settings}))
+            return stack.enter_context(TestClient(app, raise_server_exceptions=False))
+
+        yield make
+
+
+def picture(code: str = "RED", suffix: str = ".png", size: tuple[int, int] = (40, 40)) -> bytes:
+    """Return an encoded image of a class's colour."""
+    _, data = cv2.imencode(suffix, tiny.colour(code, size)[:, :, ::-1])
+    return data.tobytes()
+
+
+@pytest.fixture(scope="session")
+def red() -> bytes:
+    return picture("RED")
+
+
+@pytest.fixture(scope="session")
+def pictures() -> list[bytes]:
+    return [picture(code) for code in ("RED", "GREEN", "BLUE")]

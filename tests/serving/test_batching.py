@@ -1,0 +1,98 @@
+"""The queue: order, company, and an end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dermlens import Predictor
+from dermlens.serving.batching import Batcher
+from dermlens.serving.problems import Problem
+
+
+def test_many_requests_at_once_are_each_given_their_own_answers(predictor: Predictor, pictures: list[bytes]) -> None:
+    sizes: list[int] = []
+    batcher = Batcher(predictor, queue_images=100, batch_images=4, on_batch=sizes.append)
+
+    async def ask() -> list[list[str | None]]:
+        images = [[pictures[(n + k) % 3] for k in range(1 + n % 3)] for n in range(20)]
+        answers = await asyncio.gather(*(batcher.predict(each, ["x"] * len(each)) for each in images))
+        return [[answer.diagnosis_code for answer in each] for each in answers]
+
+    codes = ["RED", "GREEN", "BLUE"]
+    assert asyncio.run(ask()) == [[codes[(n + k) % 3] for k in range(1 + n % 3)] for n in range(20)]
+    batcher.close()
+    assert sum(sizes) == sum(1 + n % 3 for n in range(20)) and 1 < max(sizes) <= 4
+    assert batcher.pending == 0
+
+
+def test_one_poisoned_image_does_not_spoil_its_company(model: Any, pictures: list[bytes]) -> None:
+    class Fragile(Predictor):
+        def predict_many(self, images: Any, **options: Any) -> Iterator[Any]:
+            if b"poison" in images:
+                raise MemoryError
+            return super().predict_many(images, **options)
+
+    batcher = Batcher(Fragile(model), queue_images=9, batch_images=4)
+
+    async def ask() -> list[Any]:
+        jobs = [batcher.predict([image], ["x"]) for image in (pictures[0], b"poison", pictures[2])]
+        return list(await asyncio.gather(*jobs, return_exceptions=True))
+
+    first, poisoned, last = asyncio.run(ask())
+    batcher.close()
+    assert (first[0].diagnosis_code, last[0].diagnosis_code) == ("RED", "BLUE")
+    assert isinstance(poisoned, MemoryError)
+
+
+def test_a_request_larger_than_the_queue_is_let_in_only_when_nothing_waits(
+    predictor: Predictor, pictures: list[bytes]
+) -> None:
+    batcher = Batcher(predictor, queue_images=2, batch_images=4)
+
+    async def ask() -> list[Any]:
+        jobs = [batcher.predict(pictures, ["x"] * 3) for _ in range(2)]
+        return list(await asyncio.gather(*jobs, return_exceptions=True))
+
+    first, second = asyncio.run(ask())
+    batcher.close()
+    assert len(first) == 3
+    assert isinstance(second, Problem) and second.code == "queue_full"
+
+
+def test_what_nobody_waits_for_any_more_is_not_done(predictor: Predictor, red: bytes) -> None:
+    hold, entered = threading.Event(), threading.Event()
+    done: list[int] = []
+    batcher = Batcher(predictor, queue_images=9, batch_images=1)
+
+    def occupy() -> None:
+        entered.set()
+        hold.wait(30)
+
+    async def ask() -> None:
+        busy = [asyncio.create_task(batcher.call(occupy)) for _ in range(2)]
+        late = asyncio.create_task(batcher.call(lambda: done.append(1)))
+        await asyncio.to_thread(entered.wait, 30)
+        late.cancel()
+        await asyncio.sleep(0)
+        hold.set()
+        await asyncio.gather(*busy, late, return_exceptions=True)
+
+    asyncio.run(ask())
+    batcher.close()
+    assert done == [] and batcher.pending == 0
+
+
+def test_after_the_end_nothing_is_taken_until_it_is_opened_again(predictor: Predictor, red: bytes) -> None:
+    batcher = Batcher(predictor, queue_images=9, batch_images=1)
+    batcher.close()
+    with pytest.raises(Problem) as caught:
+        asyncio.run(batcher.predict([red], ["x"]))
+    assert caught.value.code == "draining"
+    batcher.open()
+    assert asyncio.run(batcher.predict([red], ["x"]))[0].diagnosis_code == "RED"
+    batcher.close()
