@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,14 @@ BATCH = 32
 _THREADS = 2
 
 
+@dataclass(frozen=True)
+class Embedder:
+    """An OpenVINO graph, uint8 (n, 224, 224, 3) in, (n, d) out, and a word that changes with its weights."""
+
+    graph: Path
+    version: str
+
+
 def embed(
     records: Sequence[Record],
     facts: Sequence[ImageFacts],
@@ -42,7 +51,7 @@ def embed(
 
     Args:
         records, facts: n images.
-        graph: OpenVINO graph, uint8 (n, 224, 224, 3) in, (n, d) out.
+        graph: of an `Embedder`.
         known: embeddings by key, of an earlier audit.
         progress: called with the number of different files just done.
     """

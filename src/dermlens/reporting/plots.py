@@ -80,6 +80,26 @@ def shares_png(scores: Mapping[str, float], label: str, line: tuple[str, float],
     return _png(figure)
 
 
+def rates_png(rates: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> bytes:
+    """Draw shares with intervals, a panel for each name, as PNG bytes; `rates[name][class]` is (share, low, high)."""
+    from matplotlib.figure import Figure
+
+    classes = sorted({code for row in rates.values() for code in row}, reverse=True)
+    figure = Figure(figsize=(2.4 * len(rates) + 1.2, 1.1 + 0.3 * len(classes)), layout="constrained")
+    panels = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
+    for axis, (name, row) in zip(panels, rates.items(), strict=True):
+        for place, code in enumerate(classes):
+            if code in row:
+                share, low, high = row[code]
+                axis.plot([low, high], [place, place], color="tab:orange", linewidth=3, alpha=0.5)
+                axis.plot(share, place, "o", color="tab:orange")
+        axis.set(title=name, xlabel="share", yticks=range(len(classes)), yticklabels=classes)
+        axis.set_xlim(0, max(0.1, 1.1 * max(high for _, _, high in row.values())))
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
 def _png(figure: Any) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)

@@ -1,4 +1,4 @@
-"""The network whose embeddings the audit compares: ImageNet EfficientNet-Lite0, which never saw a label of skin disease.
+"""The network whose embeddings the audit compares: ImageNet EfficientNet-Lite0, which never saw these labels.
 
 It is exported once to an OpenVINO graph in the user's cache; TensorFlow is imported only for that.
 """
