@@ -6,6 +6,7 @@ The recipe is a linear head on frozen ImageNet Lite0 embeddings (a logistic regr
 accuracy on a fifth of the training lesions, drawn by seed). The repair is the audit's, with the reference. Both models
 are scored on the test images that stand under one diagnosis only, that the reference does not deny, and whose picture,
 lesion and near duplicates are not in Train. A second test, of other images: HAM10000 lesions that are not in ISIC-9.
+There benign keratosis is one class, so that "seborrheic keratosis" is a right answer for it, too.
 Intervals: 95 %, from a bootstrap over lesions, both models on the same lesions, over the mean of the seeds.
 """
 
@@ -15,7 +16,7 @@ import argparse
 import io
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +41,12 @@ ROUNDS = 5000
 
 @dataclass(frozen=True)
 class Images:
-    """Embeddings with diagnoses and lesion numbers, row by row."""
+    """Embeddings with diagnoses and lesion numbers, row by row; `same` names answers that count as another."""
 
     vectors: np.ndarray
     labels: np.ndarray
     lesions: np.ndarray
+    same: dict[str, str] = field(default_factory=dict)
 
 
 def fit(train: Images, seed: int) -> tuple[StandardScaler, LogisticRegression]:
@@ -74,7 +76,8 @@ def right(train: Images, tests: list[Images], seeds: int) -> list[np.ndarray]:
     for seed in range(seeds):
         scaler, head = fit(train, seed)
         for hit, test in zip(hits, tests, strict=True):
-            hit += head.predict(scaler.transform(test.vectors)) == test.labels
+            told = head.predict(scaler.transform(test.vectors))
+            hit += np.array([test.same.get(code, code) for code in told]) == test.labels
     return [hit / seeds for hit in hits]
 
 
@@ -126,6 +129,11 @@ def clean_test(found: Audit) -> list[int]:
     ]
 
 
+def code_of(record: Record) -> str:
+    """Return the diagnosis under the name that ISIC-9 has for it."""
+    return "PBK" if record.diagnosis == "BKL" else record.diagnosis
+
+
 def others(data: Path, own: tuple[Record, ...], graph: Path, codes: set[str]) -> Images:
     """Return HAM10000 images of lesions that are not in ISIC-9, under the reference's diagnoses."""
     reference = data / "isic_reference.csv"
@@ -142,7 +150,7 @@ def others(data: Path, own: tuple[Record, ...], graph: Path, codes: set[str]) ->
     facts = read_facts(kept)
     numbers = lesion_groups(kept, [fact.sha256 for fact in facts])
     vectors, _ = embed(kept, facts, graph)
-    return Images(vectors.astype(np.float32), np.array([r.diagnosis for r in kept]), np.array(numbers))
+    return Images(vectors.astype(np.float32), np.array([code_of(r) for r in kept]), np.array(numbers), {"SK": "PBK"})
 
 
 def main() -> None:
