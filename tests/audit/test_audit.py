@@ -158,16 +158,16 @@ def test_crops_and_wrong_labels_are_found_and_kept(tmp_path: Path, embedder: Emb
     for place, code in enumerate(("NV", "MEL")):
         for index in range(12):
             image = pictures.detailed(100 * place + index)
-            image = cv2.GaussianBlur(image, (0, 0), 4) if place else image
+            image = cv2.GaussianBlur(image, (0, 0), 8) if place else image
             pictures.save(root / "Train" / code / f"{index}.png", image)
-    pictures.save(root / "Train/NV/blurred.png", cv2.GaussianBlur(pictures.detailed(700), (0, 0), 4))
+    pictures.save(root / "Train/NV/blurred.png", cv2.GaussianBlur(pictures.detailed(700), (0, 0), 8))
     pictures.save(root / "Test/NV/crop.jpg", np.ascontiguousarray(pictures.detailed(0)[15:-25, 20:-20]))
-    pictures.save(root / "Test/MEL/other.png", cv2.GaussianBlur(pictures.detailed(800), (0, 0), 4))
+    pictures.save(root / "Test/MEL/other.png", cv2.GaussianBlur(pictures.detailed(800), (0, 0), 8))
     dataset = read_dataset(root)
     found = run_audit(dataset, cache=cache, embedder=embedder, console=quiet())
     assert found.counts["near_duplicate_pairs_by_embedding"] == 1 == found.counts["test_images_near_duplicate_in_train"]
     suspects = [f for f in found.findings if f.kind == "label_suspect"]
-    assert suspects[0].images == ("Train/NV/blurred.png",) and suspects[0].suggested == ("MEL",)
+    assert ("Train/NV/blurred.png", "MEL") in [(f.images[0], f.suggested[0]) for f in suspects]
     assert len(suspects) == found.counts["label_suspects"] == sum(found.counts["label_suspects_by_pair"].values())
     write_report(found, found.repair(), tmp_path / "audit.html", manifest=None)
     page = (tmp_path / "audit.html").read_text("utf-8")
