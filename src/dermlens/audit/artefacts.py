@@ -87,8 +87,12 @@ def ink(pixels: Pixels) -> bool:
     lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     lab = cv2.GaussianBlur(lab, (0, 0), 1.5)
     a, b = lab[..., 1], lab[..., 2]
-    away = np.hypot(a - np.median(a[~_MIDDLE]), b - np.median(b[~_MIDDLE]))
-    coloured = (((b < -12) & (a < -1.2 * b)) | (a < -8)) & (away > 20) & (lab[..., 0] > 25)
+    lit = cv2.erode((cv2.blur(lab[..., 0], (9, 9)) > 25).astype(np.uint8), np.ones((15, 15), np.uint8)) > 0
+    around = lit & ~_MIDDLE
+    if around.mean() < 0.1:
+        return False
+    away = np.hypot(a - np.median(a[around]), b - np.median(b[around]))
+    coloured = (((b < -14) & (a < -1.2 * b)) | (a < -8)) & (away > 22) & lit
     outside = int((coloured & ~_MIDDLE).sum())
     return outside >= 60 and outside >= 0.6 * int(coloured.sum())
 
