@@ -128,7 +128,7 @@ def row(pool: Pool, chosen: list[int], pairs: list[NearPair]) -> str:
     return f"{right / len(chosen):.3f} | {wrong} | {precision}"
 
 
-def changes(pool: Pool, copies: int, seed: int) -> None:
+def changes(pool: Pool, copies: int, seed: int, wanted: list[str]) -> None:
     """Print recall and precision for each change."""
     large = [i for i, record in enumerate(pool.records) if record.source == "images_224"]
     chosen = sorted(np.random.default_rng(seed).choice(large, copies, replace=False).tolist())
@@ -136,7 +136,7 @@ def changes(pool: Pool, copies: int, seed: int) -> None:
     print("| | by hash | | | by hash or embedding | | |\n|---|---|---|---|---|---|---|")
     print("| change | recall | other lesions | precision | recall | other lesions | precision |")
     with tempfile.TemporaryDirectory() as folder:
-        for change in CHANGES:
+        for change in wanted:
             by_hash, both = search(pool, changed([pool.records[i] for i in chosen], change, Path(folder)))
             print(f"| {change} | {row(pool, chosen, by_hash)} | {row(pool, chosen, both)} |", flush=True)
     print()
@@ -172,6 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--copies", type=int, default=200, help="images that are changed; 0 leaves this part out")
     parser.add_argument("--blind", type=int, default=600, help="second views looked at blindly; 0 leaves them out")
+    parser.add_argument("--change", action="append", choices=CHANGES, help="only this change; repeatable")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=Path, help="folder that keeps facts and embeddings")
     options = parser.parse_args()
@@ -181,7 +182,7 @@ def main() -> None:
         return
     pool = read_pool(Path(data), options.cache)
     if options.copies:
-        changes(pool, options.copies, options.seed)
+        changes(pool, options.copies, options.seed, options.change or list(CHANGES))
     if options.blind:
         second_views(pool, options.blind, options.seed)
 
