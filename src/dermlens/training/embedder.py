@@ -63,9 +63,6 @@ def _whole(home: Path) -> bool:
 
 
 def _export(home: Path) -> None:
-    from dermlens.training.quiet import load_tensorflow
-
-    load_tensorflow()
     try:
         home.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{home.name}.", dir=home.parent))
@@ -81,6 +78,9 @@ def _export(home: Path) -> None:
 
 
 def _write(staging: Path) -> None:
+    from dermlens.training.quiet import load_tensorflow
+
+    load_tensorflow()
     import keras
     import numpy as np
     import openvino as ov
