@@ -25,6 +25,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from dermlens.audit.audit import Audit, run_audit
 from dermlens.audit.embed import Embedder, embed
@@ -74,7 +75,8 @@ def right(train: Images, tests: list[Images], seeds: int) -> list[np.ndarray]:
     """Return for each test how often each image is told rightly, averaged over the seeds."""
     hits = [np.zeros(len(test.labels)) for test in tests]
     for seed in range(seeds):
-        scaler, head = fit(train, seed)
+        with threadpool_limits(1):
+            scaler, head = fit(train, seed)
         for hit, test in zip(hits, tests, strict=True):
             told = head.predict(scaler.transform(test.vectors))
             hit += np.array([test.same.get(code, code) for code in told]) == test.labels

@@ -21,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from dermlens.audit.findings import Finding
 from dermlens.data.records import Record
@@ -84,7 +85,7 @@ def out_of_fold(
     """Return probabilities (n, classes) of a linear probe, each row by one that saw no image of its group."""
     result = np.full((len(labels), classes), 1e-6)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), threadpool_limits(1):  # small products: on a busy machine threads only wait
         warnings.simplefilter("ignore", UserWarning)  # a rare class may miss a fold
         warnings.simplefilter("ignore", ConvergenceWarning)
         for train, test in folds.split(vectors, labels, groups):
