@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"data tests run: {', '.join(name for name in names if name in ran) or 'none'}")
     else:
         terminalreporter.write_line(f"{len(names)} tests need {VARIABLE} and were not run: {', '.join(names)}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what dermlens caches out of the user's folders; it is made at most once a session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DERMLENS_CACHE", str(tmp_path_factory.mktemp("dermlens-cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -40,3 +40,15 @@ def spoiled_set(root: Path) -> Path:
     save(root / "Train/NV/small.jpg", cv2.resize(lesion(0), (100, 75), interpolation=cv2.INTER_AREA), 70)
     (root / "Train/MEL/broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much more")
     return root
+
+
+def detailed(seed: int, size_px: int = 240) -> np.ndarray:
+    """Return spots and lines on skin, uint8 RGB, with structure at every scale that two photographs would not share."""
+    rng = np.random.default_rng(seed)
+    image = np.full((size_px, size_px, 3), (200, 160, 140), np.uint8)
+    for _ in range(140):
+        centre = tuple(int(v) for v in rng.integers(0, size_px, 2))
+        axes = tuple(int(v) for v in rng.integers(2, 12, 2))
+        colour = tuple(int(v) for v in rng.integers(60, 230, 3))
+        cv2.ellipse(image, centre, axes, float(rng.uniform(0, 180)), 0, 360, colour, -1)
+    return cv2.GaussianBlur(image, (0, 0), 1.2)

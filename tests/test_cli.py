@@ -171,8 +171,24 @@ def test_audit_finds_fails_and_repairs(tmp_path: Path, capsys: pytest.CaptureFix
     assert call(*arguments, "--repair", "--manifest", str(manifest)) == 1
     printed = json.loads(capsys.readouterr().out)
     assert printed["counts"] == json.loads((out / "audit.json").read_text("utf-8"))["counts"]
-    assert call("audit", str(manifest), "--images", str(data), "--fail-on", "contradicting_labels") == 0
+    assert printed["counts"]["label_suspects"] is not None
+    arguments = ["audit", str(manifest), "--images", str(data), "--no-embedding"]
+    assert call(*arguments, "--fail-on", "contradicting_labels") == 0
     assert "are marked as not included in fixed.csv (2 contradictory, " in capsys.readouterr().err
+
+
+def test_an_audit_without_the_network_says_so_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+
+    monkeypatch.setattr("dermlens.training.embedder.embedder_graph", missing)
+    data = pictures.spoiled_set(tmp_path / "set")
+    assert call("audit", str(data), "--json") == 0
+    captured = capsys.readouterr()
+    assert "tensorflow is missing" in captured.err and captured.err.count("label errors") == 1
+    assert json.loads(captured.out)["counts"]["label_suspects"] is None
 
 
 def test_audit_refuses_what_makes_no_sense(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,15 +7,19 @@ import json
 import re
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from rich.console import Console
 
 import pictures
 from dermlens.audit.audit import Audit, as_json, run_audit, write_audit
+from dermlens.audit.embed import Embedder
 from dermlens.audit.repair import write_repair
 from dermlens.audit.report import failing, print_audit, print_repair, verdict, write_report
 from dermlens.data.manifest import read_dataset
 from dermlens.errors import StorageError, UsageError
+from dermlens.training.embedder import VERSION, embedder_graph
 
 
 def quiet() -> Console:
@@ -144,11 +148,46 @@ def test_kinds_to_fail_on() -> None:
         failing(["c"], ["a", "b"])
 
 
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    return Embedder(embedder_graph(quiet()), VERSION)
+
+
+def test_crops_and_wrong_labels_are_found_and_kept(tmp_path: Path, embedder: Embedder) -> None:
+    root, cache = tmp_path / "set", tmp_path / "cache"
+    for place, code in enumerate(("NV", "MEL")):
+        for index in range(12):
+            image = pictures.detailed(100 * place + index)
+            image = cv2.GaussianBlur(image, (0, 0), 8) if place else image
+            pictures.save(root / "Train" / code / f"{index}.png", image)
+    pictures.save(root / "Train/NV/blurred.png", cv2.GaussianBlur(pictures.detailed(700), (0, 0), 8))
+    pictures.save(root / "Test/NV/crop.jpg", np.ascontiguousarray(pictures.detailed(0)[15:-25, 20:-20]))
+    pictures.save(root / "Test/MEL/other.png", cv2.GaussianBlur(pictures.detailed(800), (0, 0), 8))
+    dataset = read_dataset(root)
+    found = run_audit(dataset, cache=cache, embedder=embedder, console=quiet())
+    assert found.counts["near_duplicate_pairs_by_embedding"] == 1 == found.counts["test_images_near_duplicate_in_train"]
+    suspects = [f for f in found.findings if f.kind == "label_suspect"]
+    assert ("Train/NV/blurred.png", "MEL") in [(f.images[0], f.suggested[0]) for f in suspects]
+    assert len(suspects) == found.counts["label_suspects"] == sum(found.counts["label_suspects_by_pair"].values())
+    write_report(found, found.repair(), tmp_path / "audit.html", manifest=None)
+    page = (tmp_path / "audit.html").read_text("utf-8")
+    assert "given: melanocytic nevus (train); suggested: melanoma" in page and "Test/NV/crop.jpg" in page
+    console = quiet()
+    again = run_audit(dataset, cache=cache, embedder=Embedder(tmp_path / "none", VERSION), console=console)
+    assert as_json(again.as_dict()) == as_json(found.as_dict())
+    assert "Looking for wrong" not in console.file.getvalue()  # type: ignore[attr-defined]
+
+
 @pytest.mark.data
-def test_the_nine_class_isic_set(data_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("embedding", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_the_nine_class_isic_set(
+    embedding: bool, data_dir: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     reference = data_dir / "isic_reference.csv"
     root = data_dir / "isic9"
-    found = run_audit(read_dataset(root, reference=reference), reference=reference, console=quiet())
+    dataset = read_dataset(root, reference=reference)
+    embedder = request.getfixturevalue("embedder") if embedding else None
+    found = run_audit(dataset, reference=reference, embedder=embedder, console=quiet())
     wanted = {
         "images": 2359,
         "unreadable": 0,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dermlens.reporting.figures import figure
-from dermlens.reporting.plots import plot_history
+from dermlens.reporting.plots import plot_history, rates_png
 
 
 @pytest.mark.parametrize(("epochs", "classes"), [(1, 2), (4, 3), (4, 30)])
@@ -21,6 +21,12 @@ def test_a_history_is_drawn(tmp_path: Path, epochs: int, classes: int) -> None:
         row["train_loss"] = 0.5
     plot_history(rows, tmp_path / "history.png")
     assert (tmp_path / "history.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("names", [["hair"], ["hair", "ruler", "ink"]])
+def test_rates_are_drawn(names: list[str]) -> None:
+    rates = {name: {"MEL": (0.5, 0.4, 0.6), "NV": (0.0, 0.0, 0.02)} for name in names}
+    assert rates_png(rates).startswith(b"\x89PNG")
 
 
 def test_a_figure_says_what_is_known() -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from dermlens.audit.cache import load_facts, save_facts
-from dermlens.audit.duplicates import NearPair, near_duplicates, near_findings, near_groups
-from dermlens.audit.facts import ImageFacts, read_facts
+from dermlens.audit.artefacts import Artefacts, artefact_findings
+from dermlens.audit.duplicates import NearPair, near_findings, near_groups
+from dermlens.audit.embed import Embedder
+from dermlens.audit.facts import ImageFacts
 from dermlens.audit.findings import KINDS, Finding
 from dermlens.audit.findings import audit as basic_findings
 from dermlens.audit.labels import (
@@ -27,14 +28,22 @@ from dermlens.audit.labels import (
     truths,
 )
 from dermlens.audit.leakage import inferred_leaks, leak_counts, shared_with
+from dermlens.audit.material import (
+    embeddings,
+    find_artefacts,
+    find_shortcuts,
+    find_suspects,
+    near_pairs,
+    read_material,
+)
 from dermlens.audit.quality import quality_findings
 from dermlens.audit.repair import Repair, plan_repair
-from dermlens.audit.shortcuts import Shortcuts, probe_shortcuts, shortcut_findings
-from dermlens.data.groups import lesion_groups, members, picture_groups
+from dermlens.audit.shortcuts import Shortcuts, shortcut_findings
+from dermlens.audit.suspects import suspect_findings, suspects_by_pair
+from dermlens.data.groups import members, picture_groups
 from dermlens.data.manifest import read_reference
 from dermlens.data.records import Dataset, Record, data_fingerprint
 from dermlens.errors import StorageError
-from dermlens.reporting.progress import track
 
 SCHEMA = "dermlens/audit/1"
 
@@ -59,6 +68,7 @@ class Audit:
     counts: dict[str, Any]
     classes: dict[str, dict[str, Any]]
     shortcuts: Shortcuts | None
+    artefacts: Artefacts
     reference: Path | None = None
 
     @property
@@ -95,6 +105,7 @@ class Audit:
             "test_accuracy_ceiling": self.ceiling,
             "classes": self.classes,
             "shortcuts": self.shortcuts.as_dict() if self.shortcuts else None,
+            "artefacts": {name: asdict(rates) for name, rates in self.artefacts.items()},
             "repair": repair.counts() if repair else None,
             "findings": [asdict(finding) for finding in self.findings],
         }
@@ -106,6 +117,7 @@ def run_audit(
     reference: Path | None = None,
     against: Dataset | None = None,
     cache: Path | None = None,
+    embedder: Embedder | None = None,
     console: Console,
 ) -> Audit:
     """Find what is wrong with a data set.
@@ -113,40 +125,43 @@ def run_audit(
     Args:
         dataset: from `read_dataset` with the task as_is, read with the same `reference`, which tells its lesions.
         reference: CSV with `isic_id` and `isic2019_diagnosis`.
-        cache: a file that keeps what was read of each image, by content; a second audit is then much quicker.
         against: another data set that this one is to be used beside, for example the one a model learned from.
+        cache: a folder that keeps what was read of each image, by content; a second audit is then much quicker.
+        embedder: a network that never saw these labels; without it cropped and tilted copies and likely label errors
+            are not looked for.
     """
     records = dataset.records
     said = read_reference(reference) if reference is not None else {}
-    kept = load_facts(cache) if cache is not None else {}
-    facts = _read(records, "Reading images", kept, console)
-    others, other_facts = _other(dataset, against, kept, console)
-    if cache is not None:
-        save_facts(cache, [*facts, *other_facts])
-    hashes = [fact.sha256 for fact in facts]
-    with track("Comparing images", _different([*facts, *other_facts]), console) as advance:
-        all_pairs = near_duplicates([*facts, *other_facts], progress=advance)
+    material = read_material(records, against, dataset.root.name, cache, console)
+    facts, hashes = material.own_facts, [fact.sha256 for fact in material.own_facts]
+    vectors = embeddings(material, embedder, console) if embedder is not None else None
+    all_pairs = near_pairs(material, vectors, console)
     pairs = [p for p in all_pairs if p.second < len(records)]
     groups = near_groups(len(records), pairs, hashes)
     pictures = picture_groups(records, hashes)
     known = truths(records, pictures, said)
     classes = support(records)
-    console.print("Looking for shortcuts ...", highlight=False)
-    shortcuts = probe_shortcuts(records, facts, lesion_groups(records, hashes))
+    shortcuts = find_shortcuts(material, console)
+    suspects = find_suspects(material, vectors, pairs, console) if vectors is not None else None
+    artefacts = find_artefacts(material, console)
     counts = _counts(records, hashes, pairs, groups, pictures)
     counts["labels_against_reference"] = reference_counts(records, known) if reference is not None else None
+    counts["label_suspects"] = None if suspects is None else len(suspects)
+    counts["label_suspects_by_pair"] = None if suspects is None else suspects_by_pair(records, suspects)
     findings = [
         *basic_findings(records, hashes),
         *near_findings(records, groups, pairs, hashes),
         *lesion_findings(records, pictures),
         *reference_findings(records, known),
         *inferred_leaks(records, groups, hashes),
+        *suspect_findings(records, suspects or []),
         *support_findings(records, classes),
         *shortcut_findings(shortcuts),
+        *artefact_findings(artefacts),
         *quality_findings(records, facts),
     ]
     if against is not None:
-        shared, more = shared_with(records, others, [*hashes, *(f.sha256 for f in other_facts)], all_pairs)
+        shared, more = shared_with(records, material.others, [fact.sha256 for fact in material.facts], all_pairs)
         counts["against"] = {"data": str(against.origin or against.root), **shared}
         findings += more
     return Audit(
@@ -159,6 +174,7 @@ def run_audit(
         counts,
         classes,
         shortcuts,
+        artefacts,
         reference,
     )
 
@@ -190,26 +206,6 @@ def as_json(audit: dict[str, Any]) -> str:
     return json.dumps(audit, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _read(records: Sequence[Record], what: str, known: Mapping[str, ImageFacts], console: Console) -> list[ImageFacts]:
-    with track(what, len(records), console) as advance:
-        return read_facts(records, known=known, progress=advance)
-
-
-def _other(
-    dataset: Dataset, against: Dataset | None, known: Mapping[str, ImageFacts], console: Console
-) -> tuple[list[Record], list[ImageFacts]]:
-    """Read the other data set; its images are named by their folder, so that the two are told apart."""
-    if against is None:
-        return [], []
-    name = against.root.name if against.root.name != dataset.root.name else f"other {against.root.name}"
-    others = [replace(record, image=f"{name}/{record.image}") for record in against.records]
-    return others, _read(others, "Reading the other images", known, console)
-
-
-def _different(facts: Sequence[ImageFacts]) -> int:
-    return len({fact.sha256 for fact in facts} - {None})
-
-
 def _counts(
     records: Sequence[Record],
     hashes: Sequence[str | None],
@@ -225,6 +221,7 @@ def _counts(
         "unreadable": sum(digest is None for digest in hashes),
         "exact_duplicate_groups": sum(n > 1 for n in copies.values()),
         "near_duplicate_groups": len(groups),
+        "near_duplicate_pairs_by_embedding": sum(pair.overlay is not None for pair in pairs),
         "near_duplicate_groups_contradicting": sum(len({records[i].diagnosis for i in g}) > 1 for g in groups),
         "contradicting_images": len(contradicting),
         "contradictions_by_pair": pairs_of(records, contradicting),

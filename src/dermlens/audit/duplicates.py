@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from dermlens.audit.facts import SYMMETRIES, ImageFacts, turned
 from dermlens.audit.findings import Finding
+from dermlens.audit.geometry import Overlay
 from dermlens.data.groups import members
 from dermlens.data.records import Record
 
@@ -26,13 +27,17 @@ _MAX_ROWS, _MAX_COMPARED = 512, 8_000_000  # at once: 64 MB, however many images
 
 @dataclass(frozen=True)
 class NearPair:
-    """Two images, `first < second`, that show the same picture; turning `first` by `symmetry` gives `second`."""
+    """Two images, `first < second`, that show the same picture; turning `first` by `symmetry` gives `second`.
+
+    A pair found by its embedding has an `overlay` that says how the two lie over each other, and -1 `bits`.
+    """
 
     first: int
     second: int
     symmetry: int
     bits: int
     correlation: float
+    overlay: Overlay | None = None
 
 
 def near_duplicates(
@@ -105,17 +110,25 @@ def near_findings(
 
 def _finding(records: Sequence[Record], group: Sequence[int], pair: NearPair, hashes: Sequence[str | None]) -> Finding:
     labels = tuple(records[i].diagnosis for i in group)
-    how = ", one of them turned or mirrored" if pair.symmetry else ""
-    evidence = (
-        f"{len({hashes[i] for i in group})} different files show the same picture{how} "
-        f"({pair.bits} of 63 bits differ, correlation {pair.correlation:.3f})"
-    )
+    evidence = f"{len({hashes[i] for i in group})} different files show the same picture{_how(pair)}"
     images, roles = tuple(records[i].image for i in group), tuple(records[i].split or "" for i in group)
     if len(set(labels)) > 1:
         evidence += f", under {', '.join(sorted(set(labels)))}."
         remedy = "Pass a reference that knows the diagnosis, or take all of them out."
         return Finding("near_duplicates_contradicting", "error", images, evidence, remedy, labels, roles)
     return Finding("near_duplicates", "note", images, f"{evidence}.", "Keep one of them.", labels, roles)
+
+
+def _how(pair: NearPair) -> str:
+    if pair.overlay is None:
+        turned = ", one of them turned or mirrored" if pair.symmetry else ""
+        return f"{turned} ({pair.bits} of 63 bits differ, correlation {pair.correlation:.3f})"
+    lies = pair.overlay
+    scale = max(lies.scale, 1 / lies.scale)
+    changes = ", mirrored" if lies.mirrored else ""
+    changes += f", enlarged {scale:.2f} times" if scale > 1.02 else ""
+    changes += f", tilted by {abs(lies.angle_deg):.0f} degrees" if abs(lies.angle_deg) >= 1 else ""
+    return f"{changes} (found by its embedding, laid over each other: correlation {pair.correlation:.3f})"
 
 
 def _first_of_each_file(facts: Sequence[ImageFacts]) -> list[int]:

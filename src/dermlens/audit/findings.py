@@ -30,12 +30,14 @@ KINDS = (
     "patient_across_split",
     "near_duplicate_across_split",
     "shared_with_other_data",
+    "label_suspect",
     "identical_images",
     "near_duplicates",
     "class_too_small",
     "class_hard_to_score",
     "class_imbalance",
     "source_shortcut",
+    "artefact_by_class",
     "near_uniform",
     "blurred",
     "dark",
@@ -50,10 +52,12 @@ _COUNTED = {
     "label_against_reference": ("kind of label", "against the reference"),
     "near_duplicate_across_split": ("picture", "on both sides of the split in different files (inferred)"),
     "shared_with_other_data": ("picture or lesion", "shared with the other data set"),
+    "label_suspect": ("label", "that a probe on the images denies"),
     "near_duplicates": ("picture", "stored in different files under the same diagnosis"),
     "class_hard_to_score": ("class", "with too few test lesions for a usable score"),
     "class_imbalance": ("imbalance", "between the classes"),
     "source_shortcut": ("shortcut", "by which the class can be told without the lesion"),
+    "artefact_by_class": ("artefact", "much commoner in some classes than in others"),
     "near_uniform": ("image", "with next to nothing on it"),
     "blurred": ("image", "out of focus"),
     "dark": ("image", "too dark"),
@@ -81,6 +85,7 @@ class Finding:
         remedy: what to do, one line.
         labels: the diagnosis of each image, parallel to `images`.
         roles: the role of each image, parallel to `images`, where roles matter; else empty.
+        suggested: the likelier diagnosis of each image, parallel to `images`, for suspected labels; else empty.
     """
 
     kind: str
@@ -90,6 +95,7 @@ class Finding:
     remedy: str
     labels: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
+    suggested: tuple[str, ...] = ()
 
 
 def hash_records(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dermlens.audit.artefacts import WORDS
 from dermlens.audit.audit import Audit
 from dermlens.audit.findings import Finding, repair_command, summary
 from dermlens.audit.repair import Repair
@@ -17,7 +18,7 @@ from dermlens.data.records import Dataset, Record
 from dermlens.diagnoses import display_name
 from dermlens.errors import UsageError
 from dermlens.reporting.audit_page import Exhibit, Section, Tile, write_audit_page
-from dermlens.reporting.plots import classes_png, shares_png
+from dermlens.reporting.plots import classes_png, rates_png, shares_png
 
 _CROSSING = ("same_image_across_split", "lesion_across_split", "patient_across_split", "near_duplicate_across_split")
 MAX_EXHIBITS = 12
@@ -58,6 +59,11 @@ _TITLES = {
         "Shared with the other data set",
         "A model that learned one of the two sets has seen these.",
     ),
+    "label_suspect": (
+        "Labels to look at again",
+        "A simple classifier that never saw these lesions finds another diagnosis far likelier; it is often wrong "
+        "itself, so these are the images to look at first.",
+    ),
     "identical_images": ("Copies", "The same file more than once, under one diagnosis; one copy is enough."),
     "near_duplicates": ("Near copies", "The same picture in different files, under one diagnosis."),
     "class_too_small": ("Classes too small to learn", "A model cannot learn these, nor can a test show that it did."),
@@ -66,6 +72,10 @@ _TITLES = {
     "source_shortcut": (
         "Shortcuts",
         "The class can be told without looking at the lesion: a model may learn the camera and not the disease.",
+    ),
+    "artefact_by_class": (
+        "Hair, rulers, ink and dark corners",
+        "What stands beside the lesion differs between the classes: a model may learn it instead of the disease.",
     ),
     "near_uniform": ("Nothing on the picture", "Nearly one colour."),
     "blurred": ("Out of focus", "Hardly any detail."),
@@ -202,6 +212,8 @@ def _figures(audit: Audit) -> dict[str, str]:
         "pictures with near copies": f"{counts['near_duplicate_groups']:,}",
         "unreadable": f"{counts['unreadable']:,}",
     }
+    if counts["label_suspects"] is not None:
+        figures["labels to look at again"] = f"{counts['label_suspects']:,}"
     if audit.ceiling is not None:
         leaked = f"{counts['test_images_leaked_any']} of {counts['test_images']}"
         figures |= {
@@ -240,9 +252,10 @@ def _mixed(findings: Sequence[Finding]) -> list[Finding]:
 def _exhibit(finding: Finding, records: dict[str, Record]) -> Exhibit:
     """Show pictures of each diagnosis and side in turn, so that both sides of a finding are seen."""
     labels = finding.labels or ("",) * len(finding.images)
+    hints = finding.suggested or ("",) * len(finding.images)
     chosen = [
-        (record, f"{display_name(label)}{f' ({record.split})' if record.split else ''}")
-        for image, label in zip(finding.images, labels, strict=True)
+        (record, _caption(label, hint, record.split))
+        for image, label, hint in zip(finding.images, labels, hints, strict=True)
         if (record := records.get(image)) is not None
     ]
     turn: Counter[str] = Counter()
@@ -253,6 +266,13 @@ def _exhibit(finding: Finding, records: dict[str, Record]) -> Exhibit:
     order = sorted(range(len(chosen)), key=lambda i: (turns[i], i))[:MAX_TILES]
     tiles = tuple(Tile(chosen[i][0].path, chosen[i][1], chosen[i][0].image) for i in order)
     return Exhibit(finding.evidence, tiles, max(0, len(finding.images) - len(tiles)) if tiles else 0)
+
+
+def _caption(label: str, hint: str, split: str | None) -> str:
+    side = f" ({split})" if split else ""
+    return (
+        f"given: {display_name(label)}{side}; suggested: {display_name(hint)}" if hint else display_name(label) + side
+    )
 
 
 def _plots(audit: Audit) -> list[tuple[bytes, str]]:
@@ -267,9 +287,12 @@ def _plots(audit: Audit) -> list[tuple[bytes, str]]:
         )
         chance = ("chance", shortcuts.chance_balanced_accuracy)
         plots.append((shares_png(scores, "balanced accuracy", chance), text))
-        corners = shortcuts.dark_corners_by_class
-        mean = sum(corners.values()) / len(corners)
-        if mean:
-            top = min(1.0, 1.3 * max(corners.values()))
-            plots.append((shares_png(corners, "share of images", ("mean", mean), top), "Dark corners, by class"))
+    rates = {
+        WORDS[name]: {code: (rate.share, rate.low, rate.high) for code, rate in found.by_class.items()}
+        for name, found in audit.artefacts.items()
+        if any(rate.share for rate in found.by_class.values())
+    }
+    if rates:
+        text = "Hair, rulers, ink and dark corners: share of the lesions of each class, with 95 % intervals"
+        plots.append((rates_png(rates), text))
     return plots

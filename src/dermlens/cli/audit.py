@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from dermlens.cli.options import EXIT_FINDINGS, FrameAspect, Images, console_of_messages, need
-from dermlens.errors import UsageError
+from dermlens.errors import StorageError, UsageError, WeightsError
+
+if TYPE_CHECKING:
+    from dermlens.audit.embed import Embedder
 
 
 def audit(
@@ -29,6 +32,12 @@ def audit(
     keep_train: Annotated[
         bool, typer.Option(help="Of a lesion in train and test keep the training images, not those of the test.")
     ] = False,
+    embedding: Annotated[
+        bool,
+        typer.Option(
+            help="Compare images by an ImageNet network too: finds cropped and tilted copies, and likely label errors."
+        ),
+    ] = True,
     images: Images = None,
     frame_aspect: FrameAspect = None,
 ) -> None:
@@ -54,8 +63,9 @@ def audit(
     other = read_dataset(against, reference=reference) if against is not None else None
     if manifest is not None and dataset.origin is not None and manifest.resolve() == dataset.origin.resolve():
         raise UsageError(f"{manifest} is the data set itself.", remedy="Write the repair to another file.")
-    cache = out / "cache" / "facts.npz" if out is not None else None
-    found = run_audit(dataset, reference=reference, against=other, cache=cache, console=console)
+    cache = out / "cache" if out is not None else None
+    embedder = _embedder(console) if embedding else None
+    found = run_audit(dataset, reference=reference, against=other, cache=cache, embedder=embedder, console=console)
     plan = found.repair(keep_train=keep_train)
     report = found.as_dict(plan if repair else None)
     if manifest is not None:
@@ -72,3 +82,20 @@ def audit(
     if manifest is not None:
         print_repair(plan, manifest, dataset, console)
     raise typer.Exit(EXIT_FINDINGS if any(finding.kind in kinds for finding in found.findings) else 0)
+
+
+def _embedder(console: Console) -> Embedder | None:
+    """Return the ImageNet embedder; where it cannot be had, say so in one line: the rest of the audit goes on."""
+    from dermlens.audit.embed import Embedder
+    from dermlens.training.embedder import VERSION, embedder_graph
+
+    try:
+        return Embedder(embedder_graph(console), VERSION)
+    except ModuleNotFoundError as error:
+        why = f'{error.name} is missing (`pip install ".[train]"` brings it).'
+    except (StorageError, WeightsError) as error:
+        why = str(error)
+    console.print(
+        f"No search for cropped copies and label errors: {why}", highlight=False, markup=False, soft_wrap=True
+    )
+    return None

@@ -73,7 +73,7 @@ def classes_png(counts: Mapping[str, Mapping[str, int]]) -> bytes:
         left = [a + b for a, b in zip(left, widths, strict=True)]
     axis.bar_label(bars, [str(total) for total in left], padding=3)
     axis.set(xlabel="images")
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, ncols=len(splits), loc="lower right", bbox_to_anchor=(1, 1))
     axis.spines[["top", "right"]].set_visible(False)
     return _png(figure)
 
@@ -91,6 +91,29 @@ def shares_png(scores: Mapping[str, float], label: str, line: tuple[str, float],
     axis.text(line[1], 1.01, f" {line[0]} {line[1]:.2f}", transform=axis.get_xaxis_transform(), fontsize=9)
     axis.set(xlabel=label, xlim=(0, top))
     axis.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def rates_png(rates: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> bytes:
+    """Draw shares with intervals, a panel for each name, as PNG bytes; `rates[name][class]` is (share, low, high)."""
+    from matplotlib.figure import Figure
+
+    classes = sorted({code for row in rates.values() for code in row}, reverse=True)
+    rows, columns = (len(rates) + 1) // 2, min(2, len(rates))
+    figure = Figure(figsize=(6, rows * (0.9 + 0.22 * len(classes))), layout="constrained")
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for axis in panels[len(rates) :]:
+        axis.set_axis_off()
+    for axis, (name, row) in zip(panels, rates.items(), strict=False):
+        for place, code in enumerate(classes):
+            if code in row:
+                share, low, high = row[code]
+                axis.plot([low, high], [place, place], color="tab:orange", linewidth=3, alpha=0.5)
+                axis.plot(share, place, "o", color="tab:orange")
+        axis.set(title=name, yticks=range(len(classes)), yticklabels=classes)
+        axis.set_xlim(0, max(0.1, 1.1 * max(high for _, _, high in row.values())))
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
     return _png(figure)
 
 

@@ -1,0 +1,138 @@
+"""Near duplicates that a hash misses, cropped or tilted: neighbours in the embedding, checked by laying them over.
+
+Metadata is believed: two pictures with ISIC ids of their own that are known to show one lesion are two photographs.
+Zoomed in or out on the same spot, those can agree as a crop does, and no comparison of pixels tells them apart.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+
+from dermlens.audit.duplicates import MIN_CONTRAST, NearPair, linked
+from dermlens.audit.facts import ImageFacts
+from dermlens.audit.geometry import SPEC, Overlay, Sketch, overlay, sketch
+from dermlens.audit.neighbours import nearest, unit
+from dermlens.data.groups import picture_groups
+from dermlens.data.images import load_image
+from dermlens.data.records import Record
+from dermlens.errors import DermlensError
+
+VERSION = "1"
+"""Raise it when this module, `geometry.py` or `neighbours.py` would find other pairs."""
+
+NEIGHBOURS = 8
+MIN_LIKENESS = 0.8
+MIN_CORRELATION = 0.95
+MIN_WORST = 0.9
+MIN_OVERLAP = 0.3
+_THREADS = 2
+_CHUNK = 1024
+_MAX_SKETCHES = 8192  # held at once: 350 MB at most
+
+Pair = tuple[int, int]
+
+
+def lookalikes(
+    records: Sequence[Record],
+    facts: Sequence[ImageFacts],
+    vectors: npt.NDArray[np.float16],
+    keys: Sequence[str],
+    found: Sequence[NearPair] = (),
+) -> list[NearPair]:
+    """Return the pairs of different files that show one photograph, cropped, tilted, mirrored or enlarged.
+
+    Args:
+        records, facts: n images.
+        vectors, keys: from `embed`.
+        found: pairs that are known already; they, and what is linked through them, are not looked at again.
+    """
+    return confirmed(records, candidates(records, facts, vectors, keys, found))
+
+
+def confirmed(
+    records: Sequence[Record], pairs: Sequence[Pair], *, progress: Callable[[int], None] | None = None
+) -> list[NearPair]:
+    """Lay each candidate over the other and return those that are one photograph.
+
+    Args:
+        progress: called with the number of candidates just checked.
+    """
+    result = []
+    for (first, second), lies in zip(pairs, _overlays(records, pairs, progress), strict=True):
+        if lies is not None and is_same(lies):
+            result.append(NearPair(first, second, int(lies.mirrored), -1, round(lies.correlation, 6), lies))
+    return result
+
+
+def is_same(lies: Overlay) -> bool:
+    """Whether two images that lie over each other like this are one photograph."""
+    return lies.correlation >= MIN_CORRELATION and lies.worst >= MIN_WORST and lies.overlap >= MIN_OVERLAP
+
+
+def candidates(
+    records: Sequence[Record],
+    facts: Sequence[ImageFacts],
+    vectors: npt.NDArray[np.float16],
+    keys: Sequence[str],
+    found: Sequence[NearPair],
+) -> list[Pair]:
+    """Return pairs worth laying over each other, `first < second`, sorted."""
+    first_of: dict[str, int] = {}
+    for index, (key, fact) in enumerate(zip(keys, facts, strict=True)):
+        if key and fact.look is not None and fact.look.contrast >= MIN_CONTRAST:
+            first_of.setdefault(key, index)
+    chosen = np.array(sorted(first_of.values()), np.int64)
+    if len(chosen) < 2:
+        return []
+    places, likeness = nearest(unit(vectors[chosen]), NEIGHBOURS)
+    rows, columns = np.nonzero((likeness >= MIN_LIKENESS) & (places >= 0))
+    pairs = np.sort(np.stack([chosen[rows], chosen[places[rows, columns]]], axis=1), axis=1)
+    files = picture_groups(records, [fact.sha256 for fact in facts])
+    same = linked(len(records), [(p.first, p.second) for p in found], [str(file) for file in files])
+    return [
+        (int(i), int(j))
+        for i, j in np.unique(pairs, axis=0)
+        if same[i] != same[j] and not _known_views(records[i], records[j])
+    ]
+
+
+def _known_views(one: Record, other: Record) -> bool:
+    """Whether metadata says that the two are different photographs of one lesion."""
+    ids = one.isic_id, other.isic_id
+    return one.lesion_id is not None and one.lesion_id == other.lesion_id and None not in ids and ids[0] != ids[1]
+
+
+def _overlays(
+    records: Sequence[Record], pairs: Sequence[Pair], progress: Callable[[int], None] | None
+) -> Iterable[Overlay | None]:
+    kept: OrderedDict[int, Sketch | None] = OrderedDict()
+
+    def draw(index: int) -> Sketch | None:
+        try:
+            return sketch(load_image(records[index].path, SPEC, frame_aspect=records[index].frame_aspect))
+        except DermlensError:  # it has changed since its facts were read
+            return None
+
+    def lay(pair: Pair) -> Overlay | None:
+        one, other = kept[pair[0]], kept[pair[1]]
+        return None if one is None or other is None else overlay(one, other)
+
+    with threadpool_limits(1), ThreadPoolExecutor(_THREADS) as pool:  # many small products: threads of BLAS only wait
+        for start in range(0, len(pairs), _CHUNK):
+            part = pairs[start : start + _CHUNK]
+            wanted = sorted({index for pair in part for index in pair})
+            missing = [index for index in wanted if index not in kept]
+            kept.update(zip(missing, pool.map(draw, missing), strict=True))
+            for index in wanted:
+                kept.move_to_end(index)
+            yield from pool.map(lay, part)
+            while len(kept) > _MAX_SKETCHES:
+                kept.popitem(last=False)
+            if progress is not None:
+                progress(len(part))

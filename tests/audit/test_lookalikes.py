@@ -1,0 +1,94 @@
+"""Look-alikes: cropped and tilted copies are paired with their originals, known second views never."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import pictures
+from dermlens.audit import lookalikes as module
+from dermlens.audit.duplicates import near_duplicates, near_findings, near_groups
+from dermlens.audit.facts import ImageFacts, read_facts
+from dermlens.audit.lookalikes import candidates, lookalikes
+from dermlens.data.images import load_image
+from dermlens.data.records import Record
+
+SPEC = module.SPEC
+
+
+def vectors_of(records: list[Record]) -> np.ndarray:
+    """Return what stands in for embeddings: a colour histogram, which crops and tilts hardly change."""
+    rows = []
+    for record in records:
+        pixels = load_image(record.path, SPEC)
+        rows.append(cv2.calcHist([pixels], [0, 1, 2], None, [5, 5, 5], [0, 256] * 3).ravel())
+    return np.sqrt(np.array(rows)).astype(np.float16)
+
+
+@pytest.fixture(scope="module")
+def a_set(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Record], list[ImageFacts], np.ndarray, list[str]]:
+    folder = tmp_path_factory.mktemp("set")
+    for seed in range(8):
+        pictures.save(folder / f"{seed}.jpg", pictures.detailed(seed))
+    image = pictures.detailed(0)
+    pictures.save(folder / "crop of 0.jpg", np.ascontiguousarray(image[30:-30, 30:-30]), 80)
+    turn = cv2.getRotationMatrix2D((120, 120), 12, 1)
+    pictures.save(folder / "tilt of 1.jpg", cv2.warpAffine(pictures.detailed(1), turn, (240, 240), borderMode=4))
+    records = [Record(path, path.name, "NV") for path in sorted(folder.glob("*.jpg"))]
+    facts = read_facts(records)
+    return records, facts, vectors_of(records), [str(fact.sha256) for fact in facts]
+
+
+def test_copies_that_the_hash_misses_are_found(
+    a_set: tuple[list[Record], list[ImageFacts], np.ndarray, list[str]],
+) -> None:
+    records, facts, vectors, keys = a_set
+    assert near_duplicates(facts) == []
+    pairs = lookalikes(records, facts, vectors, keys)
+    names = {(records[p.first].image, records[p.second].image) for p in pairs}
+    assert names == {("0.jpg", "crop of 0.jpg"), ("1.jpg", "tilt of 1.jpg")}
+    hashes = [fact.sha256 for fact in facts]
+    texts = [f.evidence for f in near_findings(records, near_groups(len(records), pairs, hashes), pairs, hashes)]
+    assert "enlarged 1.3" in texts[0] and "tilted by 12 degrees" in texts[1] and "embedding" in texts[1]
+
+
+def test_pairs_that_are_known_are_not_looked_at_again(
+    a_set: tuple[list[Record], list[ImageFacts], np.ndarray, list[str]],
+) -> None:
+    records, facts, vectors, keys = a_set
+    pairs = lookalikes(records, facts, vectors, keys)
+    looked = candidates(records, facts, vectors, keys, pairs)
+    assert looked and not {(p.first, p.second) for p in pairs} & set(looked)
+
+
+def test_metadata_that_tells_two_photographs_apart_is_believed(
+    a_set: tuple[list[Record], list[ImageFacts], np.ndarray, list[str]],
+) -> None:
+    records, facts, vectors, keys = a_set
+    named = [replace(r, lesion_id=r.image[-5], isic_id=f"ISIC_{i:07}") for i, r in enumerate(records)]
+    assert lookalikes(named, facts, vectors, keys) == []
+    unnamed = [replace(r, isic_id=None) for r in named]
+    assert len(lookalikes(unnamed, facts, vectors, keys)) == 2
+
+
+def test_files_that_are_gone_or_unreadable_are_passed_over(
+    a_set: tuple[list[Record], list[ImageFacts], np.ndarray, list[str]],
+) -> None:
+    records, facts, vectors, keys = a_set
+    gone = [replace(r, path=Path("gone") / r.image) for r in records]
+    assert lookalikes(gone, facts, vectors, keys) == []
+    assert candidates(records, facts, vectors, [""] * len(keys), []) == []
+
+
+def test_chunks_and_forgotten_sketches_make_no_difference(
+    a_set: tuple[list[Record], list[ImageFacts], np.ndarray, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, facts, vectors, keys = a_set
+    whole = lookalikes(records, facts, vectors, keys)
+    monkeypatch.setattr(module, "_CHUNK", 3)
+    monkeypatch.setattr(module, "_MAX_SKETCHES", 2)
+    assert lookalikes(records, facts, vectors, keys) == whole
