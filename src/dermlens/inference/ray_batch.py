@@ -1,0 +1,215 @@
+"""The same batch on Ray: actors of one core, each with one compiled network, that write their parts themselves.
+
+Only names of images travel to a worker and only facts about parts come back, so the object store holds little but the
+model. A worker that dies is started anew and its unit is answered again: a part has the same name and the same rows
+then. The one module that imports Ray.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # without these Ray talks before it works
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+
+import cv2
+import numpy as np
+import ray
+
+from dermlens import errors
+from dermlens.errors import DermlensError, UsageError
+from dermlens.inference import storage
+from dermlens.inference.batch import Engine, Job, Progress, Report, Settings, answer
+from dermlens.inference.listing import Unit
+from dermlens.inference.parts import Folder, Part
+from dermlens.inference.predict import Predictor
+from dermlens.inference.stopping import Stop
+
+TRIES = 3
+"""How often more a unit is tried whose worker dies; what kills every worker must not go round for ever."""
+WAITING_A_WORKER = 2
+LOOK_EVERY_S = 0.5
+OBJECT_STORE_BYTES = 200_000_000
+
+
+def ray_engine(address: str | None = None, workers: int | None = None) -> Engine:
+    """Return the engine for `run_job`.
+
+    Args:
+        address: of a running cluster ("auto", "host:6379"); a local one is started when None.
+        workers: actors of one core; as many as the cluster has cores by default. Every node must reach the images
+            and the output under the same names, and have dermlens with the extra `scale`.
+    """
+
+    def run(job: Job, stop: Stop, report: Report) -> bool:
+        if job.ledger.folder.path.startswith("memory://"):
+            raise UsageError(
+                "memory:// lives in one process only; Ray has many.", remedy="Choose a folder or another URL."
+            )
+        with _connected(address, workers):
+            cores = max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+            return _Run(job, stop, report, min(workers or cores, cores)).run()
+
+    return run
+
+
+@contextmanager
+def _connected(address: str | None, workers: int | None) -> Iterator[None]:
+    """Be connected to a cluster: the one that this process has, the one at `address`, or a new one of its own."""
+    if ray.is_initialized():
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as place:  # sockets need short paths
+        own = {"num_cpus": workers, "object_store_memory": OBJECT_STORE_BYTES, "_temp_dir": place}
+        options = {"address": address} if address is not None else {"address": "local", **own}
+        try:
+            ray.init(**options, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UsageError(
+                f"Ray does not answer at {address or 'this machine'}: {str(error).splitlines()[0]}",
+                remedy="Check --address and that Python and Ray have the same versions there as here.",
+                code="ray_unavailable",
+            ) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a worker hands back: its parts, and what stopped it as the name of the error's class and its words."""
+
+    parts: list[Part]
+    stopped_by: tuple[str, dict[str, str]] | None = None
+
+
+class _Worker:
+    """One core, one compiled network. Its `answer` may be called again for the same unit.
+
+    Args:
+        bundle: file name -> bytes, so that no node needs the model's folder.
+        working_folder: of the program, which relative names are below.
+    """
+
+    def __init__(
+        self, bundle: dict[str, bytes], settings: Settings, folder: Folder, job: str, working_folder: str
+    ) -> None:
+        cv2.setNumThreads(1)
+        self._settings, self._folder, self._job, self._working_folder = settings, folder, job, working_folder
+        with tempfile.TemporaryDirectory(prefix="dermlens-model-") as place:
+            for name, data in bundle.items():
+                Path(place, name).write_bytes(data)
+            limits = {"max_bytes": settings.max_bytes, "max_pixels": settings.max_pixels}
+            self._predictor = Predictor(place, threads=1, **limits)
+            size = self._predictor.bundle.input_spec.size_px
+            blank = np.zeros((size, size, 3), np.uint8)
+            list(self._predictor.predict_many([blank, blank]))  # compiles for batches too, while the files are there
+
+    def answer(self, unit: Unit, skip: int) -> _Outcome:
+        """Answer for a unit from row `skip` on; an error of dermlens comes back as a value."""
+        parts: list[Part] = []
+        try:
+            self._go_where_the_files_are()
+            work, folder = [(unit, skip)], self._folder
+            for part in answer(self._predictor, work, self._settings, folder, self._job, Stop(), lambda progress: None):
+                parts.append(part)
+        except DermlensError as error:
+            return _Outcome(parts, (type(error).__name__, error.as_dict()))
+        return _Outcome(parts)
+
+    def pid(self) -> int:
+        """Return the number of the process."""
+        return os.getpid()
+
+    def _go_where_the_files_are(self) -> None:
+        """Refuse to answer on a node that does not see the driver's files: every image would be missing there."""
+        out = self._folder.path
+        if os.path.isdir(self._working_folder):
+            os.chdir(self._working_folder)
+        if not storage.is_url(out) and not os.path.isfile(f"{out}/{self._folder.manifest}"):
+            raise UsageError(
+                f"The node {platform.node()} does not see {out}. All nodes need the same folders under the same names.",
+                remedy="Use a shared file system or URLs.",
+                code="not_shared",
+            )
+
+
+@dataclass
+class _Run:
+    """One run over the units: a few wait at each worker, the rest are listed as they are needed."""
+
+    job: Job
+    stop: Stop
+    report: Report
+    workers: int
+    _pending: dict[Any, tuple[Any, Unit]] = field(default_factory=dict)
+    _lost: list[Unit] = field(default_factory=list)
+
+    def run(self) -> bool:
+        work, bundle = self.job.work(), ray.put(self._files())  # kept: a worker started anew reads it again
+        actors = list(self._actors(bundle))
+        try:
+            for actor in actors * WAITING_A_WORKER:
+                self._give(actor, work)
+            while self._pending and not self.stop.wanted:
+                done, _ = ray.wait(list(self._pending), num_returns=1, timeout=LOOK_EVERY_S)
+                for reference in done:
+                    actor, unit = self._pending.pop(reference)
+                    self._take(reference, unit)
+                    self._give(actor, work)
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+            self.job.ledger.rescan()
+        if self._lost:
+            raise _killer(self._lost)
+        return not self.stop.wanted
+
+    def _files(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in self.job.bundle.folder.iterdir() if path.is_file()}
+
+    def _actors(self, bundle: Any) -> Iterator[Any]:
+        remote = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=TRIES)(_Worker)
+        ledger = self.job.ledger
+        for _ in range(self.workers):
+            yield remote.remote(bundle, self.job.settings, ledger.folder, ledger.job, os.getcwd())
+
+    def _give(self, actor: Any, work: Iterator[tuple[Unit, int]]) -> None:
+        following = next(work, None)
+        if following is not None:
+            unit, skip = following
+            self._pending[actor.answer.remote(unit, skip)] = (actor, unit)
+
+    def _take(self, reference: Any, unit: Unit) -> None:
+        try:
+            outcome: _Outcome = ray.get(reference)
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
+            self._lost.append(unit)
+            return
+        for part in outcome.parts:
+            self.job.ledger.record(part)
+        rows, failed = sum(p.rows for p in outcome.parts), sum(p.errors for p in outcome.parts)
+        self.report(Progress(rows, failed, unit.weight))
+        if outcome.stopped_by is not None:
+            kind, words = outcome.stopped_by
+            raise getattr(errors, kind, DermlensError)(words["message"], remedy=words["remedy"], code=words["code"])
+
+
+def _killer(lost: list[Unit]) -> DermlensError:
+    first = lost[0].sources
+    return DermlensError(
+        f"{len(lost)} units ended their worker {TRIES + 1} times, the first with {len(first)} sources "
+        f"from {first[0].path!r} to {first[-1].path!r}. Everything else is done.",
+        remedy="Give the workers more memory, or find the file with --part-rows 1; then go on with --resume.",
+        code="worker_died",
+    )
