@@ -19,7 +19,6 @@ from typing import Any
 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # without these Ray talks before it works
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 
 import cv2
 import numpy as np
@@ -97,35 +96,41 @@ class _Worker:
     """One core, one compiled network. Its `answer` may be called again for the same unit.
 
     Args:
-        bundle: file name -> bytes, so that no node needs the model's folder.
         working_folder: of the program, which relative names are below.
     """
 
-    def __init__(
-        self, bundle: dict[str, bytes], settings: Settings, folder: Folder, job: str, working_folder: str
-    ) -> None:
+    def __init__(self, settings: Settings, folder: Folder, job: str, working_folder: str) -> None:
         cv2.setNumThreads(1)
         self._settings, self._folder, self._job, self._working_folder = settings, folder, job, working_folder
-        with tempfile.TemporaryDirectory(prefix="dermlens-model-") as place:
-            for name, data in bundle.items():
-                Path(place, name).write_bytes(data)
-            limits = {"max_bytes": settings.max_bytes, "max_pixels": settings.max_pixels}
-            self._predictor = Predictor(place, threads=1, **limits)
-            size = self._predictor.bundle.input_spec.size_px
-            blank = np.zeros((size, size, 3), np.uint8)
-            list(self._predictor.predict_many([blank, blank]))  # compiles for batches too, while the files are there
+        self._predictor: Predictor | None = None
 
-    def answer(self, unit: Unit, skip: int) -> _Outcome:
-        """Answer for a unit from row `skip` on; an error of dermlens comes back as a value."""
+    def answer(self, bundle: list[Any], unit: Unit, skip: int) -> _Outcome:
+        """Answer for a unit from row `skip` on; an error of dermlens comes back as a value.
+
+        Args:
+            bundle: one reference to the model's files, name -> bytes, fetched by the first call.
+        """
         parts: list[Part] = []
         try:
             self._go_where_the_files_are()
+            predictor = self._predictor = self._predictor or self._load(ray.get(bundle[0]))
             work, folder = [(unit, skip)], self._folder
-            for part in answer(self._predictor, work, self._settings, folder, self._job, Stop(), lambda progress: None):
+            for part in answer(predictor, work, self._settings, folder, self._job, Stop(), lambda progress: None):
                 parts.append(part)
         except DermlensError as error:
             return _Outcome(parts, (type(error).__name__, error.as_dict()))
         return _Outcome(parts)
+
+    def _load(self, files: dict[str, bytes]) -> Predictor:
+        with tempfile.TemporaryDirectory(prefix="dermlens-model-") as place:
+            for name, data in files.items():
+                Path(place, name).write_bytes(data)
+            limits = {"max_bytes": self._settings.max_bytes, "max_pixels": self._settings.max_pixels}
+            predictor = Predictor(place, threads=1, **limits)
+            size = predictor.bundle.input_spec.size_px
+            blank = np.zeros((size, size, 3), np.uint8)
+            list(predictor.predict_many([blank, blank]))  # compiles for batches too, while the files are there
+        return predictor
 
     def pid(self) -> int:
         """Return the number of the process."""
@@ -156,17 +161,17 @@ class _Run:
     _lost: list[Unit] = field(default_factory=list)
 
     def run(self) -> bool:
-        work, bundle = self.job.work(), ray.put(self._files())  # kept: a worker started anew reads it again
-        actors = list(self._actors(bundle))
+        work, bundle = self.job.work(), [ray.put(self._files())]
+        actors = list(self._actors())
         try:
             for actor in actors * WAITING_A_WORKER:
-                self._give(actor, work)
+                self._give(actor, bundle, work)
             while self._pending and not self.stop.wanted:
                 done, _ = ray.wait(list(self._pending), num_returns=1, timeout=LOOK_EVERY_S)
                 for reference in done:
                     actor, unit = self._pending.pop(reference)
                     self._take(reference, unit)
-                    self._give(actor, work)
+                    self._give(actor, bundle, work)
         finally:
             for actor in actors:
                 ray.kill(actor)
@@ -178,17 +183,17 @@ class _Run:
     def _files(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in self.job.bundle.folder.iterdir() if path.is_file()}
 
-    def _actors(self, bundle: Any) -> Iterator[Any]:
+    def _actors(self) -> Iterator[Any]:
         remote = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=TRIES)(_Worker)
         ledger = self.job.ledger
         for _ in range(self.workers):
-            yield remote.remote(bundle, self.job.settings, ledger.folder, ledger.job, os.getcwd())
+            yield remote.remote(self.job.settings, ledger.folder, ledger.job, os.getcwd())
 
-    def _give(self, actor: Any, work: Iterator[tuple[Unit, int]]) -> None:
+    def _give(self, actor: Any, bundle: list[Any], work: Iterator[tuple[Unit, int]]) -> None:
         following = next(work, None)
         if following is not None:
             unit, skip = following
-            self._pending[actor.answer.remote(unit, skip)] = (actor, unit)
+            self._pending[actor.answer.remote(bundle, unit, skip)] = (actor, unit)
 
     def _take(self, reference: Any, unit: Unit) -> None:
         try:

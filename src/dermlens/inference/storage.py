@@ -131,11 +131,13 @@ def is_pattern(path: str) -> bool:
 
 
 def matches(pattern: str) -> list[str]:
-    """Return what a glob matches, sorted; `**` goes down any number of folders."""
+    """Return the visible files and folders that a glob matches, sorted; `**` goes down any number of folders."""
     if not is_url(pattern):
-        return sorted(glob.glob(pattern, recursive=True))
-    fs, inside = filesystem(pattern)
-    return sorted(fs.unstrip_protocol(path) for path in fs.glob(inside))
+        found = glob.iglob(pattern, recursive=True)
+    else:
+        fs, inside = filesystem(pattern)
+        found = (str(fs.unstrip_protocol(path)) for path in fs.glob(inside))
+    return sorted(path for path in found if not _hidden(_last(path)) and "/__MACOSX/" not in path)
 
 
 class Fetcher:
