@@ -10,7 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import signal
+import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,6 +40,7 @@ TRIES = 3
 """How often more a unit is tried whose worker dies; what kills every worker must not go round for ever."""
 WAITING_A_WORKER = 2
 LOOK_EVERY_S = 0.5
+CONNECT_WITHIN_S = 10.0
 OBJECT_STORE_BYTES = 200_000_000
 
 
@@ -70,18 +74,44 @@ def _connected(address: str | None, workers: int | None) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as place:  # sockets need short paths
         own = {"num_cpus": workers, "object_store_memory": OBJECT_STORE_BYTES, "_temp_dir": place}
         options = {"address": address} if address is not None else {"address": "local", **own}
+        if address is not None:
+            _check_that_somebody_listens(address)
         try:
-            ray.init(**options, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+            with _own_signals():
+                ray.init(**options, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UsageError(
-                f"Ray does not answer at {address or 'this machine'}: {str(error).splitlines()[0]}",
-                remedy="Check --address and that Python and Ray have the same versions there as here.",
-                code="ray_unavailable",
-            ) from error
+            raise _unavailable(address or "this machine", error) from error
         try:
             yield
         finally:
             ray.shutdown()
+
+
+def _check_that_somebody_listens(address: str) -> None:
+    """Find out in seconds what Ray finds out in minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_WITHIN_S).close()
+        except OSError as error:
+            raise _unavailable(address, error) from error
+
+
+def _unavailable(address: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"Ray does not answer at {address}: {str(error).splitlines()[0]}.",
+        remedy="Check --address and that Python and Ray have the same versions there as here.",
+        code="ray_unavailable",
+    )
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep our handler of SIGTERM; Ray sets one that ends the process at once."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True)
