@@ -1,6 +1,6 @@
 """`dermlens batch`: images/s against `predict_many`, memory by number of inputs, and Ray with one and two workers.
 
-    python benchmarks/batch.py [--images FOLDER] [--count 2000] [--rounds 3] [--few 1000] [--many 20000] [--no-ray]
+    python benchmarks/batch.py [--images FOLDER] [--count 2000] [--rounds 3] [--few 1000] [--many 20000] [--only speed ray memory]
 
 Names of the folder's images are repeated to the wanted number, so that files come from the cache of the system: what is
 measured is decoding, network and writing, not the disk. `predict_many` and batch run in turn in one process, so that a
@@ -23,6 +23,7 @@ import time
 from pathlib import Path
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "images"
+MEASURED = ("speed", "ray", "memory")
 
 
 def write_names(folder: Path, count: int, path: Path) -> Path:
@@ -95,18 +96,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--few", type=int, default=1_000)
     parser.add_argument("--many", type=int, default=20_000)
-    parser.add_argument("--no-ray", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=MEASURED, default=MEASURED)
     options = parser.parse_args()
     machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
     print(json.dumps({**machine, "images": options.images.name, "load": os.getloadavg()[0]}), flush=True)
     with tempfile.TemporaryDirectory(prefix="dermlens-benchmark-") as folder:
         place = Path(folder)
         names = write_names(options.images, options.count, place / "names.txt")
-        print(json.dumps({"speed": against_predict_many(names, place, options.rounds)}), flush=True)
-        for workers in () if options.no_ray else (1, 2, 1, 2):
+        if "speed" in options.only:
+            print(json.dumps({"speed": against_predict_many(names, place, options.rounds)}), flush=True)
+        for workers in (1, 2, 1, 2) if "ray" in options.only else ():
             rate = ray_rate(names, place / f"ray{workers}-{time.time_ns()}", workers)
             print(json.dumps({"ray_workers": workers, **rate}), flush=True)
-        for count in (options.few, options.many):
+        for count in (options.few, options.many) if "memory" in options.only else ():
             listing = write_names(options.images, count, place / f"{count}.txt")
             print(json.dumps({"inputs": count, **peak_memory(listing, place / str(count))}), flush=True)
 
