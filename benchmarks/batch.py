@@ -1,6 +1,7 @@
 """`dermlens batch`: images/s against `predict_many`, memory by number of inputs, and Ray with one and two workers.
 
-    python benchmarks/batch.py [--images FOLDER] [--count 2000] [--rounds 3] [--few 1000] [--many 20000] [--only speed ray memory]
+    python benchmarks/batch.py [--images FOLDER] [--count 2000] [--rounds 3] [--few 1000] [--many 20000]
+                               [--only speed ray memory]
 
 Names of the folder's images are repeated to the wanted number, so that files come from the cache of the system: what is
 measured is decoding, network and writing, not the disk. `predict_many` and batch run in turn in one process, so that a

@@ -10,7 +10,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = {"tensorflow", "keras", "torch", "sklearn", "pandas", "matplotlib", "scipy", "fastapi", "ray"}
+HEAVY = {
+    "tensorflow",
+    "keras",
+    "torch",
+    "sklearn",
+    "pandas",
+    "matplotlib",
+    "scipy",
+    "fastapi",
+    "ray",
+    "pyarrow",
+    "fsspec",
+}
 REPORT = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
 
 
@@ -46,7 +58,7 @@ def test_lint_is_clean(check: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("verb", [[], ["predict"], ["train"], ["audit"]], ids=["dermlens", "predict", "train", "audit"])
+@pytest.mark.parametrize("verb", [[], ["predict"], ["train"], ["audit"], ["batch"]], ids=lambda v: "".join(v) or "all")
 def test_help_loads_nothing_heavy(verb: list[str]) -> None:
     program = (
         "from dermlens.cli import main\n"

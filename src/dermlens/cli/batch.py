@@ -114,7 +114,7 @@ def _shard(text: str) -> tuple[int, int]:
 def _in_words(summary: Summary, out: str) -> str:
     rate = summary.new_rows / max(1e-9, summary.seconds)
     failed = f", {summary.errors:,} of them failed (see error_code)" if summary.errors else ""
-    rows = f"{summary.rows:,} rows{failed} in {summary.parts:,} parts in {out}"
+    rows = f"{summary.rows:,} rows{failed} in {summary.parts:,} part{'s' if summary.parts != 1 else ''} in {out}"
     run = f"this run: {summary.new_rows:,} in {summary.seconds:.0f} s, {rate:.0f} images/s"
     if not summary.finished:
         return f"Stopped: {rows} ({run}). To go on: the same command with --resume."

@@ -25,7 +25,7 @@ class _Count:
     weight: float = 0.0
     rows: int = 0
     errors: int = 0
-    begun: float = field(default_factory=time.monotonic)
+    begun: float = field(default_factory=lambda: time.monotonic())
 
     def add(self, rows: int, errors: int, weight: float) -> None:
         self.rows += rows
