@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import cv2
 import pytest
 
 import tiny
-from dermlens.errors import StorageError, UsageError
+from dermlens.errors import DermlensError, StorageError, UsageError
 
 pytest.importorskip("pyarrow")
 pytest.importorskip("ray")
@@ -76,16 +77,16 @@ def workers() -> list[Any]:
 
 
 @contextmanager
-def cluster_of_two() -> Iterator[str]:
-    """Start a Ray cluster of two nodes with a core each; yield its address."""
+def cluster_of_two() -> Iterator[tuple[Any, Any]]:
+    """Start a Ray cluster of two nodes with a core each; yield the cluster and its second node."""
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "object_store_memory": 100_000_000}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     try:
-        cluster.add_node(**node)
+        second = cluster.add_node(**node)
         cluster.wait_for_nodes()
-        yield cluster.address
+        yield cluster, second
     finally:
         cluster.shutdown()
 
@@ -109,10 +110,27 @@ def test_a_dead_worker_is_survived_on_two_nodes(listing: Path, model: Path, tmp_
             killed.append((victim.pid, len(list(out.glob("part-*")))))
             victim.kill()
 
-    with cluster_of_two() as address:
-        summary = batch(listing, out, model, ray_engine(address, 2), report=kill_one)
+    with cluster_of_two() as (cluster, _):
+        summary = batch(listing, out, model, ray_engine(cluster.address, 2), report=kill_one)
     assert summary.finished and len({pid for pid, _ in killed}) == 2
     assert all(parts < summary.parts for _, parts in killed), "it was killed when all was done"
+    check_same(out, listing, model, tmp_path)
+
+
+@pytest.mark.long
+def test_a_lost_node_is_survived(listing: Path, model: Path, tmp_path: Path) -> None:
+    """Its worker can only start anew on the core that the other one gives free at the end."""
+    out, lost = tmp_path / "out", list[int]()
+
+    with cluster_of_two() as (cluster, second):
+
+        def lose_it(progress: Progress) -> None:
+            if len(list(out.glob("part-*"))) >= 20 and not lost:
+                lost.append(len(list(out.glob("part-*"))))
+                cluster.remove_node(second, allow_graceful=False)
+
+        summary = batch(listing, out, model, ray_engine(cluster.address, 2), report=lose_it)
+    assert summary.finished and lost[0] < summary.parts
     check_same(out, listing, model, tmp_path)
 
 
@@ -130,6 +148,37 @@ def test_a_stop_keeps_the_parts_and_either_engine_goes_on(listing: Path, model: 
     assert json.loads((out / "_manifest.json").read_text())["state"] == "interrupted"
     assert batch(listing, out, model, resume=True).finished
     check_same(out, listing, model, tmp_path)
+
+
+@pytest.mark.long
+def test_what_ends_every_worker_is_told_in_the_end_and_costs_nothing_else(
+    listing: Path, model: Path, tmp_path: Path
+) -> None:
+    """As if a file of the first unit ended each process that opens it."""
+    out, done = tmp_path / "out", threading.Event()
+    names = listing.read_text()
+    listing.write_text(names * 10)
+
+    def kill_all_that_work() -> None:
+        while not done.wait(0.01):
+            for process in workers():
+                with suppress(psutil.Error):
+                    if "answer" in process.cmdline()[0]:
+                        process.kill()
+
+    killer = threading.Thread(target=kill_all_that_work)
+    killer.start()
+    try:
+        with (
+            open_job([str(listing)], out, model=model, settings=Settings(part_rows=30_000)) as job,
+            pytest.raises(DermlensError, match="1 units ended their worker 4 times"),
+        ):
+            run_job(job, ray_engine(None, 1))
+    finally:
+        done.set()
+        killer.join()
+    assert json.loads((out / "_manifest.json").read_text())["state"] == "interrupted"
+    assert not [name for name in os.listdir(out) if name.startswith((".part", "part"))]
 
 
 @pytest.mark.long

@@ -14,6 +14,7 @@ import signal
 import socket
 import tempfile
 import threading
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ from dermlens.inference.predict import Predictor
 from dermlens.inference.stopping import Stop
 
 TRIES = 3
-"""How often more a unit is tried whose worker dies; what kills every worker must not go round for ever."""
+"""How often a unit whose worker died is tried again; what kills every worker must not go round for ever."""
 WAITING_A_WORKER = 2
 LOOK_EVERY_S = 0.5
 CONNECT_WITHIN_S = 10.0
@@ -181,56 +182,108 @@ class _Worker:
 
 @dataclass
 class _Run:
-    """One run over the units: a few wait at each worker, the rest are listed as they are needed."""
+    """One run over the units: a few wait at each worker that is up, the rest are listed as they are needed.
+
+    Deaths are handled here and not by Ray's retries, which a lost node uses up before it is known to be lost.
+    """
 
     job: Job
     stop: Stop
     report: Report
     workers: int
-    _pending: dict[Any, tuple[Any, Unit]] = field(default_factory=dict)
+    _asked: dict[Any, _Asked] = field(default_factory=dict)
+    _again: deque[tuple[Unit, int]] = field(default_factory=deque)
+    _actors: list[Any] = field(default_factory=list)
+    _idle: list[Any] = field(default_factory=list)
+    _deaths: Counter[int] = field(default_factory=Counter)
+    _bad_starts: int = 0
     _lost: list[Unit] = field(default_factory=list)
 
     def run(self) -> bool:
-        work, bundle = self.job.work(), [ray.put(self._files())]
-        actors = list(self._actors())
+        self._work = self.job.work()
+        files = {path.name: path.read_bytes() for path in self.job.bundle.folder.iterdir() if path.is_file()}
+        self._bundle = [ray.put(files)]
         try:
-            for actor in actors * WAITING_A_WORKER:
-                self._give(actor, bundle, work)
-            while self._pending and not self.stop.wanted:
-                done, _ = ray.wait(list(self._pending), num_returns=1, timeout=LOOK_EVERY_S)
+            for _ in range(self.workers):
+                self._hire()
+            while not self.stop.wanted and (len(self._idle) < len(self._actors) or self._again):
+                done, _ = ray.wait(list(self._asked), num_returns=1, timeout=LOOK_EVERY_S)
                 for reference in done:
-                    actor, unit = self._pending.pop(reference)
-                    self._take(reference, unit)
-                    self._give(actor, bundle, work)
+                    self._settle(reference)
+                if not self._more() and not any(asked.unit for asked in self._asked.values()):
+                    break  # workers that are still to come would have nothing to do
         finally:
-            for actor in actors:
+            for actor in self._actors:
                 ray.kill(actor)
             self.job.ledger.rescan()
         if self._lost:
             raise _killer(self._lost)
         return not self.stop.wanted
 
-    def _files(self) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in self.job.bundle.folder.iterdir() if path.is_file()}
+    def _more(self) -> bool:
+        """Look for one more unit and put it in front."""
+        if not self._again and (following := next(self._work, None)) is not None:
+            self._again.append(following)
+        return bool(self._again)
 
-    def _actors(self) -> Iterator[Any]:
-        remote = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=TRIES)(_Worker)
+    def _hire(self) -> None:
+        """Start a worker; it gets its first units when it is up, which on a full cluster may be never."""
         ledger = self.job.ledger
-        for _ in range(self.workers):
-            yield remote.remote(self.job.settings, ledger.folder, ledger.job, os.getcwd())
+        remote = ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(_Worker)
+        actor: Any = remote.remote(self.job.settings, ledger.folder, ledger.job, os.getcwd())
+        self._actors.append(actor)
+        self._asked[actor.pid.remote()] = _Asked(actor)
 
-    def _give(self, actor: Any, bundle: list[Any], work: Iterator[tuple[Unit, int]]) -> None:
-        following = next(work, None)
-        if following is not None:
-            unit, skip = following
-            self._pending[actor.answer.remote(bundle, unit, skip)] = (actor, unit)
+    def _give(self, actor: Any) -> None:
+        if self._more():
+            unit, skip = self._again.popleft()
+            self._asked[actor.answer.remote(self._bundle, unit, skip)] = _Asked(actor, unit, skip)
+        elif not any(asked.actor is actor for asked in self._asked.values()):
+            self._idle.append(actor)
 
-    def _take(self, reference: Any, unit: Unit) -> None:
-        try:
-            outcome: _Outcome = ray.get(reference)
-        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError):
-            self._lost.append(unit)
+    def _settle(self, reference: Any) -> None:
+        if (asked := self._asked.get(reference)) is None:  # of a worker that was just buried
             return
+        try:
+            outcome = ray.get(reference)
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
+            self._bury(asked.actor, error)
+            return
+        del self._asked[reference]
+        if asked.unit is None:
+            self._bad_starts = 0
+            for _ in range(WAITING_A_WORKER):
+                self._give(asked.actor)
+        else:
+            self._take(outcome, asked.unit)
+            self._give(asked.actor)
+
+    def _bury(self, actor: Any, error: Exception) -> None:
+        """Put the units of a dead worker back, start another one, and let those without work have them."""
+        ray.kill(actor)
+        self._actors.remove(actor)
+        waiting = [(reference, asked) for reference, asked in self._asked.items() if asked.actor is actor]
+        for place, (reference, asked) in enumerate(waiting):
+            del self._asked[reference]
+            if asked.unit is None:
+                self._count_bad_start(error)
+                continue
+            self._deaths[asked.unit.number] += place == 0  # the first is the one that it was working on
+            if self._deaths[asked.unit.number] > TRIES:
+                self._lost.append(asked.unit)
+            else:
+                self._again.append((asked.unit, asked.skip))
+        self._hire()
+        idle, self._idle = self._idle, []
+        for other in idle:
+            self._give(other)
+
+    def _count_bad_start(self, error: Exception) -> None:
+        self._bad_starts += 1
+        if self._bad_starts > TRIES * self.workers:
+            raise _unavailable("these nodes: no worker comes up there", error) from error
+
+    def _take(self, outcome: _Outcome, unit: Unit) -> None:
         for part in outcome.parts:
             self.job.ledger.record(part)
         rows, failed = sum(p.rows for p in outcome.parts), sum(p.errors for p in outcome.parts)
@@ -238,6 +291,15 @@ class _Run:
         if outcome.stopped_by is not None:
             kind, words = outcome.stopped_by
             raise getattr(errors, kind, DermlensError)(words["message"], remedy=words["remedy"], code=words["code"])
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a worker was asked: whether it is up (no unit), or for a unit from row `skip` on."""
+
+    actor: Any
+    unit: Unit | None = None
+    skip: int = 0
 
 
 def _killer(lost: list[Unit]) -> DermlensError:
