@@ -87,3 +87,10 @@ def test_ctrl_c_keeps_the_rows_and_says_how_to_go_on(model: str, images: Path, t
     assert process.returncode == 130 and "--resume" in said and "Traceback" not in said
     rows = len(pd.read_parquet(out))
     assert 100 <= rows < 200_000 and f"{rows:,} rows" in said
+
+
+def test_the_rows_of_a_part_are_those_of_the_library() -> None:
+    from dermlens.cli import batch as verb
+    from dermlens.inference import batch as library
+
+    assert verb.DEFAULT_PART_ROWS == library.DEFAULT_PART_ROWS
