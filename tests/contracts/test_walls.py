@@ -23,7 +23,7 @@ HEAVY = {
     "pyarrow",
     "fsspec",
 }
-REPORT = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+REPORT = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in list(sys.modules)})))"
 
 
 def loaded_by(program: str) -> set[str]:
