@@ -6,6 +6,7 @@ import json
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,6 +133,29 @@ def test_a_protocol_that_nobody_knows_and_one_without_its_plug_in(monkeypatch: p
     monkeypatch.setattr(fsspec, "get_filesystem_class", absent)
     with pytest.raises(MissingExtraError, match="Install s3fs"):
         read_listing(["s3://bucket/x"])
+
+
+def test_a_folder_that_cannot_be_listed_is_told_and_not_passed_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = os.scandir
+
+    def refuse(path: str) -> Any:
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UsageError, match="sub cannot be read: Permission denied"):
+        read_listing([str(folder)])
+    fs = fsspec.filesystem("memory")
+
+    def unreachable(self: Any, path: str, **options: Any) -> Any:
+        raise RuntimeError("no credentials")
+
+    monkeypatch.setattr(type(fs), "isdir", unreachable)
+    with pytest.raises(UsageError, match="RuntimeError: no credentials"):
+        read_listing(["memory://x"])
 
 
 def test_names_that_are_no_text_survive(tmp_path: Path) -> None:

@@ -275,12 +275,8 @@ def _number(path: str, row: int, value: Any) -> float | None:
 
 
 def _opened(path: str) -> IO[bytes]:
-    try:
+    with storage.reaching(path):
         return storage.open_stream(path)
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be read: {error.strerror or error}.", remedy="Check the path and that you may read it."
-        ) from error
 
 
 def _bad_table(path: str, error: Exception) -> DataError:

@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dermlens.errors import StorageError, UsageError
+from dermlens.errors import DermlensError, StorageError, UsageError
 from dermlens.inference import storage
 from dermlens.inference.predict import Prediction
 
@@ -152,11 +152,11 @@ def storing(place: str) -> Iterator[None]:
     """Turn what a file system raises into a StorageError that says how to go on."""
     try:
         yield
-    except FileNotFoundError:
-        raise
-    except OSError as error:
+    except Exception as error:  # plug-ins raise errors of their own
+        if isinstance(error, DermlensError) or not (isinstance(error, OSError) or storage.is_url(place)):
+            raise
         raise StorageError(
-            f"The results cannot be kept in {place}: {error.strerror or error}.",
+            f"The results cannot be kept in {place}: {getattr(error, 'strerror', None) or error}.",
             remedy="Make room or put it right; the finished parts are safe, go on with --resume.",
         ) from error
 

@@ -7,13 +7,14 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.core import url_to_fs
 
-from dermlens.errors import ImageError, MissingExtraError, StorageError, UsageError
+from dermlens.errors import DermlensError, ImageError, MissingExtraError, StorageError, UsageError
 
 RETRY_AFTER_S = (0.2, 1.0, 5.0)
 UNREACHABLE_AFTER = 64
@@ -65,6 +66,22 @@ def _check_protocol(url: str) -> None:
     _known(url.partition("://")[0])
 
 
+@contextmanager
+def reaching(path: str) -> Iterator[None]:
+    """Turn whatever a file system or plug-in raises into a UsageError (code `unreachable`) that names the path."""
+    try:
+        yield
+    except DermlensError:
+        raise
+    except Exception as error:  # plug-ins raise errors of their own
+        why = (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"
+        raise UsageError(
+            f"{getattr(error, 'filename', None) or path} cannot be read: {why}.",
+            remedy="Check the path, that you may read it, and for a URL the network and your credentials.",
+            code="unreachable",
+        ) from error
+
+
 def open_stream(path: str) -> BinaryIO:
     """Open a local path or URL for reading in binary; raises what the file system raises."""
     if not is_url(path):
@@ -75,22 +92,22 @@ def open_stream(path: str) -> BinaryIO:
 
 def size_bytes(path: str) -> int | None:
     """Return the size of a file, None where it is not there or says nothing."""
-    try:
+    with reaching(path), suppress(FileNotFoundError, NotADirectoryError):
         if not is_url(path):
             return os.path.getsize(path)
         fs, inside = filesystem(path)
         size = fs.size(inside)
-    except OSError:
-        return None
-    return None if size is None else int(size)
+        return None if size is None else int(size)
+    return None
 
 
 def is_folder(path: str) -> bool:
     """Whether it is a folder; an object store has one where something stands below it."""
     if not is_url(path):
         return os.path.isdir(path)
-    fs, inside = filesystem(path)
-    return bool(fs.isdir(inside))
+    with reaching(path):
+        fs, inside = filesystem(path)
+        return bool(fs.isdir(inside))
 
 
 def join(folder: str, name: str) -> str:
@@ -107,13 +124,17 @@ def parent(path: str) -> str:
 
 def walk(folder: str) -> Iterator[str]:
     """Yield the visible files below a folder, sorted within each folder, its own files before its subfolders'."""
-    if not is_url(folder):
-        for base, folders, names in os.walk(folder):
+    with reaching(folder):
+        if is_url(folder):
+            yield from _walk_remote(*filesystem(folder))
+            return
+        for base, folders, names in os.walk(folder, onerror=_raise):
             folders[:] = sorted(name for name in folders if not _hidden(name))
             yield from (os.path.join(base, name) for name in sorted(names) if not _hidden(name))
-        return
-    fs, inside = filesystem(folder)
-    yield from _walk_remote(fs, inside)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _walk_remote(fs: Any, folder: str) -> Iterator[str]:
@@ -132,11 +153,12 @@ def is_pattern(path: str) -> bool:
 
 def matches(pattern: str) -> list[str]:
     """Return the visible files and folders that a glob matches, sorted; `**` goes down any number of folders."""
-    if not is_url(pattern):
-        found = glob.iglob(pattern, recursive=True)
-    else:
-        fs, inside = filesystem(pattern)
-        found = (str(fs.unstrip_protocol(path)) for path in fs.glob(inside))
+    with reaching(pattern):
+        if not is_url(pattern):
+            found = glob.glob(pattern, recursive=True)
+        else:
+            fs, inside = filesystem(pattern)
+            found = [str(fs.unstrip_protocol(path)) for path in fs.glob(inside)]
     return sorted(path for path in found if not _hidden(_last(path)) and "/__MACOSX/" not in path)
 
 
