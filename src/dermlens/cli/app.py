@@ -12,6 +12,7 @@ import typer
 from dermlens.cli.about import doctor, models
 from dermlens.cli.audit import audit
 from dermlens.cli.backbones import backbones
+from dermlens.cli.batch import batch
 from dermlens.cli.evaluate import evaluate
 from dermlens.cli.options import EXIT_IMAGE_FAILED, EXIT_INTERRUPTED, EXIT_WRONG_USE
 from dermlens.cli.predict import predict
@@ -30,6 +31,9 @@ app = typer.Typer(
 )
 
 app.command(epilog="Example: `dermlens predict examples/images --top 3`")(predict)
+app.command(epilog="Example: `dermlens batch my_images --out answers`, and after a stop the same with `--resume`")(
+    batch
+)
 app.command(epilog="Example: `dermlens serve --open`")(serve)
 app.command(epilog="Example: `dermlens audit my_images --out audit --repair --manifest repaired.csv`")(audit)
 app.command(epilog="Example: `dermlens train my_images --out runs/mine` (one folder per diagnosis)")(train)

@@ -31,6 +31,8 @@ PACKAGES = (
 PRECISIONS = ("FP32", "BF16", "FP16", "INT8")
 EXTRAS = {
     "train, evaluate": ("train", ("tensorflow", "keras", "sklearn", "pandas", "matplotlib")),
+    "batch": ("batch", ("fsspec", "pyarrow")),
+    "batch --engine ray": ("scale", ("ray",)),
 }
 
 

@@ -26,7 +26,8 @@ SCHEMA = "dermlens/prediction/1"
 DECODE_THREADS = min(8, os.cpu_count() or 2)
 DISCLAIMER = "For research and decision support only; not a diagnosis."
 
-ImageSource = str | Path | bytes | np.ndarray
+ImageSource = str | Path | bytes | np.ndarray | ImageError
+"""An ImageError stands for an image that could not be fetched; its answer says why."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Predictor:
 
     Args:
         model: a name from `dermlens models`, a run folder or a bundle folder.
-        threads: processor threads, all cores when None.
+        threads: processor threads of the network, and at most so many that decode; all cores when None.
         max_bytes, max_pixels: limits on one image, checked before it is decoded.
     """
 
@@ -123,6 +124,7 @@ class Predictor:
     ) -> None:
         self.bundle: Bundle = load_bundle(find_bundle(model))
         self._runtime = Runtime(self.bundle.graph_path, precision=self.bundle.precision, threads=threads)
+        self._decode_threads = min(DECODE_THREADS, threads or DECODE_THREADS)
         self._limits = {"max_bytes": max_bytes, "max_pixels": max_pixels}
         self._head: tuple[np.ndarray, np.ndarray] | None = None
         self._model = {"name": self.bundle.name, "version": self.bundle.version, "sha256": self.bundle.sha256}
@@ -206,7 +208,7 @@ class Predictor:
         return explain(prediction, answered.pixels, answered.feature_map, self._head, code, place)
 
     def _run_many(self, jobs: Iterator[_Job]) -> Iterator[_Answered]:
-        with ThreadPoolExecutor(max_workers=DECODE_THREADS, thread_name_prefix="dermlens-decode") as pool:
+        with ThreadPoolExecutor(max_workers=self._decode_threads, thread_name_prefix="dermlens-decode") as pool:
             waiting = self._submit(pool, jobs)
             while waiting:
                 following = self._submit(pool, jobs)
@@ -219,6 +221,8 @@ class Predictor:
     def _load(self, job: _Job) -> _Pixels:
         start = time.perf_counter()
         try:
+            if isinstance(job.image, ImageError):
+                raise job.image
             pixels = load_image(job.image, self.bundle.input_spec, frame_aspect=job.frame_aspect, **self._limits)
             error = None
         except ImageError as caught:
@@ -330,4 +334,6 @@ def _rounded(value: float | None) -> float | None:
 def _name(image: ImageSource) -> str:
     if isinstance(image, (str, Path)):
         return str(image)
+    if isinstance(image, ImageError):
+        return "<missing>"
     return "<bytes>" if isinstance(image, bytes) else "<array>"

@@ -41,8 +41,8 @@ class Runtime:
     def __init__(self, graph_path: Path, *, precision: str = "f32", threads: int | None = None) -> None:
         self._core = ov.Core()
         self._config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-        if threads is not None:
-            self._config["INFERENCE_NUM_THREADS"] = threads
+        if threads is not None:  # unpinned: several such processes would all be pinned to the same first cores
+            self._config |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
         self._graph_path = graph_path
         self._requests: dict[int, ov.InferRequest] = {}
         self._lock = threading.Lock()

@@ -1,0 +1,287 @@
+"""What a batch is asked for -> a listing on disk of images and tar shards, its fingerprint, and units of work.
+
+The listing is a stream: it is never held in memory as a whole, save the names of one folder or the matches of a glob.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dermlens.data.images import IMAGE_EXTENSIONS, UNREAD_IMAGE_EXTENSIONS
+from dermlens.errors import DataError, UsageError
+from dermlens.inference import storage
+
+TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
+TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
+LIST_ENDINGS = (".txt", ".lst")
+IMAGE_COLUMNS = ("image", "image_path", "path", "file", "file_name", "filename", "filepath", "url")
+BYTES_AN_IMAGE = 30_000
+"""What an image in a tar is taken to weigh, for the time left alone."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image file, or a tar shard with any number of images; `weight` is about its number of images."""
+
+    path: str
+    is_tar: bool = False
+    frame_aspect: float | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is answered as a whole and can be answered anew: some image files, or one tar shard."""
+
+    number: int
+    sources: tuple[Source, ...]
+
+    @property
+    def tar(self) -> Source | None:
+        """The shard, when it is one."""
+        return self.sources[0] if self.sources[0].is_tar else None
+
+    @property
+    def weight(self) -> float:
+        """About how many images."""
+        return sum(source.weight for source in self.sources)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The sources of one shard of a batch.
+
+    Attributes:
+        sha256: of the listing of all shards.
+        sources: how many in all shards.
+        images: image files in this shard.
+        tars: tar files in this shard.
+        weight: about how many images in this shard.
+        notes: what a person should know.
+    """
+
+    sha256: str
+    sources: int
+    images: int
+    tars: int
+    weight: float
+    notes: tuple[str, ...]
+    _spool: IO[str]
+
+    def units(self, rows: int) -> Iterator[Unit]:
+        """Yield the units of this shard in order: at most `rows` image files each, or a tar."""
+        number, waiting = 0, list[Source]()
+        for source in self._read():
+            if waiting and (source.is_tar or len(waiting) == rows):
+                yield Unit(number, tuple(waiting))
+                number, waiting = number + 1, []
+            waiting.append(source)
+            if source.is_tar:
+                yield Unit(number, tuple(waiting))
+                number, waiting = number + 1, []
+        if waiting:
+            yield Unit(number, tuple(waiting))
+
+    def _read(self) -> Iterator[Source]:
+        self._spool.seek(0)
+        for line in self._spool:
+            yield Source(*json.loads(line))
+
+
+def read_listing(
+    arguments: Iterable[str],
+    *,
+    images: str | None = None,
+    frame_aspect: float | None = None,
+    shard: tuple[int, int] = (1, 1),
+) -> Listing:
+    """List what is meant by folders, globs, tables, lists of names, tar shards and single images; no image is opened.
+
+    A name counts whether it is there or not: its row will carry the error.
+
+    Args:
+        images: folder or URL that the names in tables and lists are below; where the table stands by default.
+        frame_aspect: of the camera, for images whose table does not say.
+        shard: (i, n) keeps every n-th source from the i-th on, i from 1.
+    Raises:
+        UsageError: no image at all, or a folder, table or list that is not there.
+        DataError: a table without a column of images, or with an empty cell in it.
+    """
+    index, count = shard
+    spool = tempfile.TemporaryFile("w+", encoding="utf-8", prefix="dermlens-listing-")  # noqa: SIM115
+    digest, notes = hashlib.sha256(), list[str]()
+    total = own = tars = 0
+    weight = 0.0
+    for source in _sources(arguments, images, frame_aspect, notes):
+        line = json.dumps([source.path, source.is_tar, source.frame_aspect, source.weight]) + "\n"
+        digest.update(line.encode())
+        if total % count == index - 1:
+            spool.write(line)
+            own += 1
+            tars += source.is_tar
+            weight += source.weight
+        total += 1
+    if not total:
+        raise UsageError(
+            f"No images found. {' '.join(notes)}".rstrip(),
+            remedy=f"Name a folder, a glob, a table ({', '.join(TABLE_ENDINGS)}), a list ({', '.join(LIST_ENDINGS)}), "
+            f"tar shards or images ({', '.join(sorted(IMAGE_EXTENSIONS))}).",
+            code="no_images",
+        )
+    return Listing(digest.hexdigest(), total, own - tars, tars, weight, tuple(notes), spool)
+
+
+def _sources(
+    arguments: Iterable[str], images: str | None, frame_aspect: float | None, notes: list[str]
+) -> Iterator[Source]:
+    for argument in map(storage.plain, arguments):
+        if storage.is_pattern(argument):
+            found = storage.matches(argument)
+            if not found:
+                notes.append(f"{argument}: nothing matches.")
+        else:
+            found = [argument]
+        for path in found:
+            if path.endswith(TABLE_ENDINGS):
+                yield from _from_table(path, images, frame_aspect)
+            elif path.endswith(LIST_ENDINGS):
+                yield from _from_list(path, images, frame_aspect)
+            elif storage.is_folder(path):
+                yield from _from_folder(path, frame_aspect, notes)
+            else:
+                yield _source(path, frame_aspect)
+
+
+def _source(path: str, frame_aspect: float | None) -> Source:
+    if not path.lower().endswith(TAR_ENDINGS):
+        return Source(path, False, frame_aspect)
+    size = storage.size_bytes(path) or 0
+    return Source(path, True, frame_aspect, max(1.0, size / BYTES_AN_IMAGE))
+
+
+def _from_folder(folder: str, frame_aspect: float | None, notes: list[str]) -> Iterator[Source]:
+    others = found = 0
+    for path in storage.walk(folder):
+        if is_image_name(path) or path.lower().endswith(TAR_ENDINGS):
+            found += 1
+            yield _source(path, frame_aspect)
+        else:
+            others += 1
+    if not found:
+        notes.append(f"{folder}: no images in this folder.")
+    if others:
+        notes.append(f"{folder}: {others} other file{'s' if others > 1 else ''} left out (not images by extension).")
+
+
+def is_image_name(path: str) -> bool:
+    """Whether the extension is that of an image, of formats that cannot be read too: an answer is due."""
+    return PurePosixPath(path).suffix.lower() in IMAGE_EXTENSIONS | UNREAD_IMAGE_EXTENSIONS
+
+
+def _from_list(path: str, images: str | None, frame_aspect: float | None) -> Iterator[Source]:
+    base = images if images is not None else storage.parent(path)
+    with _opened(path) as file:
+        for line in file:
+            name = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
+            if name.strip():
+                yield _source(storage.join(base, name), frame_aspect)
+
+
+def _from_table(path: str, images: str | None, frame_aspect: float | None) -> Iterator[Source]:
+    base = images if images is not None else storage.parent(path)
+    for number, (name, aspect) in enumerate(_cells(path), 1):
+        if not name:
+            raise DataError(
+                f"{path} names no image in row {number}. Every row needs one.",
+                remedy="Fill or remove that row.",
+                code="bad_table",
+            )
+        yield _source(storage.join(base, name), _number(path, number, aspect) or frame_aspect)
+
+
+def _cells(path: str) -> Iterator[tuple[str, Any]]:
+    """Yield (image, frame aspect) of each row as they stand in the table."""
+    with _opened(path) as file:
+        if path.endswith(".parquet"):
+            yield from _parquet_cells(path, file)
+            return
+        lines = (line.decode("utf-8-sig") for line in file)
+        try:
+            first = next(lines, "")
+            cells = csv.reader([first], delimiter=(mark := max(",;\t", key=first.count)))
+            columns = [cell.strip().lower() for cell in next(cells, [])]
+            image = columns.index(_image_column(path, columns))
+            aspect = columns.index("frame_aspect") if "frame_aspect" in columns else None
+            for row in csv.reader(lines, delimiter=mark):
+                if any(cell.strip() for cell in row):
+                    padded = [*row, *[""] * (len(columns) - len(row))]
+                    yield padded[image].strip(), padded[aspect].strip() if aspect is not None else None
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise _bad_table(path, error) from error
+
+
+def _parquet_cells(path: str, file: Any) -> Iterator[tuple[str, Any]]:
+    try:
+        table = pq.ParquetFile(file)
+        by_lower = {name.lower(): name for name in table.schema_arrow.names}
+        image = by_lower[_image_column(path, list(by_lower))]
+        wanted = [image, *([by_lower["frame_aspect"]] if "frame_aspect" in by_lower else [])]
+        for batch in table.iter_batches(batch_size=10_000, columns=wanted):
+            aspects = batch.column(1).to_pylist() if len(wanted) > 1 else [None] * len(batch)
+            for name, aspect in zip(batch.column(0).to_pylist(), aspects, strict=True):
+                yield str(name or "").strip(), aspect
+    except pa.ArrowException as error:
+        raise _bad_table(path, error) from error
+
+
+def _image_column(path: str, columns: list[str]) -> str:
+    for name in IMAGE_COLUMNS:
+        if name in columns:
+            return name
+    raise DataError(
+        f"{path} has the columns {', '.join(columns) or 'none'}. One must hold the images: {', '.join(IMAGE_COLUMNS)}.",
+        remedy="Rename that column to image.",
+        code="missing_columns",
+    )
+
+
+def _number(path: str, row: int, value: Any) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if math.isnan(number):
+        return None
+    if not 0 < number < math.inf:
+        raise DataError(
+            f"{path} has frame_aspect {value!r} in row {row}. Allowed: a number above 0, or nothing.",
+            remedy="Correct or empty that cell.",
+            code="bad_table",
+        )
+    return number
+
+
+def _opened(path: str) -> IO[bytes]:
+    with storage.reaching(path):
+        return storage.open_stream(path)
+
+
+def _bad_table(path: str, error: Exception) -> DataError:
+    return DataError(
+        f"{path} cannot be read as a table: {str(error).splitlines()[0]}.",
+        remedy="Save it again as CSV (UTF-8) or Parquet.",
+        code="bad_table",
+    )

@@ -1,0 +1,96 @@
+"""`dermlens batch` as a person uses it: what it says, its exit codes, one line for a mistake."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import pytest
+
+import tiny
+from dermlens import cli
+
+pytest.importorskip("pyarrow")
+pd = pytest.importorskip("pandas")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny.write(tmp_path_factory.mktemp("model") / "b"))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for code in tiny.CODES:
+        cv2.imwrite(str(folder / f"{code}.png"), tiny.colour(code)[:, :, ::-1])
+    (folder / "bad.jpg").write_text("not an image")
+    return folder
+
+
+def call(*arguments: str) -> int:
+    """Run the command line in this process and return its exit code."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(list(arguments))
+    return int(caught.value.code or 0)
+
+
+def test_it_says_what_it_did_and_how_to_read_it(
+    model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    assert call("batch", str(images), "--out", out, "--model", model, "--part-rows", "3", "--embedding") == 0
+    said = capsys.readouterr().err
+    assert "4 rows, 1 of them failed (see error_code) in 2 parts" in said and f"pandas.read_parquet({out!r})" in said
+    assert list(pd.read_parquet(out).diagnosis_code.dropna()) == list(tiny.CODES)
+    assert "embedding" in pd.read_parquet(out).columns
+    again = ["batch", str(images), "--out", out, "--model", model, "--part-rows", "3", "--embedding", "--resume"]
+    assert call(*again) == 0 and "Going on after 4 rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{images}", "--shard", "0/3"], "--shard is '0/3'"),
+        (["{images}", "--shard", "half"], "--shard is 'half'"),
+        (["{images}", "--workers", "2"], "Add --engine ray"),
+        (["{images}", "--out", "{images}/bad.jpg"], "bad.jpg"),
+        (["{out}/nothing-*.png"], "nothing matches"),
+        (["nonsense://x"], "not a protocol"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: list[str], words: str, model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"images": str(images), "out": str(tmp_path / "out")}
+    given = [argument.format(**names) for argument in arguments]
+    out = [] if "--out" in given else ["--out", names["out"]]
+    assert call("batch", *given, *out, "--model", model) in (1, 2)
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1 and words in errors[0]
+
+
+def test_ctrl_c_keeps_the_rows_and_says_how_to_go_on(model: str, images: Path, tmp_path: Path) -> None:
+    out, listing = tmp_path / "out", tmp_path / "list.txt"
+    listing.write_text(f"{images}/RED.png\n" * 200_000)
+    command = [sys.executable, "-m", "dermlens", "batch", str(listing), "--out", str(out), "--model", model]
+    process = subprocess.Popen([*command, "--part-rows", "100"], stderr=subprocess.PIPE, text=True)
+    while not list(out.glob("part-*")) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in said and "Traceback" not in said
+    rows = len(pd.read_parquet(out))
+    assert 100 <= rows < 200_000 and f"{rows:,} rows" in said
+
+
+def test_the_rows_of_a_part_are_those_of_the_library() -> None:
+    from dermlens.cli import batch as verb
+    from dermlens.inference import batch as library
+
+    assert verb.DEFAULT_PART_ROWS == library.DEFAULT_PART_ROWS
