@@ -35,6 +35,7 @@ from dermlens.inference.batch import Engine, Job, Progress, Report, Settings, an
 from dermlens.inference.listing import Unit
 from dermlens.inference.parts import Folder, Part
 from dermlens.inference.predict import Predictor
+from dermlens.inference.runtime import BATCH
 from dermlens.inference.stopping import Stop
 
 TRIES = 3
@@ -160,7 +161,7 @@ class _Worker:
             predictor = Predictor(place, threads=1, **limits)
             size = predictor.bundle.input_spec.size_px
             blank = np.zeros((size, size, 3), np.uint8)
-            list(predictor.predict_many([blank, blank]))  # compiles for batches too, while the files are there
+            list(predictor.predict_many([blank] * (BATCH + 1)))  # compiles while the files are there
         return predictor
 
     def pid(self) -> int:
