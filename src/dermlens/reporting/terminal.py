@@ -17,6 +17,7 @@ from dermlens.inference.predict import DISCLAIMER, Prediction
 from dermlens.inference.trust import Trust
 
 BAR_WIDTH = 8
+WIDE = 110  # columns from which on there is room for bars
 STATUS_STYLE = {"ok": "green", "uncertain": "yellow", "rejected": "bold red"}
 STYLE = {"malignant": "bold red", "premalignant": "bold yellow", "benign": "green"}
 
@@ -40,19 +41,22 @@ SET_WORDS = (
 def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Console) -> None:
     """Print one row for each answer, errors included."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("image", overflow="fold")
+    folder = common_folder([answer.image for answer in answers])
+    wide = console.width >= WIDE
+    table.add_column("image" if not folder else f"in {printable(folder)}", overflow="fold", min_width=19)
     judged = bundle.trust is not None
     if judged:
         table.add_column("status", no_wrap=True)
     table.add_column("diagnosis", overflow="fold")
-    table.add_column("most probable", no_wrap=True)
-    table.add_column("then", overflow="fold")
+    table.add_column("most probable" if wide else "probable", no_wrap=True)
+    if wide:
+        table.add_column("then", overflow="fold")
     if judged:
         table.add_column("compatible with", overflow="fold")
     for answer in answers:
         if answer.error is None:
-            cells = _judged_cells(answer, top) if judged else _cells(answer, top)
-            table.add_row(Text(printable(answer.image)), *cells)
+            cells = _judged_cells(answer, top, wide) if judged else _cells(answer, top, wide)
+            table.add_row(Text(printable(answer.image.removeprefix(folder))), *cells)
     if table.row_count:
         console.print(table)
     _show_doubts(answers, console)
@@ -80,25 +84,32 @@ def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Co
     console.print(Text(DISCLAIMER, style="bold"))
 
 
-def _cells(answer: Prediction, top: int) -> tuple[Text, Text, Text]:
+def common_folder(names: Sequence[str]) -> str:
+    """Return the folder that all names begin with, its last slash included; "" where they share none or stand alone."""
+    folders = {name.rpartition("/")[0] for name in names}
+    return f"{folders.pop()}/" if len(names) > 1 and len(folders) == 1 and "" not in folders else ""
+
+
+def _cells(answer: Prediction, top: int, wide: bool) -> tuple[Text, ...]:
+    """Diagnosis, the most probable class and, where there is room, its bar and the classes after it."""
     diagnosis = DIAGNOSES.get(answer.diagnosis_code or "")
     style = STYLE.get(diagnosis.malignancy, "") if diagnosis else "bold"
     (code, probability), *others = shown(answer, top)
     filled = round(probability * BAR_WIDTH)
-    bar = Text("█" * filled + "░" * (BAR_WIDTH - filled), style="cyan").append(f" {percent(probability):>4} {code}")
+    bar = Text("█" * filled + "░" * (BAR_WIDTH - filled) + " " if wide else "", style="cyan")
+    bar.append(f"{percent(probability):>4} {code}")
     then = Text("  ".join(f"{percent(probability)} {code}" for code, probability in others), style="dim")
     name = answer.diagnosis_name or ""
     label = name if name == answer.diagnosis_code else f"{name} ({answer.diagnosis_code})"
-    return Text(label, style=style), bar, then
+    return (Text(label, style=style), bar, then) if wide else (Text(label, style=style), bar)
 
 
-def _judged_cells(answer: Prediction, top: int) -> tuple[Text, ...]:
+def _judged_cells(answer: Prediction, top: int, wide: bool) -> tuple[Text, ...]:
     """The row of an answer whose bundle knows its limits: a rejected one names no diagnosis."""
     status = Text(answer.status, style=STATUS_STYLE.get(answer.status, ""))
     if answer.status == "rejected":
-        return status, Text("not answered", style="dim"), Text(""), Text(""), Text("")
-    diagnosis, bar, then = _cells(answer, top)
-    return status, diagnosis, bar, then, Text(" ".join(answer.prediction_set or ()), style="dim")
+        return status, Text("not answered", style="dim")
+    return status, *_cells(answer, top, wide), Text(" ".join(answer.prediction_set or ()), style="dim")
 
 
 def _show_doubts(answers: Sequence[Prediction], console: Console) -> None:
