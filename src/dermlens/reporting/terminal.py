@@ -43,7 +43,7 @@ def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Co
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     folder = common_folder([answer.image for answer in answers])
     wide = console.width >= WIDE
-    table.add_column("image" if not folder else f"in {printable(folder)}", overflow="fold", min_width=19)
+    table.add_column("image" if not folder else f"in {printable(folder)}", overflow="fold", min_width=20)
     judged = bundle.trust is not None
     if judged:
         table.add_column("status", no_wrap=True)
