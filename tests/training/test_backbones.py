@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -93,11 +94,14 @@ def test_every_row_trains_exports_and_predicts(
     assert tuple(found["step_s"]) == modes
     assert found["export"] <= 1e-3
     assert found["predicted"] == "ok"
+    shutil.rmtree(lives / name / "bundle")
 
 
-def test_what_was_saved_answers_the_same_in_a_fresh_process(lives: Path, family: ModuleType) -> None:
-    names = [path.name for path in lives.iterdir()]
-    assert names, "the rows are taken through their lives before this test"
+@pytest.mark.parametrize("which", ["cheap", pytest.param("all", marks=pytest.mark.long)])
+def test_what_was_saved_answers_the_same_in_a_fresh_process(which: str, lives: Path) -> None:
+    names = [path.parent.name for path in lives.glob("*/expected.npz")]
+    if not names:
+        pytest.skip(f"{which} rows are saved by the test before this one, which was not chosen")
     program = (
         f"import importlib.util, pathlib\nspec = importlib.util.spec_from_file_location('family', {str(FAMILY)!r})\n"
         "family = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(family)\n"

@@ -41,7 +41,8 @@ def build_backbone(
 
     Returns:
         Functional model named `name`: float32 (n, size_px, size_px, 3) RGB 0..255 to the feature map
-        float32 (n, h, w, embedding_size) after head convolution and activation, h = w = ceil(size_px / 32).
+        float32 (n, h, w, embedding_size) after head convolution and activation, h = w = ceil(size_px / 32). It
+        computes in float32 whatever the global policy.
 
     Raises:
         RecipeError: unknown name or word, or a size out of range.
@@ -61,10 +62,9 @@ def build_backbone(
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")  # weights are proved by what the network answers, exactly
     try:
-        model = door(row, size_px, rate, Path(source))
+        return door(row, size_px, rate, Path(source))
     finally:
         keras.config.set_dtype_policy(policy)
-    return model if policy.name == "float32" else _rebuilt(model, row, size_px, rate)
 
 
 # --- doors: one way in for each source of weights --------------------------------------------------------------
@@ -159,11 +159,9 @@ def _pour(model: keras.Model, values: keras_files.Values) -> None:
 
 
 def _at_size(model: keras.Model, row: Backbone, size_px: int, rate: float) -> keras.Model:
-    return model if model.input_shape[1] == size_px else _rebuilt(model, row, size_px, rate)
-
-
-def _rebuilt(model: keras.Model, row: Backbone, size_px: int, rate: float) -> keras.Model:
-    """Return the same graph with the same weights for another input size, or in the precision set now."""
+    """Return the same graph with the same weights for another input size."""
+    if model.input_shape[1] == size_px:
+        return model
     standardise = any(layer.name == STD_LAYER for layer in model.layers)
     other = _graph(row, size_px, rate, standardise=standardise)
     pretrained.load_named_weights(other, keras_files.layer_values(model))
