@@ -15,7 +15,7 @@ from rich.console import Console
 from dermlens.errors import StorageError
 from dermlens.training import embedder
 from dermlens.training.embedder import cache_folder, embedder_graph
-from dermlens.training.pretrained import FINGERPRINT_CHANNELS, FINGERPRINTS, fingerprint_image
+from dermlens.training.fingerprint import KNOWN, fingerprint_image
 
 
 def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -33,7 +33,8 @@ def test_the_graph_gives_pooled_features() -> None:
     compiled = ov.Core().compile_model(ov.Core().read_model(graph), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = compiled(fingerprint_image(224).astype(np.uint8))[0]
     assert found.shape == (1, 1280) and found.dtype == np.float32
-    assert found[0, list(FINGERPRINT_CHANNELS)] == pytest.approx(FINGERPRINTS["lite0"], abs=5e-3)
+    known = KNOWN["lite0"]
+    assert found[0, list(known)] == pytest.approx(list(known.values()), abs=5e-3)
 
 
 def test_made_once_told_and_made_anew_when_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
