@@ -65,7 +65,6 @@ def main() -> None:
         print("Not run: it needs DERMLENS_DATA, the folder with ham10000/.")
         return
     vectors = tiled(unit(real_embeddings(Path(data), options.cache)), options.count, options.seed)
-    before = megabytes()
     start, busy = time.perf_counter(), time.process_time()
     places, _ = nearest(vectors, NEIGHBOURS, exact=False)
     seconds, work = time.perf_counter() - start, time.process_time() - busy
