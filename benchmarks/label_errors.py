@@ -3,7 +3,7 @@
     DERMLENS_DATA=/path/to/data python benchmarks/label_errors.py [--share 0.05] [--seeds 5]
 
 The clean set: the HAM10000 images whose diagnosis was confirmed by histopathology. Every image of a drawn lesion gets
-the same wrong label, another class drawn evenly. Precision at k is the share of made errors among the first k of the
+the same wrong label. Precision at k is the share of made errors among the first k of the
 ranking; chance is the share of made errors in the set. Intervals: 95 % from a bootstrap over lesions, seeds pooled.
 """
 
@@ -12,20 +12,21 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
-from dermlens.audit.embed import embed
+from dermlens.audit.embed import embed, load_embeddings
 from dermlens.audit.facts import read_facts
 from dermlens.audit.suspects import label_suspects
 from dermlens.data.groups import lesion_groups
 from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Record
 from dermlens.data.tables import read_table
-from dermlens.training.embedder import embedder_graph
+from dermlens.training.embedder import VERSION, embedder_graph
 
 AT = (20, 50, 100)
 
@@ -37,14 +38,24 @@ def confirmed(data: Path) -> list[Record]:
     return [r for r in read_dataset(data / "ham10000").records if r.isic_id in histo]
 
 
-def spoil(records: list[Record], groups: list[int], share: float, seed: int) -> tuple[list[Record], np.ndarray]:
-    """Return the records with wrong labels for `share` of the lesions, and which images those are."""
+def spoil(
+    records: list[Record], groups: list[int], share: float, seed: int, by_size: bool = False
+) -> tuple[list[Record], np.ndarray]:
+    """Return the records with wrong labels for `share` of the lesions, and which images those are.
+
+    Args:
+        by_size: draw wrong labels as often as they occur, not evenly: a rare label is then no sign of an error.
+    """
     rng = np.random.default_rng(seed)
-    names = sorted({r.diagnosis for r in records})
+    sizes = Counter(r.diagnosis for r in records)
+    names = sorted(sizes)
     every = sorted(set(groups))
     drawn = rng.choice(every, round(share * len(every)), replace=False)
     label_of = {r_group: r.diagnosis for r, r_group in zip(records, groups, strict=True)}
-    wrong = {int(g): str(rng.choice([n for n in names if n != label_of[g]])) for g in drawn}
+    wrong = {}
+    for group in drawn.tolist():
+        chances = np.array([0 if n == label_of[group] else sizes[n] if by_size else 1 for n in names], float)
+        wrong[group] = str(rng.choice(names, p=chances / chances.sum()))
     spoiled = [replace(r, diagnosis=wrong.get(g, r.diagnosis)) for r, g in zip(records, groups, strict=True)]
     return spoiled, np.array([g in wrong for g in groups])
 
@@ -68,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--cache", type=Path, help="folder with embeddings.npz of an audit of HAM10000")
     options = parser.parse_args()
     data = os.environ.get("DERMLENS_DATA")
     if not data:
@@ -76,11 +88,32 @@ def main() -> None:
     records = confirmed(Path(data))
     facts = read_facts(records)
     groups = lesion_groups(records, [f.sha256 for f in facts])
-    vectors, keys = embed(records, facts, embedder_graph(Console(stderr=True)))
+    known = load_embeddings(options.cache / "embeddings.npz", VERSION) if options.cache else {}
+    vectors, keys = embed(records, facts, embedder_graph(Console(stderr=True)), known=known)
+    print(f"{len(records)} images of {len(set(groups))} lesions, {options.share:.0%} of the lesions mislabelled,")
+    print(f"seeds 0 to {options.seeds - 1}.")
+    for by_size, how in (
+        (False, "any other class, drawn evenly"),
+        (True, "another class, drawn as often as it occurs"),
+    ):
+        print(f"\nThe wrong label is {how}:\n")
+        rank(records, groups, vectors, keys, options.share, options.seeds, by_size)
+
+
+def rank(
+    records: list[Record],
+    groups: list[int],
+    vectors: np.ndarray,
+    keys: list[str],
+    share: float,
+    seeds: int,
+    by_size: bool,
+) -> None:
+    """Print precision at k over the seeds."""
     hits: dict[int, list[tuple[int, bool]]] = {k: [] for k in AT}
     chance, found, told, seconds = [], [], [], []
-    for seed in range(options.seeds):
-        spoiled, wrong = spoil(records, groups, options.share, seed)
+    for seed in range(seeds):
+        spoiled, wrong = spoil(records, groups, share, seed, by_size)
         start = time.perf_counter()
         order = [s.image for s in label_suspects(spoiled, vectors, keys, groups, seed=seed)]
         seconds.append(time.perf_counter() - start)
@@ -88,15 +121,14 @@ def main() -> None:
         told.append(len(order))
         found.append(wrong[order].sum() / wrong.sum())
         for k in AT:
-            hits[k] += [(groups[i] * options.seeds + seed, bool(wrong[i])) for i in order[:k]]
-    print(f"{len(records)} images of {len(set(groups))} lesions, {options.share:.0%} of the lesions mislabelled,")
-    print(f"seeds 0 to {options.seeds - 1}; {np.mean(seconds):.1f} s a ranking.\n")
+            hits[k] += [(groups[i] * seeds + seed, bool(wrong[i])) for i in order[:k]]
     print("| | precision | 95 % interval |\n|---|---|---|")
     for k in AT:
         low, high = interval(hits[k])
         print(f"| first {k} | {np.mean([hit for _, hit in hits[k]]):.3f} | [{low:.3f}, {high:.3f}] |")
     print(f"| chance | {np.mean(chance):.3f} | |")
-    print(f"\nOn average {np.mean(told):.0f} images are called suspect: {np.mean(found):.3f} of the made errors.")
+    print(f"\nOn average {np.mean(told):.0f} images are called suspect: {np.mean(found):.3f} of the made errors;")
+    print(f"{np.mean(seconds):.1f} s a ranking.", flush=True)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,6 @@ def main() -> None:
         print("Not run: it needs DERMLENS_DATA, the folder with ham10000/.")
         return
     vectors = tiled(unit(real_embeddings(Path(data), options.cache)), options.count, options.seed)
-    before = megabytes()
     start, busy = time.perf_counter(), time.process_time()
     places, _ = nearest(vectors, NEIGHBOURS, exact=False)
     seconds, work = time.perf_counter() - start, time.process_time() - busy
@@ -76,9 +75,7 @@ def main() -> None:
     all_pairs = (time.perf_counter() - start) * len(vectors) / len(drawn)
     found = [len(set(places[i].tolist()) & set(row.tolist())) / NEIGHBOURS for i, row in zip(drawn, right, strict=True)]
     print(f"{len(vectors):,} embeddings of {vectors.shape[1]} values ({vectors.nbytes / 2**20:.0f} MB), {NEIGHBOURS}")
-    print(
-        f"neighbours each: {seconds:.0f} s ({work:.0f} s of processor), {peak - before:.0f} MB on top of {before:.0f}."
-    )
+    print(f"neighbours each: {seconds:.0f} s ({work:.0f} s of processor); the process took {peak:.0f} MB at most.")
     print(f"Comparing all with all would take {all_pairs:.0f} s. Recall on {len(drawn)} of them: {np.mean(found):.3f};")
     nearest_found = np.mean([row[0] in places[i] for i, row in zip(drawn, right, strict=True)])
     print(f"the nearest one is found for {nearest_found:.3f}.")

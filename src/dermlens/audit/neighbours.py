@@ -11,7 +11,9 @@ import numpy.typing as npt
 EXACT_UP_TO = 20_000
 _BLOCK_VALUES = 8_000_000  # similarities held at once: 32 MB, however many images there are
 _ADD = 4096
-_CONNECTIVITY, _EXPAND_ADD, _EXPAND_SEARCH = 24, 160, 160
+_CONNECTIVITY, _EXPAND_ADD, _EXPAND_SEARCH = 16, 128, 64
+_DIMENSIONS, _SAMPLE = 128, 8192
+_MORE = 4  # times as many are fetched in few dimensions as are wanted
 
 Vectors = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 Advance = Callable[[int], None] | None
@@ -72,34 +74,52 @@ def _exact(
 def _indexed(
     vectors: npt.NDArray[np.float16], count: int, progress: Advance
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Search a graph of neighbours (HNSW, Malkov and Yashunin 2018, by usearch), which misses a few."""
+    """Search a graph of neighbours (HNSW, Malkov and Yashunin 2018, by usearch) in fewer dimensions; it misses a few.
+
+    What it finds is put in order by the whole vectors.
+    """
     from usearch.index import Index
 
-    n = len(vectors)
+    n, step = len(vectors), _ADD
+    low = _reduced(vectors)
     index = Index(
-        ndim=vectors.shape[1],
+        ndim=low.shape[1],
         metric="ip",
         dtype="f16",
         connectivity=_CONNECTIVITY,
         expansion_add=_EXPAND_ADD,
         expansion_search=_EXPAND_SEARCH,
     )
-    places = np.full((n, count), -1, np.int64)
-    likeness = np.full((n, count), -1, np.float32)
-    for start in range(0, n, _ADD):
-        part = vectors[start : start + _ADD]
+    for start in range(0, n, step):
+        part = low[start : start + step]
         index.add(np.arange(start, start + len(part)), part)
         if progress is not None:
             progress(len(part) // 2)
-    for start in range(0, n, _ADD):
-        part = vectors[start : start + _ADD]
-        found: Any = index.search(part, count + 1)
+    places = np.full((n, count), -1, np.int64)
+    likeness = np.full((n, count), -1, np.float32)
+    for start in range(0, n, step):
+        part = low[start : start + step]
+        found: Any = index.search(part, _MORE * count + 1)
         for row in range(len(part)):
-            keys, distances = found.keys[row, : found.counts[row]], found.distances[row, : found.counts[row]]
-            others = keys != start + row
-            kept = keys[others][:count]
-            places[start + row, : len(kept)] = kept
-            likeness[start + row, : len(kept)] = 1 - distances[others][:count]
+            keys = found.keys[row, : found.counts[row]].astype(np.int64)
+            keys = keys[keys != start + row]
+            values = vectors[keys].astype(np.float32) @ vectors[start + row].astype(np.float32)
+            order = np.argsort(-values, kind="stable")[:count]
+            places[start + row, : len(order)] = keys[order]
+            likeness[start + row, : len(order)] = values[order]
         if progress is not None:
             progress(len(part) - len(part) // 2)
     return places, likeness
+
+
+def _reduced(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float16]:
+    """Return the vectors along the directions in which a sample of them lies, at length 1."""
+    size = min(_DIMENSIONS, vectors.shape[1])
+    sample = vectors[:: max(1, len(vectors) // _SAMPLE)].astype(np.float32)
+    sample -= sample.mean(axis=0)
+    _, directions = np.linalg.eigh(sample.T @ sample)
+    basis = directions[:, -size:]
+    result = np.empty((len(vectors), size), np.float16)
+    for start in range(0, len(vectors), _ADD):
+        result[start : start + _ADD] = vectors[start : start + _ADD].astype(np.float32) @ basis
+    return unit(result)

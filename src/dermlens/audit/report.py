@@ -231,7 +231,8 @@ def _sections(audit: Audit) -> list[Section]:
     for kind, group in groupby(audit.findings, key=lambda finding: finding.kind):
         findings = list(group)
         title, meaning = _TITLES[kind]
-        exhibits = tuple(_exhibit(finding, records) for finding in _mixed(findings)[:MAX_EXHIBITS])
+        shown = findings if kind == "label_suspect" else _mixed(findings)  # suspects are ranked already
+        exhibits = tuple(_exhibit(finding, records) for finding in shown[:MAX_EXHIBITS])
         (line,) = summary(findings)
         more = max(0, len(findings) - MAX_EXHIBITS)
         sections.append(Section(title, findings[0].severity, line, f"{meaning} {findings[0].remedy}", exhibits, more))

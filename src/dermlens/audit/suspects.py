@@ -26,12 +26,12 @@ from threadpoolctl import threadpool_limits
 from dermlens.audit.findings import Finding
 from dermlens.data.records import Record
 
-VERSION = "1"
+VERSION = "2"
 FOLDS = 5
 MAX_IMAGES = 50_000
 MAX_SUSPECTS = 0.1  # of the images: beyond that a list of suspects helps nobody
 _COMPONENTS = 200
-_STRENGTH = 0.01
+_STRENGTH = 0.001
 _REMEDY = "Look at it, or have it looked at; a repair never changes a label for this reason."
 
 
@@ -42,7 +42,7 @@ class Suspect:
     Attributes:
         image: its index.
         suggested: the diagnosis that the probe finds likeliest.
-        score: probability of the given label, out of fold, normalised by margin: 0 (denied) to 1.
+        score: probability of the given label, out of fold: 0 (denied) to 1.
     """
 
     image: int
@@ -107,7 +107,7 @@ def ranked(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]
     from cleanlab.rank import get_label_quality_scores
 
     issues = find_label_issues(labels, probabilities, filter_by="prune_by_noise_rate", n_jobs=1)
-    scores = get_label_quality_scores(labels, probabilities, method="normalized_margin")
+    scores = get_label_quality_scores(labels, probabilities, method="self_confidence")
     best = probabilities.argmax(axis=1)
     rows = [int(row) for row in np.flatnonzero(issues & (best != labels))]
     rows.sort(key=lambda row: (scores[row], row))
