@@ -39,7 +39,7 @@ def serve(
     drain: Annotated[float, typer.Option(min=0, help="Seconds after SIGTERM during which it still accepts.")] = 3.0,
     max_bytes: MaxBytes = DEFAULT_MAX_BYTES,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
-    quiet: Annotated[bool, typer.Option(help="No line for each request.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No line for each request.")] = False,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Answer for photographs on a page in the browser and through an API."""
