@@ -48,14 +48,14 @@ def encoded(kind: str, mode: str = "RGB", size: tuple[int, int] = (64, 48), **op
     return out.getvalue()
 
 
-def bomb(width: int, height: int) -> bytes:
-    """Return a small PNG whose header promises width x height pixels of zeros."""
+def bomb(width: int, height: int, most: int = 40_000_000) -> bytes:
+    """Return a small PNG whose header promises width x height pixels; it holds zeros for them, up to `most` bytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
 
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
-    rows = zlib.compress(bytes(min(width * height * 3 + height, 40_000_000)), 9)
+    rows = zlib.compress(bytes(min(width * height * 3 + height, most)), 9)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 

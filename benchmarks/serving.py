@@ -1,6 +1,6 @@
 """The server under load, against `predict_many` in one process.
 
-    python benchmarks/serving.py [--rounds 3] [--seconds 8] [--queue 4]
+    python benchmarks/serving.py [--rounds 3] [--seconds 8] [--queue 2]
 
 Each round measures, one after the other on the same machine: `predict_many`; one client that waits for each answer
 (unloaded); as many clients as keep the server busy without a refusal (capacity); and requests that arrive evenly at
@@ -219,7 +219,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8.0)
-    parser.add_argument("--queue", type=int, default=3)
+    parser.add_argument("--queue", type=int, default=2)
     options = parser.parse_args()
     pictures = images()
     rounds = [one_round(pictures, options.queue, options.seconds) for _ in range(options.rounds)]

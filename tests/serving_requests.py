@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import http.client
 
+import cv2
+
+import tiny
+
 PREDICT = "/api/v1/predictions"
 
 
@@ -28,3 +32,9 @@ def get_status(port: int, path: str) -> int:
         return response.status
     finally:
         connection.close()
+
+
+def picture(code: str = "RED", suffix: str = ".png", size: tuple[int, int] = (40, 40)) -> bytes:
+    """Return an encoded image of a class's colour."""
+    _, data = cv2.imencode(suffix, tiny.colour(code, size)[:, :, ::-1])
+    return data.tobytes()

@@ -62,6 +62,12 @@ def _browser_path() -> str | None:
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end of a run, where everybody looks, that no browser was there."""
+    if _browser_path() is None:
+        terminalreporter.write_line("browser tests NOT RUN: no Chromium here (scripts/chromium.sh installs one)")
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     path = _browser_path()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from playwright.sync_api import Page
 from browser_shots import EXAMPLES, SHOTS, shoot
 
 Open = Callable[..., Page]
+READ = re.compile("^Read")
 SCREENS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "light"},
     "dark": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "dark"},
@@ -44,7 +46,7 @@ def test_every_state_is_accessible(
     page.set_input_files("#file", [str(EXAMPLES / "MEL_ISIC_0000029.jpg"), str(EXAMPLES / "NV_ISIC_0000019.jpg")])
     page.wait_for_selector(".movable canvas")
     look(page, "frame")
-    page.click("button.primary")
+    page.get_by_role("button", name=READ).click()
     page.wait_for_selector(".heat[data-shown]")
     look(page, "result")
     page.get_by_role("button", name="Compare two").click()
@@ -58,7 +60,7 @@ def test_every_state_is_accessible(
     doubtful = watched(address, tolerate="422", **SCREENS[screen])
     for name, state in (("red", "referral"), ("green", "uncertain"), ("blue", "rejected"), ("broken", "error")):
         doubtful.set_input_files("#file", str(pictures[name]))
-        doubtful.click("button.primary")
+        doubtful.get_by_role("button", name=READ).click()
         doubtful.wait_for_selector(".verdict h2")
         look(doubtful, state)
         doubtful.get_by_role("button", name="Start over").click()
@@ -68,7 +70,7 @@ def test_every_state_is_accessible(
 def test_print_shows_the_reading_and_no_controls(watched: Open, real_address: str) -> None:
     page = watched(real_address)
     page.set_input_files("#file", str(EXAMPLES / "MEL_ISIC_0000029.jpg"))
-    page.click("button.primary")
+    page.get_by_role("button", name=READ).click()
     page.wait_for_selector(".heat[data-shown]")
     page.emulate_media(media="print")
     assert page.locator(".verdict h2").is_visible() and page.locator("#disclaimer").is_visible()

@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import cv2
 import pytest
 from starlette.testclient import TestClient
 
@@ -15,6 +14,7 @@ import tiny
 from dermlens import Predictor
 from dermlens.serving.app import create_app
 from dermlens.serving.settings import Settings
+from serving_requests import picture
 
 Client = Callable[..., TestClient]
 
@@ -39,12 +39,6 @@ def client(predictor: Predictor) -> Iterator[Client]:
             return stack.enter_context(TestClient(app, raise_server_exceptions=False))
 
         yield make
-
-
-def picture(code: str = "RED", suffix: str = ".png", size: tuple[int, int] = (40, 40)) -> bytes:
-    """Return an encoded image of a class's colour."""
-    _, data = cv2.imencode(suffix, tiny.colour(code, size)[:, :, ::-1])
-    return data.tobytes()
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from dermlens import Predictor
-from dermlens.serving.batching import Batcher
+from dermlens.serving.batching import Batcher, PixelBudget
 from dermlens.serving.problems import Problem
+from serving_requests import picture
 
 
 def test_many_requests_at_once_are_each_given_their_own_answers(predictor: Predictor, pictures: list[bytes]) -> None:
@@ -96,3 +97,35 @@ def test_after_the_end_nothing_is_taken_until_it_is_opened_again(predictor: Pred
     batcher.open()
     assert asyncio.run(batcher.predict([red], ["x"]))[0].diagnosis_code == "RED"
     batcher.close()
+
+
+def test_large_images_wait_for_each_other(model: Any) -> None:
+    """Each file is small, and promises 9 million pixels: two of them exceed what is decoded at one time."""
+    large = picture("RED", size=(3000, 3000))
+    at_once: list[int] = []
+    running = [0]
+    lock = threading.Lock()
+
+    class Counting(Predictor):
+        def predict_many(self, images: Any, **options: Any) -> Iterator[Any]:
+            with lock:
+                running[0] += len(images)
+                at_once.append(running[0])
+            answers = list(super().predict_many(images, **options))
+            with lock:
+                running[0] -= len(images)
+            return iter(answers)
+
+    batcher = Batcher(Counting(model), queue_images=20, batch_images=4)
+    answers = asyncio.run(batcher.predict([large] * 6, ["x"] * 6))
+    batcher.close()
+    assert [answer.diagnosis_code for answer in answers] == ["RED"] * 6
+    assert set(at_once) == {1}
+
+
+def test_the_pixel_budget_lets_small_ones_share_and_a_huge_one_in_alone() -> None:
+    budget = PixelBudget(10)
+    with budget.hold(4), budget.hold(6):
+        pass
+    with budget.hold(1000):
+        pass

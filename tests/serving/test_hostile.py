@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 import live
+from serving_requests import post_image
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE, ALL = 300, 10_000
@@ -51,3 +52,13 @@ def test_mutated_files_never_break_the_server(hostile: ModuleType, server: tuple
     assert statuses[200] and statuses[422]
     assert hostile.peak_mib(pid) - before < MEMORY_MIB
     assert sender.post(good)[0] == 200
+
+
+@pytest.mark.long
+def test_one_small_request_of_many_pixels_does_not_take_the_memory(hostile: ModuleType, model: Path) -> None:
+    """Twelve PNG files of 140 KB, each just below the limit of pixels: decoded together they would need gigabytes."""
+    huge = hostile.bomb(7000, 7000, most=150_000_000)
+    with live.as_process("--model", str(model), "--drain", "0") as (process, port):
+        body = hostile.form(*[("image", huge)] * 12)
+        assert post_image(port, body, "multipart/form-data; boundary=XX") == 200
+        assert hostile.peak_mib(process.pid) < 1200

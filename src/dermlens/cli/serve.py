@@ -35,11 +35,11 @@ def serve(
             help=f"Requests a minute and client; 0: no limit. Default: 0 on loopback, else {RATE_LIMIT_ELSEWHERE}.",
         ),
     ] = None,
-    queue: Annotated[int, typer.Option(min=1, help="Images that may wait or run at once; more get 429.")] = 3,
+    queue: Annotated[int, typer.Option(min=1, help="Images that may wait or run at once; more get 429.")] = 2,
     drain: Annotated[float, typer.Option(min=0, help="Seconds after SIGTERM during which it still accepts.")] = 3.0,
     max_bytes: MaxBytes = DEFAULT_MAX_BYTES,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
-    quiet: Annotated[bool, typer.Option(help="No line for each request.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No line for each request.")] = False,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """Answer for photographs on a page in the browser and through an API."""

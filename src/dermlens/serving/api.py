@@ -50,7 +50,7 @@ class Service:
         return list(answers)
 
     async def explain(self, image: bytes, code: str | None) -> heatmap.Heatmap:
-        made = self.batcher.call(lambda: heatmap.explain(self.predictor, image, code, "image-1"))
+        made = self.batcher.call(lambda: heatmap.explain(self.predictor, image, code, "image-1"), image)
         found: heatmap.Heatmap = await self._in_time(made)
         return found
 

@@ -1,7 +1,8 @@
 """Requests from many clients, answered in small batches by a few threads, with a queue that cannot grow.
 
-A queue that is full says so at once: a client that is told to come back in a second is served better than one that
-waits behind fifty others, and whoever is let in is answered quickly.
+Small files can hold very many pixels, so what is decoded at one time is bounded by pixels as well: large images wait
+for each other. A queue that is full says so at once: a client that is told to come back in a second is served better
+than one that waits behind fifty others, and whoever is let in is answered quickly.
 """
 
 from __future__ import annotations
@@ -9,19 +10,44 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from dermlens.data.header import read_header
+from dermlens.errors import ImageError
 from dermlens.inference.predict import Prediction, Predictor
 from dermlens.serving.problems import Problem
 
+PIXELS_AT_ONCE = 16_000_000  # decoded at one time, or one image alone if it has more
 WORKERS = 2  # while one waits for the network, the other reads the next images
+
+
+class PixelBudget:
+    """Lets threads decode up to a number of pixels at one time; a larger image waits until it is alone."""
+
+    def __init__(self, pixels: int = PIXELS_AT_ONCE) -> None:
+        self.pixels = pixels
+        self._held = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, pixels: int) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._held == 0 or self._held + pixels <= self.pixels)
+            self._held += pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= pixels
+                self._changed.notify_all()
 
 
 @dataclass(eq=False)
 class _Job:
-    """One image to be answered, or one call to be made (then `call` is set)."""
+    """One image to be answered, or one call about an image to be made (then `call` is set)."""
 
     future: asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop
@@ -55,6 +81,7 @@ class Batcher:
         self._on_batch = on_batch
         self._jobs: deque[_Job] = deque()
         self._ready = threading.Condition()
+        self._pixels = PixelBudget()
         self._closed = True
         self._threads: list[threading.Thread] = []
         self.pending = 0  # waiting or running; only the event loop changes it
@@ -92,15 +119,15 @@ class Batcher:
         jobs = [_Job(loop.create_future(), loop, image, name) for image, name in zip(images, names, strict=True)]
         return list(await self._run(jobs))
 
-    async def call(self, function: Callable[[], Any]) -> Any:
-        """Run a function in its turn; it counts as one image.
+    async def call(self, function: Callable[[], Any], image: bytes = b"") -> Any:
+        """Run a function that reads `image` in its turn; it counts as one image.
 
         Raises:
             Problem: `queue_full`; and whatever the function raises.
         """
         self.admit()
         loop = asyncio.get_running_loop()
-        return (await self._run([_Job(loop.create_future(), loop, call=function)]))[0]
+        return (await self._run([_Job(loop.create_future(), loop, image, call=function)]))[0]
 
     async def _run(self, jobs: list[_Job]) -> list[Any]:
         for job in jobs:
@@ -148,15 +175,47 @@ class Batcher:
             return batch
 
     def _answer(self, batch: list[_Job]) -> list[Any]:
-        call = batch[0].call
+        return [
+            outcome for group, pixels in _groups(batch, self._pixels.pixels) for outcome in self._ask(group, pixels)
+        ]
+
+    def _ask(self, group: list[_Job], pixels: int) -> list[Any]:
+        call = group[0].call
         try:
-            if call is not None:
-                return [call()]
-            return list(self._predictor.predict_many([j.image for j in batch], names=[j.name for j in batch]))
+            with self._pixels.hold(pixels):
+                if call is not None:
+                    return [call()]
+                return list(self._predictor.predict_many([j.image for j in group], names=[j.name for j in group]))
         except Exception as error:
-            if len(batch) == 1:
+            if len(group) == 1:
                 return [error]
-            return [self._answer([job])[0] for job in batch]
+        return self._answer_alone(group)
+
+    def _answer_alone(self, group: list[_Job]) -> list[Any]:
+        return [self._ask([job], _pixels_of(job.image))[0] for job in group]
+
+
+def _groups(batch: list[_Job], most: int) -> Iterator[tuple[list[_Job], int]]:
+    """Cut a batch into groups of at most so many pixels, or of one image."""
+    group: list[_Job] = []
+    total = 0
+    for job in batch:
+        pixels = _pixels_of(job.image)
+        if group and total + pixels > most:
+            yield group, total
+            group, total = [], 0
+        group.append(job)
+        total += pixels
+    yield group, total
+
+
+def _pixels_of(image: bytes) -> int:
+    """Width x height by the header; 0 for what is refused before it is decoded."""
+    try:
+        header = read_header(image, "The image")
+    except ImageError:
+        return 0
+    return header.width_px * header.height_px
 
 
 def _deliver(batch: list[_Job]) -> None:

@@ -39,7 +39,7 @@ class Settings:
     max_pixels: int = DEFAULT_MAX_PIXELS
     max_images: int = 32
     max_held_bytes: int = 256 * MIB
-    queue_images: int = 3
+    queue_images: int = 2
     batch_images: int = 4
     body_timeout_s: float = 30.0
     request_timeout_s: float = 30.0

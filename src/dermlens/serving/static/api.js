@@ -39,7 +39,7 @@ async function call(path, options = {}) {
       }
     }
     if (response.status === 429 && attempt < RETRIES) {
-      await wait(Number(response.headers.get("Retry-After")) || 1);
+      await wait((Number(response.headers.get("Retry-After")) || 1) + Math.random() / 2); // not all at once again
       continue;
     }
     throw new Refused(await response.json().catch(() => ({})));

@@ -52,7 +52,7 @@ function difference([first, second], model) {
       const [one, two] = [share(first, code), share(second, code)];
       return h("tr", { class: malignancy }, h("th", { scope: "row" }, h("b", { class: "dot", "aria-hidden": "true" }), capital(name)),
         bar(one), h("td", { class: "number" }, percent(one)), bar(two), h("td", { class: "number" }, percent(two)),
-        h("td", { class: "number change" }, S.compare.points((two - one) * 100)));
+        h("td", { class: "number change" }, S.compare.points(Math.round((two - one) * 100))));
     });
   const head = (text) => h("th", { scope: "col", class: "number" }, text);
   return h("table", { class: "bars wide" }, h("caption", { class: "visually-hidden" }, S.compare.table),

@@ -29,7 +29,7 @@ export function viewport(item, state) {
 function heatControls(item, state, layer) {
   const codes = Object.keys(item.answer.probabilities).sort((a, b) => item.answer.probabilities[b] - item.answer.probabilities[a]);
   const choice = h("select", { id: "heat-class" }, codes.map((code) => h("option", { value: code }, capital(named(state.model, code)))));
-  choice.value = item.answer.diagnosis?.code ?? codes[0];
+  choice.value = item.answer.status === "ok" ? item.answer.diagnosis.code : codes[0];
   const slider = h("input", { type: "range", id: "heat-opacity", min: 0, max: 1, step: 0.01, value: state.opacity });
   const note = h("p", { class: "soft small", role: "status" }, S.heat.note);
   const fade = () => {

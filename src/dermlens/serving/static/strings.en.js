@@ -89,7 +89,7 @@ export default {
     first: "First image",
     second: "Second image",
     change: "Change",
-    points: (n) => `${n > 0 ? "+" : n < 0 ? "−" : "±"}${Math.abs(n).toFixed(0)} pts`,
+    points: (n) => `${n > 0 ? "+" : n < 0 ? "−" : "±"}${Math.abs(n)} pts`,
     back: "Back to the reading",
     table: "Probabilities of both images and their difference in percentage points",
   },
