@@ -1,7 +1,7 @@
-"""`dermlens batch`: images/s against `predict_many`, memory by number of inputs, and Ray with one and two workers.
+"""`dermlens batch`: images/s against `predict_many`, memory by number of inputs, listing, Ray with one and two workers.
 
     python benchmarks/batch.py [--images FOLDER] [--count 2000] [--rounds 3] [--few 1000] [--many 20000]
-                               [--workers 1 2 1 2] [--only speed ray memory] [--model default]
+                               [--workers 1 2 1 2] [--only speed ray memory listing] [--model default]
 
 Names of the folder's images are repeated to the wanted number, so that files come from the cache of the system: what is
 measured is decoding, network and writing, not the disk. `predict_many` and batch run in turn in one process, so that a
@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "images"
-MEASURED = ("speed", "ray", "memory")
+MEASURED = ("speed", "ray", "memory", "listing")
 
 
 def write_names(folder: Path, count: int, path: Path) -> Path:
@@ -87,6 +87,23 @@ def peak_memory(names: Path, out: Path, model: str) -> dict[str, float]:
     return {**facts, "parts": len(files), "parquet_mb": round(sum(f.stat().st_size for f in files) / 1e6, 2)}
 
 
+def listing_rate(place: Path, count: int) -> dict[str, float]:
+    """Return how many names of a list are listed in a second, and given out in units."""
+    from dermlens.inference.listing import read_listing
+
+    path = place / "listing.txt"
+    path.write_text("".join(f"folder/{index:09d}.jpg\n" for index in range(count)))
+    start = time.process_time()
+    listing = read_listing([str(path)])
+    listed = time.process_time()
+    given = sum(len(unit.sources) for unit in listing.units(10_000))
+    return {
+        "names": given,
+        "listed_per_cpu_s": round(count / (listed - start)),
+        "given_out_per_cpu_s": round(count / (time.process_time() - listed)),
+    }
+
+
 def ray_rate(names: Path, out: Path, workers: int, model: str) -> dict[str, float]:
     """Return images/s from the first finished part on."""
     from dermlens.inference.batch import Progress, Settings, open_job, run_job
@@ -123,6 +140,8 @@ def main() -> None:
         names = write_names(options.images, options.count, place / "names.txt")
         if "speed" in options.only:
             print(json.dumps({"speed": against_predict_many(names, place, options.rounds, options.model)}), flush=True)
+        if "listing" in options.only:
+            print(json.dumps({"listing": listing_rate(place, 200_000)}), flush=True)
         for workers in options.workers if "ray" in options.only else ():
             rate = ray_rate(names, place / f"ray{workers}-{time.time_ns()}", workers, options.model)
             print(json.dumps({"ray_workers": workers, **rate}), flush=True)

@@ -1,6 +1,7 @@
 """`kill -9` at random moments of `dermlens batch`, the rows that were there after each, and the count at the end.
 
     python benchmarks/batch_kills.py [--images FOLDER] [--count 2000] [--part-rows 50] [--kills 10] [--seed 0]
+                                     [--longest-s 8] [--model default]
 
 Prints a table: when the process was killed, finished rows and parts then, and files that do not belong there. Ends with
 an error when a row is missing or stands twice.
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--part-rows", type=int, default=50)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--longest-s", type=float, default=8.0)
+    parser.add_argument("--model", default="default")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
@@ -43,7 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="dermlens-kills-") as folder:
         names, out = write_names(options.images, options.count, Path(folder, "names.txt")), Path(folder, "out")
         command = [sys.executable, "-m", "dermlens", "batch", str(names), "--out", str(out), "--resume"]
-        command += ["--part-rows", str(options.part_rows)]
+        command += ["--part-rows", str(options.part_rows), "--model", options.model]
         for _ in range(options.kills):
             delay_s = rng.uniform(0.2, options.longest_s)
             process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
