@@ -50,7 +50,6 @@ KINDS: dict[str, Kind] = {
     "truncated": Kind(422, "The image is cut off", "Copy or download it again."),
     "unreadable": Kind(422, "The image is damaged", SHARPER),
     "bad_image": Kind(422, "The image cannot be used", SHARPER),
-    "no_answer": Kind(422, "There is no answer to explain", SHARPER),
     "rate_limited": Kind(429, "Too many requests from here", "Wait as long as Retry-After says."),
     "queue_full": Kind(429, "The server is busy", "Send it again after the seconds that Retry-After says."),
     "out_of_memory": Kind(503, "The server holds too many uploads", "Send it again in a moment."),
