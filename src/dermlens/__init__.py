@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from dermlens.errors import DermlensError
     from dermlens.inference.predict import Prediction, Predictor
 
+# OpenVINO sends usage statistics to a public service when it is imported. What reads patients' images sends nothing:
+# without this module OpenVINO takes its own stub.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
 __version__ = "0.1.0"
 __all__ = ["DermlensError", "Prediction", "Predictor", "__version__"]
 

@@ -68,7 +68,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line("browser tests NOT RUN: no Chromium here (scripts/chromium.sh installs one)")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright keeps an event loop running, in which no later test could start its own
 def browser() -> Iterator[Browser]:
     path = _browser_path()
     if path is None:
@@ -85,14 +85,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write(tmp_path_factory.mktemp("browser") / "bundle")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address(model: Path) -> Iterator[str]:
     """The server with the tiny model that knows doubt."""
     with live.in_thread(model, Doubtful(model), queue_images=8) as port:
         yield f"http://127.0.0.1:{port}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def real_address() -> Iterator[str]:
     """The server with the embedded model."""
     with live.in_thread("default", queue_images=8) as port:

@@ -88,3 +88,16 @@ def test_unknown_name_says_what_is_offered() -> None:
 
     with pytest.raises(AttributeError, match="Predictor"):
         dermlens.Predicter  # noqa: B018
+
+
+def test_openvino_sends_no_usage_statistics() -> None:
+    program = (
+        "import dermlens.inference.runtime, sys, threading\n"
+        "import openvino.tools.ovc\n"
+        "assert sys.modules['openvino_telemetry'] is None, 'statistics are switched on'\n"
+        "assert 'stub' in openvino.tools.ovc.telemetry_utils.tm.__name__\n"
+        "print([t.name for t in threading.enumerate()])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "['MainThread']"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import _thread
 import signal
 import threading
 
@@ -12,7 +12,7 @@ from dermlens.training.interrupt import held_back
 
 
 def ctrl_c() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+    _thread.interrupt_main()  # as Ctrl-C does, but with no frame on a signal stack (pyproject.toml)
 
 
 def test_the_first_is_noted_the_second_raised_and_the_old_handler_comes_back() -> None:
