@@ -32,7 +32,11 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     score.plot(epochs, scores, marker="o", color="tab:green")
     score.plot(epochs[best], scores[best], marker="*", markersize=16, color="tab:green")
     score.annotate(
-        f"kept: {scores[best]:.3f}", (epochs[best], scores[best]), textcoords="offset points", xytext=(0, -18)
+        f"kept: {scores[best]:.3f}",
+        (epochs[best], scores[best]),
+        textcoords="offset points",
+        xytext=(0, -18),
+        ha="center",
     )
     score.set(xlabel="epoch", ylabel="balanced accuracy", title="Balanced accuracy on select")
     _draw_recalls(recall, rows, epochs)
@@ -55,7 +59,7 @@ def _draw_recalls(axis: Any, rows: Sequence[Mapping[str, float]], epochs: Sequen
         axis.plot(epochs, [values[0] for values in found], marker=".", label="lowest class")
     axis.set(xlabel="epoch", ylabel="recall", ylim=(-0.03, 1.03), title="Recall of each class on select")
     if names:
-        axis.legend(frameon=False, fontsize=8, ncols=2, loc="lower right")
+        axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def classes_png(counts: Mapping[str, Mapping[str, int]]) -> bytes:
