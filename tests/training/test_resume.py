@@ -138,6 +138,23 @@ def test_a_training_killed_again_and_again_ends_at_the_same_bits(mode: str, seed
     check(mode, tmp_path, kills=4, seed=seed, per_class=40)
 
 
+@pytest.mark.long
+def test_ctrl_c_from_a_terminal_leaves_a_model_and_a_run_to_resume(tmp_path: Path) -> None:
+    data = paint(tmp_path / "data", 20)
+    settings = {**SETTINGS, "fine_tune": "top", "epochs": 60}
+    finished(start(data, tmp_path / "straight", settings))
+    process = start(data, tmp_path / "stopped", settings, every_s=0)
+    while stage_of(tmp_path / "stopped" / "checkpoint.npz") != "tune":
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    output = finished(process)
+    assert "Stopping after this step" in output and "Stopped by Ctrl-C" in output
+    assert (tmp_path / "stopped" / "bundle" / "bundle.json").is_file()
+    finished(start(data, tmp_path / "stopped", settings, "resume"))
+    same_bits(tmp_path / "straight", tmp_path / "stopped")
+
+
 def test_the_same_recipe_data_and_seed_give_the_same_bits_and_another_seed_does_not(tmp_path: Path) -> None:
     data = paint(tmp_path / "data", 12)
     settings = {**SETTINGS, "fine_tune": "top", "epochs": 1}
