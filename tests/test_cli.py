@@ -17,6 +17,7 @@ from dermlens import cli
 from dermlens.cli import options
 from dermlens.data.images import DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS
 from dermlens.inference.predict import DISCLAIMER
+from dermlens.training.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_json_gives_one_object_for_every_input_in_order(
         (["train", "{images}", "--out", "{out}", "--seed", "-1"], "seed is -1"),
         (["train", "{images}", "--out", "{out}", "--set", "cut_block=40"], "40"),
         (["train", "{images}", "--out", "{out}", "--resume"], "no run"),
-        (["train", "{images}", "--out", "{out}", "--resume", "--seed", "1"], "takes its settings"),
+        (["train", "{images}", "--out", "{out}", "--resume", "--seed", "1"], "no run"),
         (["train", "{images}", "--out", "{out}", "--fine-tune", "full", "--unfreeze", "5"], "--fine-tune top"),
         (["evaluate", "{model}", "{missing}", "--out", "{out}"], "missing"),
     ],
@@ -206,3 +207,14 @@ def test_audit_refuses_what_makes_no_sense(tmp_path: Path, capsys: pytest.Captur
     manifest.write_text("image,diagnosis\nTrain/NV/0.png,NV\n")
     assert call("audit", str(manifest), "--images", str(data), "--repair", "--manifest", str(manifest)) == 2
     assert "is the data set itself" in capsys.readouterr().err
+
+
+def test_resume_takes_settings_that_are_the_runs_and_names_those_that_are_not(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    Recipe(seed=3).save(run / "recipe.json")
+    assert call("train", str(images), "--out", str(run), "--resume", "--seed", "1", "--set", "epochs=10") == 2
+    told = capsys.readouterr().err
+    assert "seed is 3, got 1" in told and "epochs" not in told

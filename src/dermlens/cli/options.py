@@ -38,7 +38,7 @@ def need(extra: str, *modules: str) -> None:
     if missing:
         raise MissingExtraError(
             f"This verb needs {', '.join(missing)}, which the light core does not install.",
-            remedy=f'In the clone of dermlens run `pip install ".[{extra}]"`.',
+            remedy=f'In the clone of dermlens run `{sys.executable} -m pip install -e ".[{extra}]"`.',
         )
 
 

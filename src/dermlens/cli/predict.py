@@ -32,7 +32,7 @@ SHOW_PROGRESS_FROM = 100
 def predict(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE_OR_FOLDER...", help="Images, or folders of them.")],
     model: Model = "default",
-    top: Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="How many classes the page and a wide terminal show.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, one for every input.")] = False,
     html: Annotated[Path | None, typer.Option(help="Also write the answers as one HTML page with the images.")] = None,
     heatmap: Annotated[

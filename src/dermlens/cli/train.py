@@ -85,6 +85,8 @@ def train(
     given = read_recipe(recipe) if recipe else {}
     given |= parse_settings(settings or [])
     given |= {k: v for k, v in flags.items() if v is not None}
+    if given.get("fine_tune") == "head" and "epochs" in given:  # its only epochs are those of the head
+        given.setdefault("head_epochs", given["epochs"])
     begun: dict[str, Any] = {}
     if resume:
         given, begun = _begun(out, given)
@@ -127,20 +129,24 @@ def _blocks(fine_tune: FineTune | None, unfreeze: int | None) -> dict[str, Any]:
 def _begun(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return settings and notes of the run that --resume goes on with."""
     from dermlens.training.folder import read_state
-    from dermlens.training.recipe import read_recipe
+    from dermlens.training.recipe import make_recipe, read_recipe
 
-    if given:
-        raise UsageError(
-            "--resume takes its settings from the run; others were given.",
-            remedy="Leave --recipe, --set and the other settings out, or start a new run in another --out.",
-        )
     if not (out / "recipe.json").is_file():
         raise UsageError(
             f"--resume found no run in {out}.",
             remedy="Name the folder of the run as --out, or leave --resume out to start one.",
             code="nothing_to_resume",
         )
-    return read_recipe(out / "recipe.json"), read_state(out)
+    saved = read_recipe(out / "recipe.json")
+    wanted = make_recipe(given).as_dict()
+    other = [name for name in given if name in saved and wanted[name] != saved[name]]
+    if other:
+        differ = ", ".join(f"{name} is {saved[name]!r}, got {wanted[name]!r}" for name in other)
+        raise UsageError(
+            f"--resume goes on with the settings of the run: {differ}.",
+            remedy="Leave them out, or start a new run in another --out.",
+        )
+    return saved, read_state(out)
 
 
 def _check_network(recipe: Recipe, out: Path) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import shutil
+import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,7 +31,8 @@ PACKAGES = (
 )
 PRECISIONS = ("FP32", "BF16", "FP16", "INT8")
 EXTRAS = {
-    "train, evaluate": ("train", ("tensorflow", "keras", "sklearn", "pandas", "matplotlib")),
+    "audit, train, evaluate": ("train", ("tensorflow", "keras", "sklearn", "pandas", "matplotlib")),
+    "serve": ("serve", ("fastapi", "uvicorn", "prometheus_client", "python_multipart")),
     "batch": ("batch", ("fsspec", "pyarrow")),
     "batch --engine ray": ("scale", ("ray",)),
 }
@@ -48,7 +50,10 @@ def examine() -> dict[str, Any]:
     for verb, (extra, modules) in EXTRAS.items():
         absent = [m for m in modules if importlib.util.find_spec(m) is None]
         if absent:
-            missing[verb] = {"modules": absent, "install": f'pip install ".[{extra}]" in the clone of dermlens'}
+            missing[verb] = {
+                "modules": absent,
+                "install": f'{sys.executable} -m pip install -e ".[{extra}]" in the clone',
+            }
     models = [_try_model(name) for name in embedded_models()]
     core = ov.Core()
     return {

@@ -79,6 +79,10 @@ def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Co
         _show_referrals(answers, bundle.trust, console)
     if bundle.leaky:
         console.print(Text("LEAKY model: its training and test images overlap; its scores are too good.", style="red"))
+    if bundle.trust is None or bundle.trust.novelty is None:
+        console.print(
+            Text("This model cannot tell pictures that are strange to it; it answers for any.", style="yellow")
+        )
     if not bundle.calibrated:
         console.print(Text("The probabilities of this model are not calibrated.", style="yellow"))
     console.print(Text(DISCLAIMER, style="bold"))

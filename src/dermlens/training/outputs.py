@@ -164,7 +164,10 @@ def _trust_lines(card: Mapping[str, Any]) -> list[str]:
     ok, sets = measured["status"]["ok"], measured["prediction_sets"]
     accuracy = "" if ok["accuracy"] is None else f", accuracy {ok['accuracy']:.3f} there"
     held = "" if sets is None else f"; prediction sets hold the truth for {figure(sets['coverage'])} of the lesions"
-    return [f"  answers without reserve: {ok['share']:.1%}{accuracy}{held}"]
+    lines = [f"  answers without reserve: {ok['share']:.1%}{accuracy}{held}"]
+    if card["trust"].get("novelty") is None:
+        lines.append("  too few calibration lesions to learn what is strange to it: it will answer for any picture")
+    return lines
 
 
 _FILES = {
