@@ -67,6 +67,8 @@ def measure_point(
     point: dict[str, Any], probability: Floats, y_true: Ints, lesions: Ints, codes: Sequence[str], *, seed: int = 0
 ) -> dict[str, Any]:
     """Return sensitivity, specificity and net benefit of a threshold, each with a 95 % interval over lesions."""
+    if not len(y_true):
+        return {name: _nothing() for name in ("sensitivity", "specificity", "referred", "net_benefit")}
     columns = [codes.index(code) for code in point["codes"]]
     positive, called = np.isin(y_true, columns), probability[:, columns].sum(axis=1) >= point["threshold"]
     generator = np.random.default_rng(seed)
@@ -98,9 +100,13 @@ def _rates(weights: Floats, positive: Bools, called: Bools, threshold: float) ->
     }
 
 
+def _nothing() -> dict[str, Any]:
+    return {"value": None, "low": None, "high": None, "reason": "no lesions of that kind"}
+
+
 def _figure(samples: Floats) -> dict[str, Any]:
     if not np.isfinite(samples[0]):
-        return {"value": None, "low": None, "high": None, "reason": "no lesions of that kind"}
+        return _nothing()
     low, high = np.nanquantile(samples[1:], (0.025, 0.975))
     return {"value": float(samples[0]), "low": float(low), "high": float(high)}
 
