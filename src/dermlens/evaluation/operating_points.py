@@ -68,7 +68,7 @@ def measure_point(
 ) -> dict[str, Any]:
     """Return sensitivity, specificity and net benefit of a threshold, each with a 95 % interval over lesions."""
     if not len(y_true):
-        return {name: _nothing() for name in ("sensitivity", "specificity", "referred", "net_benefit")}
+        return not_measured("no lesions")
     columns = [codes.index(code) for code in point["codes"]]
     positive, called = np.isin(y_true, columns), probability[:, columns].sum(axis=1) >= point["threshold"]
     generator = np.random.default_rng(seed)
@@ -100,13 +100,18 @@ def _rates(weights: Floats, positive: Bools, called: Bools, threshold: float) ->
     }
 
 
-def _nothing() -> dict[str, Any]:
-    return {"value": None, "low": None, "high": None, "reason": "no lesions of that kind"}
+def not_measured(reason: str) -> dict[str, Any]:
+    """Return what `measure_point` does, with null figures."""
+    return {name: _unknown(reason) for name in ("sensitivity", "specificity", "referred", "net_benefit")}
+
+
+def _unknown(reason: str) -> dict[str, Any]:
+    return {"value": None, "low": None, "high": None, "reason": reason}
 
 
 def _figure(samples: Floats) -> dict[str, Any]:
     if not np.isfinite(samples[0]):
-        return _nothing()
+        return _unknown("no lesions of that kind")
     low, high = np.nanquantile(samples[1:], (0.025, 0.975))
     return {"value": float(samples[0]), "low": float(low), "high": float(high)}
 
