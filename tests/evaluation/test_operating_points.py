@@ -56,6 +56,15 @@ def test_a_kind_of_lesion_that_is_not_there_has_null_figures_that_a_bundle_can_h
     assert (read.specificity is None) == (kept in ([], [0, 1]))
 
 
+def test_a_threshold_that_misses_none_of_a_few_lesions_is_no_certainty() -> None:
+    p = np.tile([0.05, 0.9, 0.05], (30, 1))
+    p[15:] = [0.02, 0.03, 0.95]
+    point = {"codes": ["MEL"], "threshold": 0.5}
+    found = measure_point(point, p, np.repeat([1, 2], 15), np.arange(30), CODES)
+    assert found["sensitivity"]["value"] == 1 and 0.75 < found["sensitivity"]["low"] < 0.85
+    assert found["specificity"]["high"] == 1 and found["specificity"]["low"] < 0.85
+
+
 def test_too_few_lesions_give_no_point() -> None:
     p, y = sample(2000, 0)
     assert fit_points(p, y, np.zeros(2000, int), CODES) == []

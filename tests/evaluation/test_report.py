@@ -63,8 +63,22 @@ def test_the_verdict_says_what_the_figures_say(done: tuple[Predictor, Path, dict
     assert report["accuracy"]["value"] == pytest.approx(0.88) and "88%" in words
     assert "dark skin" in words and "too few images" in words
     assert "The artefact that sways it most is" in words and "where chance is 0.33" in words
+    calibrated = " ".join(verdict({**report, "n": 500}))
+    assert "how often that class is right" in calibrated, "it is measured on the most probable class"
     leaky = verdict({**report, "leaky": True, "controls": None})
     assert leaky[0].startswith("LEAKY") and "--controls" in leaky[-1]
+
+
+def test_what_chance_explains_is_not_said_to_be_read_from_around_the_lesion(
+    done: tuple[Predictor, Path, dict[str, Any]],
+) -> None:
+    def words(chance: float, **reached: float | None) -> str:
+        hidden = {"lesion erased": {"balanced_accuracy": reached, "chance": chance}}
+        return " ".join(verdict({**done[2], "controls": {**done[2]["controls"], "without_lesion": hidden}}))
+
+    assert "around the lesion" in words(0.25, value=0.5, low=0.4, high=0.6)
+    for chance, value, low in ((1.0, 1.0, None), (0.25, 0.3, 0.2), (0.25, 0.25, None)):
+        assert "around the lesion" not in words(chance, value=value, low=low, high=None if low is None else 0.4)
 
 
 def test_metrics_hold_all_that_the_page_tells(done: tuple[Predictor, Path, dict[str, Any]]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dermlens.evaluation.bootstrap import sampled_figure
 from dermlens.evaluation.weighted import Bools, Floats, Ints, ratio
 from dermlens.inference.trust import grave_codes
 
@@ -82,7 +83,13 @@ def measure_point(
             draws[:, side] = generator.multinomial(n, np.full(n, 1 / n), RESAMPLES)
     weights = np.concatenate([np.ones((1, len(y_true))), draws[:, numbers]])
     values = _rates(weights, positive, called, point["threshold"])
-    return {name: _figure(samples) for name, samples in values.items()}
+    sides = {"sensitivity": of_lesion.sum(), "specificity": (~of_lesion).sum(), "referred": len(of_lesion)}
+    return {
+        name: sampled_figure(
+            samples, reason="no lesions of that kind", lesions=int(sides[name]) if name in sides else None
+        )
+        for name, samples in values.items()
+    }
 
 
 def _rates(weights: Floats, positive: Bools, called: Bools, threshold: float) -> dict[str, Floats]:
@@ -102,18 +109,8 @@ def _rates(weights: Floats, positive: Bools, called: Bools, threshold: float) ->
 
 def not_measured(reason: str) -> dict[str, Any]:
     """Return what `measure_point` does, with null figures."""
-    return {name: _unknown(reason) for name in ("sensitivity", "specificity", "referred", "net_benefit")}
-
-
-def _unknown(reason: str) -> dict[str, Any]:
-    return {"value": None, "low": None, "high": None, "reason": reason}
-
-
-def _figure(samples: Floats) -> dict[str, Any]:
-    if not np.isfinite(samples[0]):
-        return _unknown("no lesions of that kind")
-    low, high = np.nanquantile(samples[1:], (0.025, 0.975))
-    return {"value": float(samples[0]), "low": float(low), "high": float(high)}
+    figure = {"value": None, "low": None, "high": None, "reason": reason}
+    return {name: dict(figure) for name in ("sensitivity", "specificity", "referred", "net_benefit")}
 
 
 def decision_curve(probability: Floats, y_true: Ints, members: Sequence[int]) -> dict[str, list[float]]:
