@@ -7,6 +7,7 @@ from typing import Any
 
 from dermlens.diagnoses import display_name
 
+NAMELESS = 0.1  # the share of images without lesion or ISIC id up to which copies count as recognised
 CHANCE_SLACK = 1e-6  # a network that always gives one answer is at chance, to rounding
 
 
@@ -16,7 +17,7 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
     if report["leaky"]:
         lines.append("LEAKY: the model's training and test share images or lesions. Its figures are too good.")
     lines.append(
-        f"On lesions it has not met the model names the right diagnosis in {_percent(report['accuracy'])}; giving "
+        f"On {unmet(report['counts'])} the model names the right diagnosis in {_percent(report['accuracy'])}; giving "
         f"every diagnosis the same weight, in {_percent(report['balanced_accuracy'])}."
     )
     points = {point["name"]: point for point in report["operating_points"]}
@@ -44,6 +45,17 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
     else:
         lines.append(_sway(report["controls"]))
     return lines
+
+
+def unmet(counts: Mapping[str, Any]) -> str:
+    """Say which lesions were scored, and on what it rests that the model has not met them."""
+    nameless, scored = counts["scored_without_lesion_id"], counts["scored"]
+    if nameless <= NAMELESS * scored:
+        return "lesions it has not met"
+    return (
+        f"lesions it has not met as far as file bytes tell ({nameless} of {scored} images carry no lesion or ISIC id, "
+        "so other views or re-saved copies cannot be recognised)"
+    )
 
 
 def _sway(controls: Mapping[str, Any]) -> str:
