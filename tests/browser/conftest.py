@@ -54,7 +54,8 @@ class _Told:
             return {**found, **told, "status": "uncertain", "diagnosis": None, "reasons": reasons}
         if code == "BLUE":
             reasons = [{"code": "novel", "text": "This does not look like a dermoscopic image."}]
-            return {**found, **told, "status": "rejected", "diagnosis": None, "reasons": reasons}
+            nothing = {"malignant_probability": None, "referral": None, "diagnosis": None}
+            return {**found, **told, **nothing, "status": "rejected", "reasons": reasons}
         return {**found, **told, "reasons": []}
 
 

@@ -142,3 +142,14 @@ def test_bad_calls_are_refused() -> None:
         bootstrap.paired_difference([0, 1], [0, 1], [0, 1], [None, None], "f1")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="Resamples"):
         bootstrap.paired_difference([0, 1], [0, 1], [0, 1], [None, None], resamples=0)
+
+
+def test_resamples_that_all_agree_are_no_certainty() -> None:
+    share = bootstrap.sampled_figure(np.ones(101), reason="", lesions=10)
+    assert share["value"] == 1 and (share["low"], share["high"]) == pytest.approx(wilson(10, 10), abs=1e-3)
+    assert bootstrap.sampled_figure(np.zeros(101), reason="") == {"value": 0.0, "low": None, "high": None}
+    assert bootstrap.sampled_figure(np.full(101, np.nan), reason="none")["reason"] == "none"
+    told_once = np.concatenate([[0.5], np.full(100, np.nan)])
+    assert bootstrap.sampled_figure(told_once, reason="")["low"] is None, "no resample told"
+    spread = bootstrap.sampled_figure(np.concatenate([[0.5], np.linspace(0, 1, 101)]), reason="", lesions=10)
+    assert (spread["low"], spread["high"]) == pytest.approx((0.025, 0.975))

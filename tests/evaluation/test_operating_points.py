@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from dermlens.evaluation.operating_points import aims, decision_curve, fit_points, measure_point
+from dermlens.inference.decision import OperatingPoint
 
 CODES = ("BCC", "MEL", "NV")
 
@@ -40,6 +43,26 @@ def test_the_sensitivity_asked_for_is_reached_and_holds_on_others() -> None:
     assert other["referred"]["value"] == pytest.approx(called.mean())
     for row in other.values():
         assert row["low"] < row["value"] < row["high"]
+
+
+@pytest.mark.parametrize("kept", [[], [2], [0, 1]])
+def test_a_kind_of_lesion_that_is_not_there_has_null_figures_that_a_bundle_can_hold(kept: list[int]) -> None:
+    p, y = sample(2000, 0)
+    point = fit_points(p, y, np.arange(2000), CODES)[0]
+    rows = np.flatnonzero(np.isin(y, kept))
+    point |= measure_point(point, p[rows], y[rows], rows, CODES)
+    read = OperatingPoint.from_dict(json.loads(json.dumps(point, allow_nan=False)))
+    assert (read.sensitivity is None) == (kept in ([], [2]))
+    assert (read.specificity is None) == (kept in ([], [0, 1]))
+
+
+def test_a_threshold_that_misses_none_of_a_few_lesions_is_no_certainty() -> None:
+    p = np.tile([0.05, 0.9, 0.05], (30, 1))
+    p[15:] = [0.02, 0.03, 0.95]
+    point = {"codes": ["MEL"], "threshold": 0.5}
+    found = measure_point(point, p, np.repeat([1, 2], 15), np.arange(30), CODES)
+    assert found["sensitivity"]["value"] == 1 and 0.75 < found["sensitivity"]["low"] < 0.85
+    assert found["specificity"]["high"] == 1 and found["specificity"]["low"] < 0.85
 
 
 def test_too_few_lesions_give_no_point() -> None:

@@ -53,6 +53,7 @@ def test_the_page_needs_nothing_from_outside_and_every_link_has_its_target(
     assert not re.search(r'(src|href)="(?!data:|#)', page) and "<script" not in page and "@import" not in page
     targets = set(re.findall(r'<section id="(\w+)"', page))
     assert set(re.findall(r'href="#(\w+)"', page)) <= targets and len(targets) == 13
+    assert page.count("75 of 75 images carry no lesion or ISIC id") == 2
     assert "0<b>.png" not in page and "0&lt;b&gt;.png" in page
     assert ("not a diagnosis" in page and "not validated on dark skin" in page) or "no validation on dark skin" in page
 
@@ -63,8 +64,26 @@ def test_the_verdict_says_what_the_figures_say(done: tuple[Predictor, Path, dict
     assert report["accuracy"]["value"] == pytest.approx(0.88) and "88%" in words
     assert "dark skin" in words and "too few images" in words
     assert "The artefact that sways it most is" in words and "where chance is 0.33" in words
+    unnamed = "75 of 75 images carry no lesion or ISIC id"
+    assert unnamed in words and report["counts"]["scored_without_lesion_id"] == 75
+    named = verdict({**report, "counts": {**report["counts"], "scored_without_lesion_id": 3}})
+    assert named[0].startswith("On lesions it has not met the model")
+    calibrated = " ".join(verdict({**report, "n": 500}))
+    assert "how often that class is right" in calibrated, "it is measured on the most probable class"
     leaky = verdict({**report, "leaky": True, "controls": None})
     assert leaky[0].startswith("LEAKY") and "--controls" in leaky[-1]
+
+
+def test_what_chance_explains_is_not_said_to_be_read_from_around_the_lesion(
+    done: tuple[Predictor, Path, dict[str, Any]],
+) -> None:
+    def words(chance: float, **reached: float | None) -> str:
+        hidden = {"lesion erased": {"balanced_accuracy": reached, "chance": chance}}
+        return " ".join(verdict({**done[2], "controls": {**done[2]["controls"], "without_lesion": hidden}}))
+
+    assert "around the lesion" in words(0.25, value=0.5, low=0.4, high=0.6)
+    for chance, value, low in ((1.0, 1.0, None), (0.25, 0.3, 0.2), (0.25, 0.25, None)):
+        assert "around the lesion" not in words(chance, value=value, low=low, high=None if low is None else 0.4)
 
 
 def test_metrics_hold_all_that_the_page_tells(done: tuple[Predictor, Path, dict[str, Any]]) -> None:
@@ -86,6 +105,11 @@ def test_what_nobody_recorded_is_marked_missing(done: tuple[Predictor, Path, dic
     without = {item: where for item, where, _ in checklist(predictor.bundle.card, {**report, "controls": None})}
     assert without["Artefacts in the images"] == MISSING
     assert rows["Test from elsewhere"][0] == "data"
+    kept = "Separation of training and test"
+    assert rows[kept][0] == MISSING, "of the tiny model's lesions nothing is known"
+    for known, where in ((1.0, "data"), (0.95, "data"), (0.2, MISSING)):
+        told = checklist({**predictor.bundle.card, "data": {"leaky": False, "lesions_known": known}}, report)
+        assert {item: place for item, place, _ in told}[kept] == where
     known = {**report["counts"], "of_the_models_own_test": 3}
     own = {item: where for item, where, _ in checklist(predictor.bundle.card, {**report, "counts": known})}
     assert own["Test from elsewhere"] == MISSING, "a test split of the same data set is no outside test"

@@ -77,4 +77,9 @@ def test_the_word_on_dark_skin_depends_on_what_was_scored() -> None:
     scored = {"n": 30, "n_lesions": 30, "accuracy": {"value": 0.7}}
     estimated = skin_tone_sentence({"skin tone (estimated)": {"dark": scored}})
     assert "no validation on dark skin" in estimated
+    few = {"n": 3, "n_lesions": 3, "accuracy": {"value": None}}
+    recorded = {"skin type (Fitzpatrick)": {"2": scored, "5": few}, "skin tone (estimated)": {"dark": scored}}
+    assert "Fitzpatrick types are recorded; 3 lesions of types 5 and 6, too few" in skin_tone_sentence(recorded)
+    assert "; 0 lesions of types 5 and 6" in skin_tone_sentence({"skin type (Fitzpatrick)": {"IV": scored}})
+    assert "scored on 30" in skin_tone_sentence({"skin type (Fitzpatrick)": {"type VI": scored}})
     assert "recorded Fitzpatrick types 5 and 6" in skin_tone_sentence({"skin type (Fitzpatrick)": {"6": scored}})

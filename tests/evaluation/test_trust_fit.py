@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +17,9 @@ from dermlens import Predictor
 from dermlens.data.records import Record
 from dermlens.evaluation.trust_fit import Labelled, fit_trust
 from dermlens.inference.bundle import add_trust, load_bundle
+from dermlens.reporting.terminal import referral_words
 
+GRAVE = [{"code": code, "name": code} for code in ("BCC", "MEL", "NV")]
 QUIET = Console(file=io.StringIO())
 
 
@@ -63,12 +66,24 @@ def test_a_bundle_learns_its_limits_and_predict_applies_them(tmp_path: Path, rol
     assert strange.novelty is not None and strange.novelty["score"] > np.median([a.novelty["score"] for a in answers])
 
 
+def _fitted(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts without what was measured."""
+    measured = ("sensitivity", "specificity", "referred", "net_benefit")
+    points = [{k: v for k, v in point.items() if k not in measured} for point in facts["operating_points"]]
+    return {k: v for k, v in facts.items() if k != "measured"} | {"operating_points": points}
+
+
 def test_the_test_role_has_no_part_in_the_fit(tmp_path: Path, roles: dict[str, Labelled]) -> None:
-    bundle = load_bundle(tiny.write(tmp_path / "b"))
+    bundle = load_bundle(tiny.write(tmp_path / "b", classes=GRAVE))
     other = {**roles, "test": images(tmp_path / "other", 60, 99)}
     (one, first), (two, second) = (fit_trust(bundle, r, seed=0, console=QUIET) for r in (roles, other))
-    assert {k: v for k, v in one.items() if k != "measured"} == {k: v for k, v in two.items() if k != "measured"}
+    assert [point["name"] for point in one["operating_points"]] == [
+        *("malignant_95", "malignant_90", "melanoma_95", "melanoma_90")
+    ]
+    assert _fitted(one) == _fitted(two)
     assert one["measured"] != two["measured"]
+    low = [facts["operating_points"][0]["sensitivity"]["low"] for facts in (one, two)]
+    assert low[0] != low[1], "what they reach was measured on other lesions"
     for name, values in first.items():
         np.testing.assert_array_equal(values, second[name])
 
@@ -85,6 +100,19 @@ def test_too_few_lesions_leave_the_facts_empty_and_the_bundle_whole(tmp_path: Pa
     add_trust(folder, {**load_bundle(folder).card, "trust": facts}, arrays, "# tiny\n")
     answer = Predictor(folder).predict(roles["test"].records[0].path)
     assert answer.prediction_set is None and answer.novelty is None and answer.quality is not None
+
+
+def test_without_test_lesions_a_threshold_claims_nothing(tmp_path: Path, roles: dict[str, Labelled]) -> None:
+    folder = tiny.write(tmp_path / "b", classes=GRAVE)
+    fitted = {role: roles[role] for role in ("train", "calibrate")}
+    facts, arrays = fit_trust(load_bundle(folder), fitted, seed=0, console=QUIET)
+    assert facts["measured"]["role"] == "calibrate"
+    add_trust(folder, {**load_bundle(folder).card, "trust": facts}, arrays, "# tiny\n")
+    bundle = load_bundle(folder)
+    assert bundle.trust is not None and bundle.trust.operating_point is not None
+    point = bundle.trust.operating_point
+    assert point.threshold > 0 and (point.sensitivity, point.specificity) == (None, None)
+    assert "new to the model" not in referral_words(point)
 
 
 def test_no_calibration_images_at_all_is_no_failure(tmp_path: Path, roles: dict[str, Labelled]) -> None:

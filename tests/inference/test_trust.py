@@ -99,6 +99,8 @@ def test_a_novel_image_is_rejected_with_its_probabilities(tmp_path: Path, modali
 def test_an_unusable_picture_is_rejected(tmp_path: Path) -> None:
     answer = with_trust(tmp_path / "b", quality=QualityLimits().as_dict()).predict(tiny.colour("RED"))
     assert answer.status == "rejected" and answer.reasons[0].code == "blank"
+    told = json.loads(json.dumps(answer.as_dict()))
+    assert told["referral"] is None and told["malignant_probability"] is None, "no advice from what means nothing"
 
 
 def test_a_bundle_without_these_facts_answers_as_before(tmp_path: Path) -> None:

@@ -11,17 +11,19 @@ says nothing about another mix of classes. Intervals are 95 % percentile interva
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from dermlens.errors import UsageError
 from dermlens.evaluation import weighted
+from dermlens.evaluation.conformal import wilson_interval
 from dermlens.evaluation.metrics import check_classes
 from dermlens.evaluation.weighted import Floats, Ints
 
 LEVEL = 0.95
+NO_SPREAD = 1e-9
 MAX_BLOCK_VALUES = 4_000_000  # weights held at once: 32 MB
 
 Metric = Literal["balanced_accuracy", "accuracy"]
@@ -93,6 +95,26 @@ def percentile_interval(samples: Floats) -> tuple[Floats, Floats, Ints]:
     for column in np.flatnonzero(told.any(axis=0) & ~whole):
         limits[:, column] = np.quantile(samples[told[:, column], column], tails)
     return limits[0], limits[1], told.sum(axis=0)
+
+
+def sampled_figure(samples: Floats, *, reason: str, lesions: int | None = None) -> dict[str, Any]:
+    """Return `{"value", "low", "high"}` of a quantity: limits are null where nothing can be said of its spread.
+
+    Resamples that all agree are no certainty: a share of `lesions` then gets Wilson's interval, all else none.
+
+    Args:
+        samples: (1 + resamples,), the value itself first.
+        reason: why the value is null, where it is.
+        lesions: marks the quantity as a share, 0 to 1, of so many lesions.
+    """
+    value = float(samples[0])
+    if not np.isfinite(value):
+        return {"value": None, "low": None, "high": None, "reason": reason}
+    low, high = (float(limit[0]) for limit in percentile_interval(samples[1:, None])[:2])
+    if high - low > NO_SPREAD:
+        return {"value": value, "low": low, "high": high}
+    limits = wilson_interval(min(1.0, max(0.0, value)), lesions) if lesions else (None, None)
+    return {"value": value, "low": limits[0], "high": limits[1]}
 
 
 def paired_difference(

@@ -11,7 +11,7 @@ from rich.console import Console
 from dermlens.data.images import Pixels
 from dermlens.evaluation import weighted
 from dermlens.evaluation.artefacts import ARTEFACTS, WITHOUT_LESION, Change
-from dermlens.evaluation.bootstrap import percentile_interval, resample_weights
+from dermlens.evaluation.bootstrap import resample_weights, sampled_figure
 from dermlens.evaluation.weighted import Floats, Ints
 from dermlens.inference.bundle import Bundle
 from dermlens.inference.decision import decide, probabilities
@@ -59,21 +59,26 @@ def run_controls(
     columns = [bundle.codes.index(code) for code in watched]
     before, decided = answers["as it is"]
 
+    n_lesions = int(groups.max()) + 1
+
+    def mean(values: Floats, *, lesions: int | None = None) -> dict[str, Any]:
+        return sampled_figure(weighted.mean_loss(values, weights), reason="no images", lesions=lesions)
+
     def paired(name: str) -> dict[str, Any]:
         probability, decision = answers[name]
         moved = probability[:, columns].sum(axis=1) - before[:, columns].sum(axis=1)
         right = (decision == truth).astype(float) - (decided == truth)
         return {
-            "flip_rate": _figure(weights, (decision != decided).astype(float)),
-            "watched_change": _figure(weights, moved),
-            "watched_change_absolute": _figure(weights, np.abs(moved)),
-            "accuracy_change": _figure(weights, right),
+            "flip_rate": mean((decision != decided).astype(float), lesions=n_lesions),
+            "watched_change": mean(moved),
+            "watched_change_absolute": mean(np.abs(moved)),
+            "accuracy_change": mean(right),
         }
 
     present = np.unique(truth)
     return {
         "images": len(rows),
-        "lesions": int(groups.max()) + 1,
+        "lesions": n_lesions,
         "watched": list(watched),
         "artefacts": {name: paired(name) for name in ARTEFACTS},
         "without_lesion": {
@@ -123,16 +128,7 @@ def _answers(
     return result
 
 
-def _figure(weights: Floats, values: Floats) -> dict[str, Any]:
-    return _with_interval(weighted.mean_loss(values, weights))
-
-
 def _balanced(weights: Floats, truth: Ints, decision: Ints, n_classes: int) -> dict[str, Any]:
     counts = weighted.class_counts(truth, decision, n_classes, weights)
     means: Floats = weighted.sensitivity(counts)[:, np.unique(truth)].mean(axis=1)
-    return _with_interval(means)
-
-
-def _with_interval(samples: Floats) -> dict[str, Any]:
-    low, high, _ = percentile_interval(samples[1:, None])
-    return {"value": float(samples[0]), "low": float(low[0]), "high": float(high[0])}
+    return sampled_figure(means, reason="no images")

@@ -104,6 +104,7 @@ def evaluate(
         "class_not_in_model": dict(Counter(row.record.diagnosis for row in rows if row.status == "class_not_in_model")),
         "unreadable": sum(row.status == "error" for row in rows),
         "of_the_models_own_test": _own_test(bundle, rows, hashes),
+        "scored_without_lesion_id": sum(not (row.record.lesion_id or row.record.isic_id) for row in scored),
     }
     _print_counts(counts, findings, console)
     if not scored:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from dermlens.evaluation.bootstrap import sampled_figure
 from dermlens.evaluation.weighted import Bools, Floats, Ints, ratio
 from dermlens.inference.trust import grave_codes
 
@@ -67,6 +68,8 @@ def measure_point(
     point: dict[str, Any], probability: Floats, y_true: Ints, lesions: Ints, codes: Sequence[str], *, seed: int = 0
 ) -> dict[str, Any]:
     """Return sensitivity, specificity and net benefit of a threshold, each with a 95 % interval over lesions."""
+    if not len(y_true):
+        return not_measured("no lesions")
     columns = [codes.index(code) for code in point["codes"]]
     positive, called = np.isin(y_true, columns), probability[:, columns].sum(axis=1) >= point["threshold"]
     generator = np.random.default_rng(seed)
@@ -80,7 +83,13 @@ def measure_point(
             draws[:, side] = generator.multinomial(n, np.full(n, 1 / n), RESAMPLES)
     weights = np.concatenate([np.ones((1, len(y_true))), draws[:, numbers]])
     values = _rates(weights, positive, called, point["threshold"])
-    return {name: _figure(samples) for name, samples in values.items()}
+    sides = {"sensitivity": of_lesion.sum(), "specificity": (~of_lesion).sum(), "referred": len(of_lesion)}
+    return {
+        name: sampled_figure(
+            samples, reason="no lesions of that kind", lesions=int(sides[name]) if name in sides else None
+        )
+        for name, samples in values.items()
+    }
 
 
 def _rates(weights: Floats, positive: Bools, called: Bools, threshold: float) -> dict[str, Floats]:
@@ -98,11 +107,10 @@ def _rates(weights: Floats, positive: Bools, called: Bools, threshold: float) ->
     }
 
 
-def _figure(samples: Floats) -> dict[str, Any]:
-    if not np.isfinite(samples[0]):
-        return {"value": None, "low": None, "high": None, "reason": "no lesions of that kind"}
-    low, high = np.nanquantile(samples[1:], (0.025, 0.975))
-    return {"value": float(samples[0]), "low": float(low), "high": float(high)}
+def not_measured(reason: str) -> dict[str, Any]:
+    """Return what `measure_point` does, with null figures."""
+    figure = {"value": None, "low": None, "high": None, "reason": reason}
+    return {name: dict(figure) for name in ("sensitivity", "specificity", "referred", "net_benefit")}
 
 
 def decision_curve(probability: Floats, y_true: Ints, members: Sequence[int]) -> dict[str, list[float]]:

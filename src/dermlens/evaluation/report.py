@@ -13,7 +13,7 @@ from dermlens.evaluation import weighted
 from dermlens.evaluation.checklist import MISSING, checklist
 from dermlens.evaluation.operating_points import aims
 from dermlens.evaluation.trust_report import STATUSES, Answers
-from dermlens.evaluation.verdict import verdict
+from dermlens.evaluation.verdict import unmet, verdict
 from dermlens.inference.explain import Explanation
 from dermlens.inference.trust import grave_codes
 from dermlens.reporting.evaluation_page import Part, Shot, Table, write_evaluation_page
@@ -41,8 +41,9 @@ def write_report(
     write_evaluation_page(
         path,
         title=f"{bundle.name} {bundle.version}",
-        about=f"{bundle.name} {bundle.version} on {report['n']} images of {report['n_lesions']} lesions that it has "
-        f"not met, from {Path(report['data']).name or report['data']}; 95 % intervals from a bootstrap over lesions.",
+        about=f"{bundle.name} {bundle.version} on {report['n']} images, {report['n_lesions']} "
+        f"{unmet(report['counts'])}, from {Path(report['data']).name or report['data']}; 95 % intervals from a "
+        "bootstrap over lesions.",
         verdict=verdict(report),
         figures=_figures(report),
         parts=[

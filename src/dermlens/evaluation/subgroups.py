@@ -16,8 +16,7 @@ import numpy.typing as npt
 
 from dermlens.data.records import Record
 from dermlens.evaluation import weighted
-from dermlens.evaluation.bootstrap import percentile_interval, resample_weights
-from dermlens.evaluation.conformal import wilson_interval
+from dermlens.evaluation.bootstrap import resample_weights, sampled_figure
 from dermlens.evaluation.weighted import Floats, Ints
 
 MIN_LESIONS = 20
@@ -97,9 +96,16 @@ def subgroups(
 def skin_tone_sentence(table: Mapping[str, Any]) -> str:
     """Say whether the model was validated on dark skin; it never was unless enough such lesions were scored."""
     types = table.get("skin type (Fitzpatrick)", {})
-    known = sum(row["n_lesions"] for name, row in types.items() if name[:1] in "56V" and row["accuracy"]["value"])
+    dark_types = [row for name, row in types.items() if _is_dark_type(name)]
+    known = sum(row["n_lesions"] for row in dark_types if row["accuracy"]["value"] is not None)
     if known:
         return f"It was scored on {known} lesions of recorded Fitzpatrick types 5 and 6; see the table for how well."
+    if types:
+        return (
+            "This model was not validated on dark skin: Fitzpatrick types are recorded; "
+            f"{sum(row['n_lesions'] for row in dark_types)} lesions of types 5 and 6, too few to score. "
+            "Do not rely on it there."
+        )
     tones = table.get("skin tone (estimated)", {})
     dark = sum(tones[tone]["n_lesions"] for tone in DARK_TONES if tone in tones)
     scored = [tone for tone in DARK_TONES if tone in tones and tones[tone]["accuracy"]["value"] is not None]
@@ -112,6 +118,12 @@ def skin_tone_sentence(table: Mapping[str, Any]) -> str:
         "This model was not validated on dark skin: skin tone is not recorded, and by a rough estimate from the "
         f"picture's colour {dark} lesions lie on brown or dark skin. Do not rely on it there."
     )
+
+
+def _is_dark_type(name: str) -> bool:
+    """Whether a recorded Fitzpatrick type is 5 or 6, in digits or Roman, also behind a word such as "type"."""
+    words = name.upper().replace("-", " ").split()
+    return bool(words) and words[-1] in ("5", "6", "56", "5.0", "6.0", "V", "VI")
 
 
 def _score(truth: Ints, decision: Ints, watched: Floats, positive: Ints, lesions: Ints) -> dict[str, Any]:
@@ -127,22 +139,12 @@ def _score(truth: Ints, decision: Ints, watched: Floats, positive: Ints, lesions
     balanced: Floats = weighted.sensitivity(counts)[:, np.unique(truth)].mean(axis=1)
     enough = min(len(np.unique(lesions[positive == side])) for side in (0, 1)) >= MIN_LESIONS // 2
     auc = weighted.area(weighted.roc(positive == 1, watched, weights)) if enough else np.full(len(weights), np.nan)
+    few = "too few lesions of one kind"
     return row | {
-        "accuracy": _figure(weighted.accuracy(counts), lesions=count),
-        "balanced_accuracy": _figure(balanced),
-        "auc": _figure(auc),
+        "accuracy": sampled_figure(weighted.accuracy(counts), reason=few, lesions=count),
+        "balanced_accuracy": sampled_figure(balanced, reason=few),
+        "auc": sampled_figure(auc, reason=few),
     }
-
-
-def _figure(samples: Floats, *, lesions: int | None = None) -> dict[str, Any]:
-    """Return value and limits; where the resamples do not differ, Wilson's for a share of `lesions`, else none."""
-    if not np.isfinite(samples[0]):
-        return {"value": None, "low": None, "high": None, "reason": "too few lesions of one kind"}
-    low, high = (float(limit[0]) for limit in percentile_interval(samples[1:, None])[:2])
-    if low == high:
-        limits = (None, None) if lesions is None else wilson_interval(float(samples[0]), lesions)
-        return {"value": float(samples[0]), "low": limits[0], "high": limits[1]}
-    return {"value": float(samples[0]), "low": low, "high": high}
 
 
 def _place(name: str) -> tuple[int, str]:

@@ -19,7 +19,7 @@ from dermlens.data.records import Record
 from dermlens.errors import ImageError
 from dermlens.evaluation.conformal import fit_sets, measure_sets
 from dermlens.evaluation.novelty_fit import fit_novelty, fit_quality, sample_per_class
-from dermlens.evaluation.operating_points import REFERRAL, fit_points, measure_point
+from dermlens.evaluation.operating_points import REFERRAL, fit_points, measure_point, not_measured
 from dermlens.evaluation.weighted import Floats, Ints
 from dermlens.inference.bundle import Bundle
 from dermlens.inference.decision import decide, probabilities
@@ -98,7 +98,10 @@ def fit_trust(
     if "test" in roles and len(roles["test"].records):
         measured_on, sample = "test", look(bundle, runtime, roles["test"], console, "Novelty, test")
     for point in points:
-        point |= measure_point(point, sample.probability, sample.y_true, sample.lesions, bundle.codes, seed=seed)
+        if measured_on == "test":
+            point |= measure_point(point, sample.probability, sample.y_true, sample.lesions, bundle.codes, seed=seed)
+        else:  # what a threshold reaches on the lesions that it was chosen on is no promise for others
+            point |= not_measured("no test lesions")
     arrays = {} if novelty is None else novelty.arrays()
     trust = Trust.read({**bundle.card, "trust": facts}, arrays)
     measurable = trust is not None and len(sample.y_true)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dermlens.evaluation import metrics, weighted
-from dermlens.evaluation.bootstrap import percentile_interval, resample_weights
+from dermlens.evaluation.bootstrap import resample_weights, sampled_figure
 from dermlens.evaluation.conformal import measure_sets
 from dermlens.evaluation.operating_points import aims, decision_curve, measure_point
 from dermlens.evaluation.weighted import Bools, Floats, Ints
@@ -150,19 +150,21 @@ def _statuses(answers: Answers, seed: int) -> dict[str, Any]:
     blocks = resample_weights(answers.y_true, answers.lesions, resamples=RESAMPLES, seed=seed)
     weights = np.concatenate([np.ones((1, len(status))), *blocks])
 
-    def row(chosen: Bools) -> dict[str, Any]:
+    def row(chosen: Bools, *, lesions: int | None = None) -> dict[str, Any]:
         part = weights * chosen
+        right = weighted.ratio(part @ answers.right.astype(np.float64), part.sum(axis=1))
         return {
             "n": int(chosen.sum()),
-            "share": _figure(part.sum(axis=1) / weights.sum(axis=1)),
-            "accuracy": _figure(weighted.ratio(part @ answers.right.astype(np.float64), part.sum(axis=1))),
+            "share": sampled_figure(part.sum(axis=1) / weights.sum(axis=1), reason="no images", lesions=lesions),
+            "accuracy": sampled_figure(right, reason="no images", lesions=len(np.unique(answers.lesions[chosen]))),
         }
 
     reasons: dict[str, int] = {}
     for prediction in answers.predictions:
         for reason in prediction.reasons:
             reasons[reason.code] = reasons.get(reason.code, 0) + 1
-    rows = {name: row(status == name) for name in STATUSES}
+    everyone = len(np.unique(answers.lesions))
+    rows = {name: row(status == name, lesions=everyone) for name in STATUSES}
     return {"all": row(np.ones(len(status), bool)), **rows, "reasons": reasons}
 
 
@@ -177,10 +179,3 @@ def _novelty(answers: Answers) -> dict[str, Any] | None:
         "kept": float(np.mean(values <= threshold)),
         "quantiles": {str(q): float(np.quantile(values, q)) for q in (0.05, 0.5, 0.95, 0.99)},
     }
-
-
-def _figure(samples: Floats) -> dict[str, Any]:
-    if not np.isfinite(samples[0]):
-        return {"value": None, "low": None, "high": None, "reason": "no images"}
-    low, high, _ = percentile_interval(samples[1:, None])
-    return {"value": float(samples[0]), "low": float(low[0]), "high": float(high[0])}

@@ -7,6 +7,9 @@ from typing import Any
 
 from dermlens.diagnoses import display_name
 
+NAMELESS = 0.1  # the share of images without lesion or ISIC id up to which copies count as recognised
+CHANCE_SLACK = 1e-6  # a network that always gives one answer is at chance, to rounding
+
 
 def verdict(report: Mapping[str, Any]) -> list[str]:
     """Return plain sentences: what it is good for, what not, and what nobody knows."""
@@ -14,7 +17,7 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
     if report["leaky"]:
         lines.append("LEAKY: the model's training and test share images or lesions. Its figures are too good.")
     lines.append(
-        f"On lesions it has not met the model names the right diagnosis in {_percent(report['accuracy'])}; giving "
+        f"On {unmet(report['counts'])} the model names the right diagnosis in {_percent(report['accuracy'])}; giving "
         f"every diagnosis the same weight, in {_percent(report['balanced_accuracy'])}."
     )
     points = {point["name"]: point for point in report["operating_points"]}
@@ -44,12 +47,27 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def unmet(counts: Mapping[str, Any]) -> str:
+    """Say which lesions were scored, and on what it rests that the model has not met them."""
+    nameless, scored = counts["scored_without_lesion_id"], counts["scored"]
+    if nameless <= NAMELESS * scored:
+        return "lesions it has not met"
+    return (
+        f"lesions it has not met as far as file bytes tell ({nameless} of {scored} images carry no lesion or ISIC id, "
+        "so other views or re-saved copies cannot be recognised)"
+    )
+
+
 def _sway(controls: Mapping[str, Any]) -> str:
     name, row = max(controls["artefacts"].items(), key=lambda item: item[1]["flip_rate"]["value"])
     erased = controls["without_lesion"]["lesion erased"]
+    words = f"The artefact that sways it most is {name}: {row['flip_rate']['value']:.0%} of its diagnoses change."
+    reached = erased["balanced_accuracy"]
+    surely = reached["value"] if reached["low"] is None else reached["low"]
+    if erased["chance"] >= 1 or surely <= erased["chance"] + CHANCE_SLACK:
+        return words
     return (
-        f"The artefact that sways it most is {name}: {row['flip_rate']['value']:.0%} of its diagnoses change. With the "
-        f"lesion hidden it still reaches a balanced accuracy of {erased['balanced_accuracy']['value']:.2f}, where "
+        f"{words} With the lesion hidden it still reaches a balanced accuracy of {reached['value']:.2f}, where "
         f"chance is {erased['chance']:.2f}: that much it reads from around the lesion."
     )
 
@@ -58,7 +76,10 @@ def _calibration_words(ece: float, n: int) -> str:
     if n < 100:
         return "There are too few images to say whether its probabilities mean what they say."
     good = "Its probabilities mean roughly what they say" if ece <= 0.05 else "Its probabilities are off"
-    return f"{good}: they differ from how often it is right by {ece * 100:.1f} points on average."
+    return (
+        f"{good}: the probability of the most probable class differs from how often that class is right by "
+        f"{ece * 100:.1f} points on average. (The diagnosis may be another class: it follows the decision rule.)"
+    )
 
 
 def _percent(value: Mapping[str, Any]) -> str:

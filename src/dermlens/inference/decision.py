@@ -172,7 +172,10 @@ class OperatingPoint:
         """Read a point of `bundle.json`; raises BundleError when a key is missing or a value makes no sense."""
         name, codes, threshold = _take(values, "name", "codes", "threshold")
         reached = [values.get(key) for key in ("sensitivity", "specificity")]
-        shares = [None if value is None else _number("operating point", value["value"]) for value in reached]
+        shares = [
+            None if value is None or value["value"] is None else _number("operating point", value["value"])
+            for value in reached
+        ]
         return cls(str(name), tuple(str(c) for c in codes), _number("threshold", threshold), *shares)
 
 

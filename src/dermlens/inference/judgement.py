@@ -53,13 +53,16 @@ def judge(
         score = None if novelty is None else float(novelty[row])
         size = None if sets is None else len(sets[row])
         status, reasons = trust.judge(quality, score, size, float(probability[row, decision]))
+        told = (
+            status != "rejected"
+        )  # the probabilities of a rejected picture mean nothing, nor does what they add up to
         judgements.append(
             Judgement(
                 status=status,
                 reasons=reasons,
                 prediction_set=None if sets is None else sets[row],
-                malignant_probability=malignant[row],
-                referral=_referral(bundle, trust.operating_point, probability[row]),
+                malignant_probability=malignant[row] if told else None,
+                referral=_referral(bundle, trust.operating_point, probability[row]) if told else None,
                 novelty=_novelty(trust, score),
                 quality=quality.as_dict(),
             )

@@ -36,8 +36,9 @@ class Prediction:
 
     `probabilities` are calibrated and ordered as the bundle's classes; `diagnosis_code` follows the bundle's decision
     rule and may differ from the largest probability. `status` is "ok", "uncertain", "rejected" or "error", and
-    `reasons` say why it is not "ok"; a rejected image keeps its probabilities, which mean nothing then. An error leaves
-    everything empty but `image`, `model`, `reasons` and `error`. What the bundle has no facts for is None.
+    `reasons` say why it is not "ok"; a rejected image keeps its probabilities, which mean nothing then, and has neither
+    `malignant_probability` nor `referral`. An error leaves everything empty but `image`, `model`, `reasons` and
+    `error`. What the bundle has no facts for is None.
 
     Attributes:
         prediction_set: the classes that remain possible, by falling probability; see `decision.PredictionSets`.
