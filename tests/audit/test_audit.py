@@ -150,6 +150,22 @@ def test_recompressed_copies_under_two_diagnoses_are_in_the_verdict(tmp_path: Pa
     assert "85.7 % (57.1 % with near copies counted as the same picture, inferred)" in test
 
 
+def test_without_lesion_ids_nothing_is_said_to_be_free_of_leaks(tmp_path: Path) -> None:
+    for index, (split, code) in enumerate((s, c) for s in ("train", "test") for c in ("NV", "MEL")):
+        for number in range(5):
+            pictures.save(tmp_path / "set" / split / code / f"{number}.png", pictures.lesion(10 * index + number))
+    found = run_audit(read_dataset(tmp_path / "set"), console=quiet())
+    _, test, advice = verdict(found)
+    assert test.startswith("As far as file bytes and looks tell, none of the 10 test images")
+    assert "20 of 20 images carry no lesion id" in test and advice.startswith("Nothing that was found")
+
+    rows = [f"{r.image},{r.diagnosis},{r.split},L{number}" for number, r in enumerate(found.dataset.records)]
+    (tmp_path / "m.csv").write_text("\n".join(["image,diagnosis,split,lesion_id", *rows]))
+    found = run_audit(read_dataset(tmp_path / "m.csv", images=tmp_path / "set"), console=quiet())
+    _, test, advice = verdict(found)
+    assert test.startswith("None of the 10 test images") and advice.startswith("It can be trained on as it is")
+
+
 def test_names_that_look_like_markup_do_no_harm(tmp_path: Path) -> None:
     root = tmp_path / "a $set [red]"
     for number, code in enumerate(("<script>", "$images [bold]", "naïve é")):

@@ -232,6 +232,7 @@ def _counts(
         "images": len(records),
         "different_pictures": len(members(pictures)),
         "unreadable": sum(digest is None for digest in hashes),
+        "images_without_lesion_id": sum(record.lesion_id is None for record in records),
         "exact_duplicate_groups": sum(n > 1 for n in copies.values()),
         "near_duplicate_groups": len(groups),
         "near_duplicate_pairs_by_embedding": sum(pair.overlay is not None for pair in pairs),

@@ -101,7 +101,8 @@ def shared_with(
         pairs: near duplicates among own and other together, numbered in that order.
 
     Returns:
-        Counts of this set's images that the other one knows, and a finding for each picture or lesion shared.
+        Counts of this set's images that the other one knows, and a finding for each picture or lesion shared: the
+        same picture, near duplicates that are not, and `any` of these or the lesion.
     """
     records = [*own, *other]
     pictures = picture_groups(records, hashes)
@@ -123,7 +124,7 @@ def shared_with(
             not any(compatible(records[i].diagnosis, records[j].diagnosis) for j in theirs) for i in mine
         )
         chosen = [*mine, *theirs]
-        evidence = f"{len(mine)} images here and {len(theirs)} there show one lesion."
+        evidence = f"{len(mine)} images here and {len(theirs)} there show one picture or lesion."
         remedy = "Never train on one of the two sets and score on the other without leaving these out."
         images, labels = tuple(records[i].image for i in chosen), tuple(records[i].diagnosis for i in chosen)
         findings.append(Finding("shared_with_other_data", "warning", images, evidence, remedy, labels))
@@ -131,7 +132,7 @@ def shared_with(
         "images": len(other),
         "same_picture": len(known["same_picture"]),
         "near_duplicate": len(known["near_duplicate"] - known["same_picture"]),
-        "lesion": len(known["any"]),
+        "any": len(known["any"]),
         "under_another_label": disagreeing,
     }
     return counts, findings

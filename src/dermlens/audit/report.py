@@ -169,17 +169,22 @@ def _pairs(audit: Audit) -> dict[str, int]:
 
 
 def _on_test(audit: Audit) -> str:
-    counts = audit.counts
+    counts, unseen = audit.counts, _unseen(audit)
     if audit.ceiling is None:
         crossing = sum(finding.kind in _CROSSING for finding in audit.findings)
         if crossing:
             return f"{crossing} pictures, lesions or patients stand on both sides of its split, which is then no test."
-        return "The data set has no test of its own, so nothing leaks into one; a split must keep lesions together."
+        rest = f", but {unseen}" if unseen else ""
+        return (
+            f"The data set has no test of its own, so nothing leaks into one; a split must keep lesions together{rest}."
+        )
     leaked, test = counts["test_images_leaked_any"], counts["test_images"]
     ceiling = f"a model that learns the training labels exactly is right on at most {_ceiling(audit)} of it"
     near = counts["test_images_leaked_only_by_near_duplicate"]
     if not leaked and near:
-        return f"{near} of the {test} test images look like copies of training images; {ceiling}."
+        return f"{near} of the {test} test images look like copies of training images (inferred); {ceiling}."
+    if not leaked and unseen:
+        return f"As far as file bytes and looks tell, none of the {test} test images is known from training; {unseen}."
     if not leaked:
         return f"None of the {test} test images is known from training; {ceiling}."
     more = f", and {near} more look like copies of training images (inferred)" if near else ""
@@ -187,6 +192,14 @@ def _on_test(audit: Audit) -> str:
         f"{leaked} of the {test} test images show a picture, lesion or patient that is also in training{more}, so a "
         f"score on this test cannot be believed, and {ceiling}."
     )
+
+
+def _unseen(audit: Audit) -> str:
+    """Return what no one can see without lesion ids, "" where every image has one."""
+    without, images = audit.counts["images_without_lesion_id"], audit.counts["images"]
+    if not without:
+        return ""
+    return f"{without:,} of {images:,} images carry no lesion id, so other views of a lesion cannot be recognised"
 
 
 def _ceiling(audit: Audit) -> str:
@@ -205,6 +218,8 @@ def _advice(audit: Audit) -> str:
     warning = "; do not trust the model on images of another source before it was tested there" if shortcut else ""
     if errors:
         return f"Do not train on it as it is: repair it first and train on the repaired list{warning}."
+    if _unseen(audit):
+        return f"Nothing that was found speaks against training on it as it is{warning}."
     return f"It can be trained on as it is{warning}."
 
 
