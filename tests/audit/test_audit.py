@@ -127,6 +127,45 @@ def test_a_leak_into_a_validation_split_is_in_the_verdict(tmp_path: Path) -> Non
     assert "repair it first" in verdict(found)[2]
 
 
+def test_recompressed_copies_under_two_diagnoses_are_in_the_verdict(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    for index in range(4):
+        pictures.save(root / "Train/NV" / f"{index}.png", pictures.lesion(index))
+        pictures.save(root / "Train/MEL" / f"{index}.png", pictures.lesion(100 + index))
+        pictures.save(root / "Test/NV" / f"{index}.png", pictures.lesion(200 + index))
+    for index in range(2):
+        pictures.save(root / "Test/MEL" / f"copy{index}.jpg", pictures.lesion(index), 60)
+    found = run_audit(read_dataset(root), console=quiet())
+    assert verdict(found)[0] == "2 pictures stand under two diagnoses, in different files (inferred)."
+    assert "2 of the 6 test images look like copies" in verdict(found)[1] and "at most 66.7 %" in verdict(found)[1]
+    assert (found.ceiling, found.inferred_ceiling) == (1, pytest.approx(4 / 6, abs=1e-6))
+    write_report(found, found.repair(), tmp_path / "audit.html", manifest=None)
+    assert "0, 2 more in different files (inferred)" in (tmp_path / "audit.html").read_text("utf-8")
+
+    (root / "Test/MEL/same.png").write_bytes((root / "Train/NV/3.png").read_bytes())
+    found = run_audit(read_dataset(root), console=quiet())
+    labels, test, _ = verdict(found)
+    assert labels.startswith("1 of 14 pictures stand") and "2 more in different files (inferred)" in labels
+    assert test.startswith("1 of the 7 test images show") and "and 2 more look like copies" in test
+    assert "85.7 % (57.1 % with near copies counted as the same picture, inferred)" in test
+
+
+def test_without_lesion_ids_nothing_is_said_to_be_free_of_leaks(tmp_path: Path) -> None:
+    for index, (split, code) in enumerate((s, c) for s in ("train", "test") for c in ("NV", "MEL")):
+        for number in range(5):
+            pictures.save(tmp_path / "set" / split / code / f"{number}.png", pictures.lesion(10 * index + number))
+    found = run_audit(read_dataset(tmp_path / "set"), console=quiet())
+    _, test, advice = verdict(found)
+    assert test.startswith("As far as file bytes and looks tell, none of the 10 test images")
+    assert "20 of 20 images carry no lesion id" in test and advice.startswith("Nothing that was found")
+
+    rows = [f"{r.image},{r.diagnosis},{r.split},L{number}" for number, r in enumerate(found.dataset.records)]
+    (tmp_path / "m.csv").write_text("\n".join(["image,diagnosis,split,lesion_id", *rows]))
+    found = run_audit(read_dataset(tmp_path / "m.csv", images=tmp_path / "set"), console=quiet())
+    _, test, advice = verdict(found)
+    assert test.startswith("None of the 10 test images") and advice.startswith("It can be trained on as it is")
+
+
 def test_names_that_look_like_markup_do_no_harm(tmp_path: Path) -> None:
     root = tmp_path / "a $set [red]"
     for number, code in enumerate(("<script>", "$images [bold]", "naïve é")):

@@ -17,15 +17,23 @@ def leak_counts(records: Sequence[Record], hashes: Sequence[str | None], pairs: 
     """Count the test images that training knows, by the way it knows them.
 
     A picture is the same where content hash or ISIC id is. `test_images_leaked_any` rests on hash, ISIC id, lesion
-    and patient; what is inferred from near duplicates is counted apart, as `test_images_near_duplicate_in_train`.
+    and patient; what is inferred from near duplicates is counted apart, as `test_images_near_duplicate_in_train`, for
+    other pictures linked through any number of pairs and copies, and `test_images_leaked_only_by_near_duplicate`.
+    `test_images_only_under_another_label_with_near_copies` takes near duplicates for the picture where the picture
+    itself is not in training.
     """
     pictures = picture_groups(records, hashes)
+    near = linked(len(records), [(p.first, p.second) for p in pairs], [str(p) for p in pictures])
     test = [i for i, r in enumerate(records) if r.split == "test"]
     train = [i for i, r in enumerate(records) if r.split == "train"]
     labels_of: defaultdict[int, set[str]] = defaultdict(set)
+    near_labels_of: defaultdict[int, set[str]] = defaultdict(set)
+    near_pictures_of: defaultdict[int, set[int]] = defaultdict(set)
     pictures_of: defaultdict[str, set[int]] = defaultdict(set)
     for i in train:
         labels_of[pictures[i]].add(records[i].diagnosis)
+        near_labels_of[near[i]].add(records[i].diagnosis)
+        near_pictures_of[near[i]].add(pictures[i])
         lesion = records[i].lesion_id
         if lesion is not None:
             pictures_of[lesion].add(pictures[i])
@@ -36,22 +44,21 @@ def leak_counts(records: Sequence[Record], hashes: Sequence[str | None], pairs: 
     any_image = {i for i in test if (records[i].lesion_id or "") in pictures_of}
     other_image = {i for i in any_image if pictures_of[records[i].lesion_id or ""] - {pictures[i]}}
     patient = {i for i in test if records[i].patient_id in patients}
-    sides = (records[p.first].split for p in pairs), (records[p.second].split for p in pairs)
-    near = {
-        p.first if one == "test" else p.second
-        for p, one, other in zip(pairs, *sides, strict=True)
-        if {one, other} == {"test", "train"}
-    }
+    copied = {i for i in test if near_pictures_of.get(near[i], set()) - {pictures[i]}}
+    near_wrong = {i for i in copied - same if records[i].diagnosis not in near_labels_of[near[i]]}
+    leaked = same | any_image | patient
     return {
         "test_images": len(test),
         "test_images_same_picture_in_train": len(same),
         "test_images_under_another_label_in_train": len(another),
         "test_images_only_under_another_label_in_train": len(never_right),
+        "test_images_only_under_another_label_with_near_copies": len(never_right | near_wrong),
         "test_images_with_lesion_in_train_other_image": len(other_image),
         "test_images_with_lesion_in_train_any_image": len(any_image),
         "test_images_with_patient_in_train": len(patient),
-        "test_images_near_duplicate_in_train": len(near),
-        "test_images_leaked_any": len(same | any_image | patient),
+        "test_images_near_duplicate_in_train": len(copied),
+        "test_images_leaked_only_by_near_duplicate": len(copied - leaked),
+        "test_images_leaked_any": len(leaked),
     }
 
 
@@ -94,7 +101,8 @@ def shared_with(
         pairs: near duplicates among own and other together, numbered in that order.
 
     Returns:
-        Counts of this set's images that the other one knows, and a finding for each picture or lesion shared.
+        Counts of this set's images that the other one knows, and a finding for each picture or lesion shared: the
+        same picture, near duplicates that are not, and `any` of these or the lesion.
     """
     records = [*own, *other]
     pictures = picture_groups(records, hashes)
@@ -116,7 +124,7 @@ def shared_with(
             not any(compatible(records[i].diagnosis, records[j].diagnosis) for j in theirs) for i in mine
         )
         chosen = [*mine, *theirs]
-        evidence = f"{len(mine)} images here and {len(theirs)} there show one lesion."
+        evidence = f"{len(mine)} images here and {len(theirs)} there show one picture or lesion."
         remedy = "Never train on one of the two sets and score on the other without leaving these out."
         images, labels = tuple(records[i].image for i in chosen), tuple(records[i].diagnosis for i in chosen)
         findings.append(Finding("shared_with_other_data", "warning", images, evidence, remedy, labels))
@@ -124,7 +132,7 @@ def shared_with(
         "images": len(other),
         "same_picture": len(known["same_picture"]),
         "near_duplicate": len(known["near_duplicate"] - known["same_picture"]),
-        "lesion": len(known["any"]),
+        "any": len(known["any"]),
         "under_another_label": disagreeing,
     }
     return counts, findings

@@ -148,10 +148,19 @@ def _on_labels(audit: Audit) -> str:
     if against:
         wrong = against["disagree"]
         denied = f"; the reference denies the diagnosis of {wrong} images" if wrong else "; the reference denies none"
+    near = counts["contradicting_only_by_near_copies"]
+    if not number and near:
+        return f"{near} {_pictures(near)} under two diagnoses, in different files (inferred){denied}."
     if not number:
         return f"No picture of {counts['different_pictures']:,} stands under two diagnoses{denied}."
     pairs = ", ".join(f"{n} as {' and '.join(map(display_name, p.split('/')))}" for p, n in _pairs(audit).items())
-    return f"{number} of {counts['different_pictures']:,} pictures stand under two diagnoses at once ({pairs}){denied}."
+    more = f", {near} more in different files (inferred)" if near else ""
+    known = f"{number} of {counts['different_pictures']:,} pictures stand under two diagnoses at once ({pairs})"
+    return f"{known}{more}{denied}."
+
+
+def _pictures(number: int) -> str:
+    return "picture stands" if number == 1 else "pictures stand"
 
 
 def _pairs(audit: Audit) -> dict[str, int]:
@@ -160,23 +169,47 @@ def _pairs(audit: Audit) -> dict[str, int]:
 
 
 def _on_test(audit: Audit) -> str:
-    counts = audit.counts
+    counts, unseen = audit.counts, _unseen(audit)
     if audit.ceiling is None:
         crossing = sum(finding.kind in _CROSSING for finding in audit.findings)
         if crossing:
             return f"{crossing} pictures, lesions or patients stand on both sides of its split, which is then no test."
-        return "The data set has no test of its own, so nothing leaks into one; a split must keep lesions together."
+        rest = f", but {unseen}" if unseen else ""
+        return (
+            f"The data set has no test of its own, so nothing leaks into one; a split must keep lesions together{rest}."
+        )
     leaked, test = counts["test_images_leaked_any"], counts["test_images"]
-    ceiling = f"a model that learns the training labels exactly is right on at most {audit.ceiling * 100:.1f} % of it"
-    near = counts["test_images_near_duplicate_in_train"]
+    ceiling = f"a model that learns the training labels exactly is right on at most {_ceiling(audit)} of it"
+    near = counts["test_images_leaked_only_by_near_duplicate"]
     if not leaked and near:
-        return f"{near} of the {test} test images look like copies of training images; {ceiling}."
+        return f"{near} of the {test} test images look like copies of training images (inferred); {ceiling}."
+    if not leaked and unseen:
+        return f"As far as file bytes and looks tell, none of the {test} test images is known from training; {unseen}."
     if not leaked:
         return f"None of the {test} test images is known from training; {ceiling}."
+    more = f", and {near} more look like copies of training images (inferred)" if near else ""
     return (
-        f"{leaked} of the {test} test images show a picture, lesion or patient that is also in training, so a score "
-        f"on this test cannot be believed, and {ceiling}."
+        f"{leaked} of the {test} test images show a picture, lesion or patient that is also in training{more}, so a "
+        f"score on this test cannot be believed, and {ceiling}."
     )
+
+
+def _unseen(audit: Audit) -> str:
+    """Return what no one can see without lesion ids, "" where every image has one."""
+    without, images = audit.counts["images_without_lesion_id"], audit.counts["images"]
+    if not without:
+        return ""
+    return f"{without:,} of {images:,} images carry no lesion id, so other views of a lesion cannot be recognised"
+
+
+def _ceiling(audit: Audit) -> str:
+    """Return the most that can be reached, with what near copies make of it where that is less."""
+    certain, inferred = audit.ceiling or 0.0, audit.inferred_ceiling or 0.0
+    if inferred == certain:
+        return f"{certain * 100:.1f} %"
+    if certain == 1:
+        return f"{inferred * 100:.1f} % (near copies counted as the same picture, inferred)"
+    return f"{certain * 100:.1f} % ({inferred * 100:.1f} % with near copies counted as the same picture, inferred)"
 
 
 def _advice(audit: Audit) -> str:
@@ -185,6 +218,8 @@ def _advice(audit: Audit) -> str:
     warning = "; do not trust the model on images of another source before it was tested there" if shortcut else ""
     if errors:
         return f"Do not train on it as it is: repair it first and train on the repaired list{warning}."
+    if _unseen(audit):
+        return f"Nothing that was found speaks against training on it as it is{warning}."
     return f"It can be trained on as it is{warning}."
 
 
@@ -205,9 +240,10 @@ def _repaired(repair: Repair) -> list[str]:
 
 def _figures(audit: Audit) -> dict[str, str]:
     counts = audit.counts
+    near, leaked = counts["contradicting_only_by_near_copies"], counts["test_images_leaked_only_by_near_duplicate"]
     figures = {
         "images": f"{counts['images']:,}",
-        "pictures under two diagnoses": f"{counts['contradicting_images']:,}",
+        "pictures under two diagnoses": f"{counts['contradicting_images']:,}{_more(near, 'in different files')}",
         "pictures with identical copies": f"{counts['exact_duplicate_groups']:,}",
         "pictures with near copies": f"{counts['near_duplicate_groups']:,}",
         "unreadable": f"{counts['unreadable']:,}",
@@ -215,14 +251,18 @@ def _figures(audit: Audit) -> dict[str, str]:
     if counts["label_suspects"] is not None:
         figures["labels to look at again"] = f"{counts['label_suspects']:,}"
     if audit.ceiling is not None:
-        leaked = f"{counts['test_images_leaked_any']} of {counts['test_images']}"
+        known = f"{counts['test_images_leaked_any']} of {counts['test_images']}{_more(leaked, 'by their looks')}"
         figures |= {
-            "test images known from training": leaked,
-            "most that a model which fits its training labels can reach on the test": f"{audit.ceiling * 100:.1f} %",
+            "test images known from training": known,
+            "most that a model which fits its training labels can reach on the test": _ceiling(audit),
         }
     if counts["labels_against_reference"]:
         figures["labels that the reference denies"] = f"{counts['labels_against_reference']['disagree']:,}"
     return figures
+
+
+def _more(number: int, how: str) -> str:
+    return f", {number:,} more {how} (inferred)" if number else ""
 
 
 def _sections(audit: Audit) -> list[Section]:
