@@ -56,6 +56,32 @@ def test_a_glob_a_list_and_tables_name_the_same_images(folder: Path) -> None:
     assert paths(read_listing([str(folder / "names.txt")], images="else/where"))[0] == "else/where/a.png"
 
 
+def test_endings_may_be_in_capitals(folder: Path) -> None:
+    (folder / "L.TXT").write_text("a.png\n")
+    (folder / "L.CSV").write_text("image\na.png\n")
+    pq.write_table(pa.table({"image": ["a.png"]}), folder / "L.PARQUET")
+    found = [paths(read_listing([str(folder / name)])) for name in ("L.TXT", "L.CSV", "L.PARQUET")]
+    assert found == [[str(folder / "a.png")]] * 3
+
+
+@pytest.mark.parametrize("name", ["fotos", "a.jpeg", "s.tar", "t.csv", "l.txt", ""])
+def test_an_input_that_is_not_there_is_told_and_a_name_in_a_list_gets_its_row(name: str, folder: Path) -> None:
+    missing = name and str(folder / name)
+    with pytest.raises(UsageError, match="No such file or folder") as caught:
+        list(read_listing([str(folder), missing]).units(9))
+    assert caught.value.code == "not_found"
+    (folder / "names.lst").write_text("gone.png\n")
+    assert paths(read_listing([str(folder / "names.lst")])) == [str(folder / "gone.png")]
+
+
+def test_a_url_that_is_not_there_is_told_unless_it_names_an_image_or_a_shard() -> None:
+    assert paths(read_listing(["memory://gone/a.PNG"])) == ["memory://gone/a.PNG"]
+    assert paths(read_listing(["memory://gone/s.tar"])) == ["memory://gone/s.tar"]
+    for url in ("memory://gone", "memory://gone/t.csv"):
+        with pytest.raises(UsageError, match="No such file or folder"):
+            read_listing([url])
+
+
 def test_a_file_with_the_name_of_a_glob_is_that_file(tmp_path: Path) -> None:
     odd = tmp_path / "a[1].png"
     odd.write_bytes(b"x")

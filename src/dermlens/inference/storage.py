@@ -101,6 +101,19 @@ def size_bytes(path: str) -> int | None:
     return None
 
 
+def exists(path: str) -> bool:
+    """Whether there is a file or folder of that name."""
+    if not is_url(path):
+        return os.path.exists(path)
+    if is_folder(path):
+        return True
+    with reaching(path), suppress(FileNotFoundError, NotADirectoryError):
+        fs, inside = filesystem(path)
+        fs.info(inside)  # `exists` would take a storage that cannot be reached for one without the file
+        return True
+    return False
+
+
 def is_folder(path: str) -> bool:
     """Whether it is a folder; an object store has one where something stands below it."""
     if not is_url(path):
