@@ -56,6 +56,18 @@ def test_a_glob_a_list_and_tables_name_the_same_images(folder: Path) -> None:
     assert paths(read_listing([str(folder / "names.txt")], images="else/where"))[0] == "else/where/a.png"
 
 
+def test_linked_subfolders_are_counted_and_not_entered(folder: Path) -> None:
+    (folder / "again").symlink_to(folder, target_is_directory=True)
+    listing = read_listing([str(folder)])
+    assert paths(listing) == expected(folder)
+    assert listing.notes[-1] == f"{folder}: 1 linked subfolder left out; name them too."
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(folder: Path) -> None:
+    (folder / "names.txt").write_text("a.png\nb.jpg\n", encoding="utf-8-sig")
+    assert paths(read_listing([str(folder / "names.txt")])) == expected(folder)[:2]
+
+
 def test_endings_may_be_in_capitals(folder: Path) -> None:
     (folder / "L.TXT").write_text("a.png\n")
     (folder / "L.CSV").write_text("image\na.png\n")

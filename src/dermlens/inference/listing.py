@@ -185,7 +185,8 @@ def _source(path: str, frame_aspect: float | None) -> Source:
 
 def _from_folder(folder: str, frame_aspect: float | None, notes: list[str]) -> Iterator[Source]:
     others = found = 0
-    for path in storage.walk(folder):
+    linked: list[str] = []
+    for path in storage.walk(folder, linked):
         if is_image_name(path) or path.lower().endswith(TAR_ENDINGS):
             found += 1
             yield _source(path, frame_aspect)
@@ -195,6 +196,10 @@ def _from_folder(folder: str, frame_aspect: float | None, notes: list[str]) -> I
         notes.append(f"{folder}: no images in this folder.")
     if others:
         notes.append(f"{folder}: {others} other file{'s' if others > 1 else ''} left out (not images by extension).")
+    if linked:
+        notes.append(
+            f"{folder}: {len(linked)} linked subfolder{'s' if len(linked) > 1 else ''} left out; name them too."
+        )
 
 
 def is_image_name(path: str) -> bool:
@@ -206,7 +211,7 @@ def _from_list(path: str, images: str | None, frame_aspect: float | None) -> Ite
     base = images if images is not None else storage.parent(path)
     with _opened(path) as file:
         for line in file:
-            name = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
+            name = line.decode("utf-8-sig", "surrogateescape").rstrip("\r\n")
             if name.strip():
                 yield _source(storage.join(base, name), frame_aspect)
 

@@ -135,14 +135,18 @@ def parent(path: str) -> str:
     return path.rpartition("/")[0] if is_url(path) else os.path.dirname(path)
 
 
-def walk(folder: str) -> Iterator[str]:
-    """Yield the visible files below a folder, sorted within each folder, its own files before its subfolders'."""
+def walk(folder: str, linked: list[str]) -> Iterator[str]:
+    """Yield the visible files below a folder, sorted within each folder, its own files before its subfolders'.
+
+    Links to folders are not followed, as they may lead in a circle; they are appended to `linked`.
+    """
     with reaching(folder):
         if is_url(folder):
             yield from _walk_remote(*filesystem(folder))
             return
         for base, folders, names in os.walk(folder, onerror=_raise):
             folders[:] = sorted(name for name in folders if not _hidden(name))
+            linked += (path for name in folders if os.path.islink(path := os.path.join(base, name)))
             yield from (os.path.join(base, name) for name in sorted(names) if not _hidden(name))
 
 
