@@ -9,13 +9,11 @@ import time
 from pathlib import Path
 
 import cv2
+import pandas as pd
 import pytest
 
 import tiny
 from dermlens import cli
-
-pytest.importorskip("pyarrow")
-pd = pytest.importorskip("pandas")
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,13 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dermlens.errors import DataError, DermlensError, MissingExtraError, UsageError
-
-pa = pytest.importorskip("pyarrow")
-fsspec = pytest.importorskip("fsspec")
-
-import pyarrow.parquet as pq  # noqa: E402
-
-from dermlens.inference.listing import Listing, read_listing  # noqa: E402
+from dermlens.inference.listing import Listing, read_listing
 
 NAMES = ("a.png", "b.jpg", "sub/c.webp")
 

@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import fsspec
+import pandas as pd
 import pytest
 
 import tiny
 from dermlens.errors import ImageError, StorageError
-
-pytest.importorskip("pyarrow")
-fsspec = pytest.importorskip("fsspec")
-pd = pytest.importorskip("pandas")
-
-from dermlens.inference import items, storage  # noqa: E402
-from dermlens.inference.batch import Settings, Summary, open_job, run_job  # noqa: E402
-from dermlens.inference.listing import Source, Unit  # noqa: E402
-from dermlens.inference.shards import read_tar  # noqa: E402
+from dermlens.inference import items, storage
+from dermlens.inference.batch import Settings, Summary, open_job, run_job
+from dermlens.inference.listing import Source, Unit
+from dermlens.inference.shards import read_tar
 
 
 @pytest.fixture(scope="module")
