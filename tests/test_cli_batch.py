@@ -9,13 +9,11 @@ import time
 from pathlib import Path
 
 import cv2
+import pandas as pd
 import pytest
 
 import tiny
 from dermlens import cli
-
-pytest.importorskip("pyarrow")
-pd = pytest.importorskip("pandas")
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +58,7 @@ def test_it_says_what_it_did_and_how_to_read_it(
         (["{images}", "--shard", "half"], "--shard is 'half'"),
         (["{images}", "--workers", "2"], "Add --engine ray"),
         (["{images}", "--out", "{images}/bad.jpg"], "bad.jpg"),
+        (["{images}", "{images}s"], "No such file or folder"),
         (["{out}/nothing-*.png"], "nothing matches"),
         (["nonsense://x"], "not a protocol"),
     ],

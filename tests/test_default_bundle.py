@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage.data
 from rich.console import Console
 
 from dermlens import Predictor
@@ -85,8 +86,7 @@ def test_every_example_gets_a_calibrated_answer(predictor: Predictor) -> None:
 
 @pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee", "rocket", "page", "brick"])
 def test_what_is_no_dermoscopy_is_rejected(predictor: Predictor, name: str) -> None:
-    skimage = pytest.importorskip("skimage.data")
-    answer = predictor.predict(getattr(skimage, name)())
+    answer = predictor.predict(getattr(skimage.data, name)())
     assert answer.status == "rejected" and answer.reasons[0].code == "not_dermoscopic"
 
 

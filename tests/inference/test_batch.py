@@ -15,16 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import pandas as pd
 import pytest
 
 import tiny
 from dermlens import Predictor
 from dermlens.errors import StorageError, UsageError
-
-pytest.importorskip("pyarrow")
-pd = pytest.importorskip("pandas")
-
-from dermlens.inference.batch import Job, Progress, Settings, Summary, open_job, run_job  # noqa: E402
+from dermlens.inference.batch import Job, Progress, Settings, Summary, open_job, run_job
 
 NAMES = [f"{index:03d}.png" for index in range(23)]
 
@@ -150,6 +147,7 @@ def test_parts_that_are_gone_damaged_or_unrecorded_are_put_right(pictures: Path,
     state["parts"] = [part for part in state["parts"] if part["file"] != parts[3].name]  # killed before it was recorded
     (out / "_manifest.json").write_text(json.dumps(state))
     (out / f".{parts[0].name}.1234.tmp").write_bytes(b"half")
+    (out / "._manifest.json.1234.tmp").write_bytes(b"half")
     summary = batch(pictures, out, model, settings=settings, resume=True)
     assert summary.finished and summary.new_rows == 8
     assert list(answers(out).image) == [str(pictures / name) for name in NAMES]

@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
+import pyarrow as pa
 
 import tiny
 from dermlens import Predictor
-
-pa = pytest.importorskip("pyarrow")
-
-from dermlens.inference import columns  # noqa: E402
+from dermlens.inference import columns
 
 
 def test_every_field_of_an_answer_has_its_column(tmp_path: Path) -> None:

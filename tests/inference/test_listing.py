@@ -8,16 +8,13 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from dermlens.errors import DataError, DermlensError, MissingExtraError, UsageError
-
-pa = pytest.importorskip("pyarrow")
-fsspec = pytest.importorskip("fsspec")
-
-import pyarrow.parquet as pq  # noqa: E402
-
-from dermlens.inference.listing import Listing, read_listing  # noqa: E402
+from dermlens.inference.listing import Listing, read_listing
 
 NAMES = ("a.png", "b.jpg", "sub/c.webp")
 
@@ -54,6 +51,44 @@ def test_a_glob_a_list_and_tables_name_the_same_images(folder: Path) -> None:
     assert found == [expected(folder)] * 3
     assert paths(read_listing([str(folder / "**" / "*.[jpw]*g")])) == expected(folder)[:2]
     assert paths(read_listing([str(folder / "names.txt")], images="else/where"))[0] == "else/where/a.png"
+
+
+def test_linked_subfolders_are_counted_and_not_entered(folder: Path) -> None:
+    (folder / "again").symlink_to(folder, target_is_directory=True)
+    listing = read_listing([str(folder)])
+    assert paths(listing) == expected(folder)
+    assert listing.notes[-1] == f"{folder}: 1 linked subfolder left out; name them too."
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(folder: Path) -> None:
+    (folder / "names.txt").write_text("a.png\nb.jpg\n", encoding="utf-8-sig")
+    assert paths(read_listing([str(folder / "names.txt")])) == expected(folder)[:2]
+
+
+def test_endings_may_be_in_capitals(folder: Path) -> None:
+    (folder / "L.TXT").write_text("a.png\n")
+    (folder / "L.CSV").write_text("image\na.png\n")
+    pq.write_table(pa.table({"image": ["a.png"]}), folder / "L.PARQUET")
+    found = [paths(read_listing([str(folder / name)])) for name in ("L.TXT", "L.CSV", "L.PARQUET")]
+    assert found == [[str(folder / "a.png")]] * 3
+
+
+@pytest.mark.parametrize("name", ["fotos", "a.jpeg", "s.tar", "t.csv", "l.txt", ""])
+def test_an_input_that_is_not_there_is_told_and_a_name_in_a_list_gets_its_row(name: str, folder: Path) -> None:
+    missing = name and str(folder / name)
+    with pytest.raises(UsageError, match="No such file or folder") as caught:
+        list(read_listing([str(folder), missing]).units(9))
+    assert caught.value.code == "not_found"
+    (folder / "names.lst").write_text("gone.png\n")
+    assert paths(read_listing([str(folder / "names.lst")])) == [str(folder / "gone.png")]
+
+
+def test_a_url_that_is_not_there_is_told_unless_it_names_an_image_or_a_shard() -> None:
+    assert paths(read_listing(["memory://gone/a.PNG"])) == ["memory://gone/a.PNG"]
+    assert paths(read_listing(["memory://gone/s.tar"])) == ["memory://gone/s.tar"]
+    for url in ("memory://gone", "memory://gone/t.csv"):
+        with pytest.raises(UsageError, match="No such file or folder"):
+            read_listing([url])
 
 
 def test_a_file_with_the_name_of_a_glob_is_that_file(tmp_path: Path) -> None:

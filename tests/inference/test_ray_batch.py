@@ -12,18 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import pandas as pd
 import pytest
 
 import tiny
 from dermlens.errors import DermlensError, StorageError, UsageError
+from dermlens.inference.batch import Progress, Settings, Summary, open_job, run_job
+from dermlens.inference.ray_batch import ray_engine
 
-pytest.importorskip("pyarrow")
-pytest.importorskip("ray")
-psutil = pytest.importorskip("psutil")  # Ray brings it
-pd = pytest.importorskip("pandas")
-
-from dermlens.inference.batch import Progress, Settings, Summary, open_job, run_job  # noqa: E402
-from dermlens.inference.ray_batch import ray_engine  # noqa: E402
+import psutil  # isort: skip  # inside Ray: found once Ray is imported
 
 SETTINGS = Settings(part_rows=25, embedding=True)
 

@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import fsspec
+import pandas as pd
 import pytest
 
 import tiny
 from dermlens.errors import ImageError, StorageError
-
-pytest.importorskip("pyarrow")
-fsspec = pytest.importorskip("fsspec")
-pd = pytest.importorskip("pandas")
-
-from dermlens.inference import items, storage  # noqa: E402
-from dermlens.inference.batch import Settings, Summary, open_job, run_job  # noqa: E402
-from dermlens.inference.listing import Source, Unit  # noqa: E402
-from dermlens.inference.shards import read_tar  # noqa: E402
+from dermlens.inference import items, storage
+from dermlens.inference.batch import Settings, Summary, open_job, run_job
+from dermlens.inference.listing import Source, Unit
+from dermlens.inference.shards import read_tar
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +78,18 @@ def test_what_is_wrong_with_a_shard_has_its_row(tmp_path: Path) -> None:
     assert kinds(open_end)[0] == "image" and kinds(empty) == ["no_images"]
     assert kinds(tmp_path / "missing.tar") == ["not_found"]
     assert kinds(whole, max_bytes=10) == ["too_many_bytes"] * 5
+
+
+def test_a_link_with_the_name_of_an_image_has_its_row(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "s.tar", 1)
+    with tarfile.open(tar, "a") as archive:
+        for name, kind in (("hard.png", tarfile.LNKTYPE), ("soft.png", tarfile.SYMTYPE), ("soft.txt", tarfile.SYMTYPE)):
+            member = tarfile.TarInfo(f"set/{name}")
+            member.type, member.linkname = kind, "set/000.png"
+            archive.addfile(member)
+    rows = list(read_tar(str(tar), 10_000))
+    assert [name for name, _, _ in rows] == [f"{tar}/set/{name}" for name in ("000.png", "hard.png", "soft.png")]
+    assert kinds(tar) == ["image", "unreadable", "unreadable"]
 
 
 def test_a_disk_that_fails_is_no_damaged_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dermlens import Predictor
-from dermlens.serving.batching import Batcher, PixelBudget
+from dermlens.serving.batching import Batcher
 from dermlens.serving.problems import Problem
 from serving_requests import picture
 
@@ -121,11 +121,3 @@ def test_large_images_wait_for_each_other(model: Any) -> None:
     batcher.close()
     assert [answer.diagnosis_code for answer in answers] == ["RED"] * 6
     assert set(at_once) == {1}
-
-
-def test_the_pixel_budget_lets_small_ones_share_and_a_huge_one_in_alone() -> None:
-    budget = PixelBudget(10)
-    with budget.hold(4), budget.hold(6):
-        pass
-    with budget.hold(1000):
-        pass

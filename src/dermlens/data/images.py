@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
@@ -30,6 +32,8 @@ UNREAD_IMAGE_EXTENSIONS = frozenset({".heic", ".heif", ".gif", ".avif", ".jp2", 
 DEFAULT_MAX_BYTES = 20_000_000
 DEFAULT_MAX_PIXELS = 50_000_000
 
+Hold: TypeAlias = Callable[[int], AbstractContextManager[None]]
+
 __all__ = [
     "DEFAULT_MAX_BYTES",
     "DEFAULT_MAX_PIXELS",
@@ -47,6 +51,10 @@ __all__ = [
 ]
 
 
+def _hold_nothing(pixels: int) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 def load_image(
     source: Source | npt.NDArray[Any],
     spec: InputSpec,
@@ -54,6 +62,7 @@ def load_image(
     frame_aspect: float | None = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    hold: Hold = _hold_nothing,
 ) -> Pixels:
     """Open an image and prepare it for a network.
 
@@ -65,6 +74,7 @@ def load_image(
             None where pixels are square. See `frame`.
         max_bytes: largest file, in bytes.
         max_pixels: largest width x height, by the file's header.
+        hold: given width x height, a context in which the file is decoded; it may wait for memory.
 
     Returns:
         uint8 RGB, shape (spec.size_px, spec.size_px, 3), a new array.
@@ -74,8 +84,9 @@ def load_image(
     """
     if isinstance(source, np.ndarray):
         return frame(rgb_from_array(source), spec, frame_aspect)
-    image = decode(source, spec=spec, frame_aspect=frame_aspect, max_bytes=max_bytes, max_pixels=max_pixels)
-    return frame(image, spec, frame_aspect)
+    data, header, name = _checked(source, max_bytes, max_pixels)
+    with hold(header.width_px * header.height_px):
+        return frame(_decoded(data, header, name, spec, frame_aspect), spec, frame_aspect)
 
 
 def decode(
@@ -108,10 +119,19 @@ def decode(
         ImageError: with code `not_found`, `is_a_directory`, `empty_file`, `too_many_bytes`,
             `unsupported_format`, `too_many_pixels`, `too_small`, `truncated` or `unreadable`.
     """
+    return _decoded(*_checked(source, max_bytes, max_pixels), spec, frame_aspect)
+
+
+def _checked(source: Source, max_bytes: int, max_pixels: int) -> tuple[bytes, Header, str]:
+    """Return (bytes, header, what messages call it) of a file within the limits."""
     name = _name(source)
     data = read_bytes(source, max_bytes=max_bytes)
     header = read_header(data, name)
     _check_size(header, name, max_pixels)
+    return data, header, name
+
+
+def _decoded(data: bytes, header: Header, name: str, spec: InputSpec | None, frame_aspect: float | None) -> Pixels:
     reduction = 1
     if spec is not None and header.format == "JPEG":
         reduction = reduction_for(*header.upright_size_px, spec, frame_aspect)

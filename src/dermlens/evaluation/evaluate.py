@@ -34,7 +34,7 @@ from dermlens.inference.trust import grave_codes
 from dermlens.reporting.figures import figure
 from dermlens.reporting.progress import track
 
-ANY_SIZE = {"max_bytes": 2**40, "max_pixels": 2**40}  # the answer was given, so the limits were kept
+ANY_SIZE = 2**40  # the answer was given, so the limits were kept
 FILES = {
     "report.html": "all of it, to be read",
     "metrics.json": "every figure",
@@ -139,7 +139,9 @@ def _trust(
     spec, bundle = answers.bundle.input_spec, answers.bundle
 
     def load(row: int) -> Pixels:
-        return load_image(records[row].path, spec, frame_aspect=records[row].frame_aspect, **ANY_SIZE)
+        return load_image(
+            records[row].path, spec, frame_aspect=records[row].frame_aspect, max_bytes=ANY_SIZE, max_pixels=ANY_SIZE
+        )
 
     groups = []
     with track("Skin tone", len(records), console) as advance, ThreadPoolExecutor(DECODE_THREADS) as pool:

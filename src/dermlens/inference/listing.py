@@ -108,14 +108,15 @@ def read_listing(
 ) -> Listing:
     """List what is meant by folders, globs, tables, lists of names, tar shards and single images; no image is opened.
 
-    A name counts whether it is there or not: its row will carry the error.
+    A name in a table or list counts whether it is there or not: its row will carry the error. So does the URL of an
+    image or tar shard. All else that is named here must be there: a mistyped folder must not pass for one bad image.
 
     Args:
         images: folder or URL that the names in tables and lists are below; where the table stands by default.
         frame_aspect: of the camera, for images whose table does not say.
         shard: (i, n) keeps every n-th source from the i-th on, i from 1.
     Raises:
-        UsageError: no image at all, or a folder, table or list that is not there.
+        UsageError: no image at all (code `no_images`), or an input that is not there (`not_found`).
         DataError: a table without a column of images, or with an empty cell in it.
     """
     index, count = shard
@@ -151,16 +152,28 @@ def _sources(
             if not found:
                 notes.append(f"{argument}: nothing matches.")
         else:
+            _check_there(argument)
             found = [argument]
         for path in found:
-            if path.endswith(TABLE_ENDINGS):
+            if path.lower().endswith(TABLE_ENDINGS):
                 yield from _from_table(path, images, frame_aspect)
-            elif path.endswith(LIST_ENDINGS):
+            elif path.lower().endswith(LIST_ENDINGS):
                 yield from _from_list(path, images, frame_aspect)
             elif storage.is_folder(path):
                 yield from _from_folder(path, frame_aspect, notes)
             else:
                 yield _source(path, frame_aspect)
+
+
+def _check_there(argument: str) -> None:
+    answered = is_image_name(argument) or argument.lower().endswith(TAR_ENDINGS)
+    if (storage.is_url(argument) and answered) or storage.exists(argument):
+        return
+    raise UsageError(
+        f"No such file or folder: {argument!r}.",
+        remedy="Check the name, and that you may read it.",
+        code="not_found",
+    )
 
 
 def _source(path: str, frame_aspect: float | None) -> Source:
@@ -172,7 +185,8 @@ def _source(path: str, frame_aspect: float | None) -> Source:
 
 def _from_folder(folder: str, frame_aspect: float | None, notes: list[str]) -> Iterator[Source]:
     others = found = 0
-    for path in storage.walk(folder):
+    linked: list[str] = []
+    for path in storage.walk(folder, linked):
         if is_image_name(path) or path.lower().endswith(TAR_ENDINGS):
             found += 1
             yield _source(path, frame_aspect)
@@ -182,6 +196,10 @@ def _from_folder(folder: str, frame_aspect: float | None, notes: list[str]) -> I
         notes.append(f"{folder}: no images in this folder.")
     if others:
         notes.append(f"{folder}: {others} other file{'s' if others > 1 else ''} left out (not images by extension).")
+    if linked:
+        notes.append(
+            f"{folder}: {len(linked)} linked subfolder{'s' if len(linked) > 1 else ''} left out; name them too."
+        )
 
 
 def is_image_name(path: str) -> bool:
@@ -193,7 +211,7 @@ def _from_list(path: str, images: str | None, frame_aspect: float | None) -> Ite
     base = images if images is not None else storage.parent(path)
     with _opened(path) as file:
         for line in file:
-            name = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
+            name = line.decode("utf-8-sig", "surrogateescape").rstrip("\r\n")
             if name.strip():
                 yield _source(storage.join(base, name), frame_aspect)
 
@@ -213,7 +231,7 @@ def _from_table(path: str, images: str | None, frame_aspect: float | None) -> It
 def _cells(path: str) -> Iterator[tuple[str, Any]]:
     """Yield (image, frame aspect) of each row as they stand in the table."""
     with _opened(path) as file:
-        if path.endswith(".parquet"):
+        if path.lower().endswith(".parquet"):
             yield from _parquet_cells(path, file)
             return
         lines = (line.decode("utf-8-sig") for line in file)

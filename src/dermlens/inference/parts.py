@@ -72,6 +72,10 @@ class Folder:
     def scratch_prefix(self) -> str:
         return f".part-{self.tag}{'-' if self.tag else ''}"
 
+    @property
+    def scratch_manifest_prefix(self) -> str:
+        return f".{self.manifest}."
+
     def names(self) -> list[str]:
         """Return all file names in it, sorted; none where there is no folder."""
         with storing(self.path):
@@ -283,8 +287,9 @@ class Ledger:
 
     def _sweep(self, names: list[str]) -> None:
         """Remove what a killed process was writing."""
+        own = (self.folder.scratch_prefix, self.folder.scratch_manifest_prefix)
         for name in names:
-            if name.startswith(self.folder.scratch_prefix) and name.endswith(".tmp"):
+            if name.startswith(own) and name.endswith(".tmp"):
                 self.folder.remove(name)
 
     def _check_same_job(self, name: str) -> None:

@@ -19,11 +19,14 @@ from dermlens.inference.bundle import Bundle, find_bundle, load_bundle
 from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.explain import Explanation, explain
 from dermlens.inference.judgement import Judgement, judge
+from dermlens.inference.pixel_budget import PixelBudget
 from dermlens.inference.runtime import BATCH, Outputs, Runtime
 from dermlens.inference.trust import Reason
 
 SCHEMA = "dermlens/prediction/1"
 DECODE_THREADS = min(8, os.cpu_count() or 2)
+PIXELS_AT_ONCE = 100_000_000
+"""Decoded at one time, by their headers: eight photographs of 12 megapixels, or two of the largest that are allowed."""
 DISCLAIMER = "For research and decision support only; not a diagnosis."
 
 ImageSource = str | Path | bytes | np.ndarray | ImageError
@@ -127,6 +130,7 @@ class Predictor:
         self._runtime = Runtime(self.bundle.graph_path, precision=self.bundle.precision, threads=threads)
         self._decode_threads = min(DECODE_THREADS, threads or DECODE_THREADS)
         self._limits = {"max_bytes": max_bytes, "max_pixels": max_pixels}
+        self._pixels = PixelBudget(PIXELS_AT_ONCE)
         self._head: tuple[np.ndarray, np.ndarray] | None = None
         self._model = {"name": self.bundle.name, "version": self.bundle.version, "sha256": self.bundle.sha256}
 
@@ -224,7 +228,8 @@ class Predictor:
         try:
             if isinstance(job.image, ImageError):
                 raise job.image
-            pixels = load_image(job.image, self.bundle.input_spec, frame_aspect=job.frame_aspect, **self._limits)
+            spec, hold = self.bundle.input_spec, self._pixels.hold
+            pixels = load_image(job.image, spec, frame_aspect=job.frame_aspect, hold=hold, **self._limits)
             error = None
         except ImageError as caught:
             pixels, error = None, caught

@@ -37,8 +37,9 @@ def read_tar(path: str, max_bytes: int) -> Iterator[tuple[str, bytes | ImageErro
         with file, tarfile.open(fileobj=cast(BinaryIO, _Stream(file, path)), mode="r|*", tarinfo=_Member) as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
-                if member.isfile() and _is_image(member.name):
-                    yield f"{path}/{member.name}", _bytes(tar, member, max_bytes), member.offset
+                if (member.isfile() or member.islnk() or member.issym()) and _is_image(member.name):
+                    data = _bytes(tar, member, max_bytes) if member.isfile() else _link(member)
+                    yield f"{path}/{member.name}", data, member.offset
                     count += 1
             if not getattr(tar, "saw_end", False):
                 yield path, _incomplete(path, count, "it has no end mark"), 0
@@ -94,6 +95,14 @@ def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> byt
     if len(data) < member.size:
         raise tarfile.ReadError("unexpected end of data")
     return data
+
+
+def _link(member: tarfile.TarInfo) -> ImageError:
+    return ImageError(
+        f"The image {member.name!r} is only a link to {member.linkname!r}, which a stream cannot go back to.",
+        remedy="Pack files instead of links (tar --dereference --hard-dereference).",
+        code="unreadable",
+    )
 
 
 def _incomplete(path: str, count: int, why: str) -> ImageError:

@@ -101,6 +101,19 @@ def size_bytes(path: str) -> int | None:
     return None
 
 
+def exists(path: str) -> bool:
+    """Whether there is a file or folder of that name."""
+    if not is_url(path):
+        return os.path.exists(path)
+    if is_folder(path):
+        return True
+    with reaching(path), suppress(FileNotFoundError, NotADirectoryError):
+        fs, inside = filesystem(path)
+        fs.info(inside)  # `exists` would take a storage that cannot be reached for one without the file
+        return True
+    return False
+
+
 def is_folder(path: str) -> bool:
     """Whether it is a folder; an object store has one where something stands below it."""
     if not is_url(path):
@@ -122,14 +135,18 @@ def parent(path: str) -> str:
     return path.rpartition("/")[0] if is_url(path) else os.path.dirname(path)
 
 
-def walk(folder: str) -> Iterator[str]:
-    """Yield the visible files below a folder, sorted within each folder, its own files before its subfolders'."""
+def walk(folder: str, linked: list[str]) -> Iterator[str]:
+    """Yield the visible files below a folder, sorted within each folder, its own files before its subfolders'.
+
+    Links to folders are not followed, as they may lead in a circle; they are appended to `linked`.
+    """
     with reaching(folder):
         if is_url(folder):
             yield from _walk_remote(*filesystem(folder))
             return
         for base, folders, names in os.walk(folder, onerror=_raise):
             folders[:] = sorted(name for name in folders if not _hidden(name))
+            linked += (path for name in folders if os.path.islink(path := os.path.join(base, name)))
             yield from (os.path.join(base, name) for name in sorted(names) if not _hidden(name))
 
 

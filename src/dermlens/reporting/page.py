@@ -23,7 +23,7 @@ from dermlens.inference.predict import DISCLAIMER, Prediction
 from dermlens.reporting.terminal import percent, referral_words, shown
 
 THUMBNAIL_PX = 320
-ANY_SIZE = {"max_bytes": 2**40, "max_pixels": 2**40}  # the answer was given, so the limits were kept
+ANY_SIZE = 2**40  # the answer was given, so the limits were kept
 
 
 def write_page(answers: Sequence[Prediction], bundle: Bundle, path: Path, *, top: int = 3) -> None:
@@ -132,7 +132,9 @@ def _bar(code: str, probability: float, chosen: bool) -> str:
 def _picture(answer: Prediction, bundle: Bundle) -> str:
     try:
         spec = replace(bundle.input_spec, size_px=THUMBNAIL_PX)
-        pixels = load_image(answer.image, spec, frame_aspect=answer.frame_aspect, **ANY_SIZE)
+        pixels = load_image(
+            answer.image, spec, frame_aspect=answer.frame_aspect, max_bytes=ANY_SIZE, max_pixels=ANY_SIZE
+        )
     except ImageError:
         return ""
     _, code = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])

@@ -11,38 +11,17 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from dermlens.data.header import read_header
 from dermlens.errors import ImageError
+from dermlens.inference.pixel_budget import PixelBudget
 from dermlens.inference.predict import Prediction, Predictor
 from dermlens.serving.problems import Problem
 
 PIXELS_AT_ONCE = 16_000_000  # decoded at one time, or one image alone if it has more
 WORKERS = 2  # while one waits for the network, the other reads the next images
-
-
-class PixelBudget:
-    """Lets threads decode up to a number of pixels at one time; a larger image waits until it is alone."""
-
-    def __init__(self, pixels: int = PIXELS_AT_ONCE) -> None:
-        self.pixels = pixels
-        self._held = 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def hold(self, pixels: int) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: self._held == 0 or self._held + pixels <= self.pixels)
-            self._held += pixels
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._held -= pixels
-                self._changed.notify_all()
 
 
 @dataclass(eq=False)
@@ -81,7 +60,7 @@ class Batcher:
         self._on_batch = on_batch
         self._jobs: deque[_Job] = deque()
         self._ready = threading.Condition()
-        self._pixels = PixelBudget()
+        self._pixels = PixelBudget(PIXELS_AT_ONCE)
         self._closed = True
         self._threads: list[threading.Thread] = []
         self.pending = 0  # waiting or running; only the event loop changes it
