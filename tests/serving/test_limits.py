@@ -115,6 +115,10 @@ def test_one_ipv6_network_is_one_client() -> None:
     with pytest.raises(Problem):
         limit.check("2001:db8::2")
     limit.check("2001:db8:0:1::1")
+    limit.check("::ffff:192.0.2.1")
+    limit.check("::ffff:192.0.2.2")
+    with pytest.raises(Problem):
+        limit.check("192.0.2.1")
 
 
 def test_the_rate_limit_is_told_over_http(client: Client) -> None:
@@ -132,6 +136,13 @@ def test_uploads_in_memory_are_bounded() -> None:
         held.take(30)
     held.give_back(80)
     held.take(100)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+def test_a_body_where_none_is_read_changes_nothing(client: Client, red: bytes, method: str) -> None:
+    api = client(max_held_bytes=10)
+    bare, loaded = (api.request(method, "/metrics/no", content=content) for content in (None, red))
+    assert (bare.status_code, loaded.status_code) == (404, 404)
 
 
 def test_a_full_queue_says_when_to_come_back(client: Client, model: Path, red: bytes) -> None:

@@ -103,6 +103,19 @@ def test_a_refused_body_that_never_ends_is_cut_off(model: Path) -> None:
                 time.sleep(0.02)
 
 
+@pytest.mark.parametrize("request_line", [b"GET / HTTP/1.1", b"POST /api/v1/predictions HTTP/1.1"])
+def test_promised_bodies_take_no_memory_from_others(model: Path, red: bytes, request_line: bytes) -> None:
+    """Sixteen clients promise 32 MiB each, twice what may be held, and send nothing."""
+    with live.in_thread(model) as port:
+        idle = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(16)]
+        for connection in idle:
+            connection.sendall(request_line + b"\r\nHost: x\r\nContent-Length: 33554432\r\n\r\n")
+        time.sleep(0.3)
+        assert post_image(port, red) == 200
+        for connection in idle:
+            connection.close()
+
+
 def test_connections_beyond_the_limit_are_closed(model: Path) -> None:
     with live.in_thread(model, max_connections=5) as port:
         connections = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(5)]
