@@ -104,6 +104,29 @@ def test_a_refused_body_that_never_ends_is_cut_off(model: Path) -> None:
 
 
 @pytest.mark.parametrize("request_line", [b"GET / HTTP/1.1", b"POST /api/v1/predictions HTTP/1.1"])
+def test_a_body_in_tiny_chunks_is_cut_off(model: Path, red: bytes, request_line: bytes) -> None:
+    with live.in_thread(model, token="long-token") as port:
+        connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+        connection.sendall(request_line + b"\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 256)
+        time.sleep(0.1)
+        with pytest.raises(OSError):  # noqa: PT012 - it is closed at some time within this loop
+            for _ in range(100):
+                connection.sendall(b"1\r\nx\r\n" * 10)
+                time.sleep(0.02)
+        assert get_status(port, "/healthz") == 200
+
+
+def test_a_body_in_honest_chunks_is_read(model: Path, red: bytes) -> None:
+    with live.in_thread(model) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        chunks = [red[start : start + 16] for start in range(0, len(red), 16)][:250]
+        chunks.append(red[250 * 16 :])
+        headers = {"Content-Type": "image/png"}
+        connection.request("POST", "/api/v1/predictions", iter(filter(None, chunks)), headers, encode_chunked=True)
+        assert connection.getresponse().status == 200
+
+
+@pytest.mark.parametrize("request_line", [b"GET / HTTP/1.1", b"POST /api/v1/predictions HTTP/1.1"])
 def test_promised_bodies_take_no_memory_from_others(model: Path, red: bytes, request_line: bytes) -> None:
     """Sixteen clients promise 32 MiB each, twice what may be held, and send nothing."""
     with live.in_thread(model) as port:

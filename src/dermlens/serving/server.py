@@ -11,12 +11,16 @@ from typing import Any
 
 import h11
 import uvicorn
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dermlens.inference.predict import Predictor
 from dermlens.serving.app import create_app
 from dermlens.serving.envelope import Life
 from dermlens.serving.settings import Settings
+
+FREE_CHUNKS = 256  # of any size, in one body
+MIN_CHUNK_BYTES = 512  # on average, beyond those: parsing costs by the chunk, not by the byte
 
 
 def make_server(predictor: Predictor, settings: Settings, host: str, port: int) -> DrainingServer:
@@ -77,6 +81,10 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
 
         _timer: asyncio.TimerHandle | None = None
 
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.conn = _Connection(h11.SERVER, HIGH_WATER_LIMIT)
+
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             if len(self.connections) > settings.max_connections:
@@ -91,6 +99,12 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
                     self._watch(settings.header_timeout_s)
             elif self.conn.our_state is not h11.DONE:
                 self._forget()
+
+        def send_400_response(self, msg: str) -> None:
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                super().send_400_response(msg)
+            else:
+                self.transport.abort()
 
         def on_response_complete(self) -> None:
             self._forget()
@@ -116,6 +130,24 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
             self.transport.close()
 
     return Protocol
+
+
+class _Connection(h11.Connection):
+    """Refuses a body in very many tiny chunks: parsing 256 KiB of them would stop everybody for seconds."""
+
+    _chunks = 0
+    _bytes = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            self._bytes += len(event.data)
+            if self._chunks > FREE_CHUNKS + self._bytes // MIN_CHUNK_BYTES:
+                raise h11.RemoteProtocolError("The chunks of the body are too small.")
+        return event
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
