@@ -104,8 +104,8 @@ def test_a_refused_body_that_never_ends_is_cut_off(model: Path) -> None:
 
 
 @pytest.mark.parametrize("request_line", [b"GET / HTTP/1.1", b"POST /api/v1/predictions HTTP/1.1"])
-def test_a_body_in_tiny_chunks_is_cut_off(model: Path, red: bytes, request_line: bytes) -> None:
-    with live.in_thread(model, token="long-token") as port:
+def test_a_body_in_tiny_chunks_is_cut_off(model: Path, request_line: bytes) -> None:
+    with live.in_thread(model, linger_s=0.5) as port:
         connection = socket.create_connection(("127.0.0.1", port), timeout=20)
         connection.sendall(request_line + b"\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 256)
         time.sleep(0.1)
@@ -114,6 +114,20 @@ def test_a_body_in_tiny_chunks_is_cut_off(model: Path, red: bytes, request_line:
                 connection.sendall(b"1\r\nx\r\n" * 10)
                 time.sleep(0.02)
         assert get_status(port, "/healthz") == 200
+
+
+def test_the_rest_of_a_refused_chunked_body_is_not_parsed(model: Path) -> None:
+    with live.in_thread(model, token="long-token") as port:
+        connection = socket.create_connection(("127.0.0.1", port), timeout=5)
+        connection.sendall(b"POST /api/v1/predictions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        assert response.status == 401
+        response.read()
+        connection.sendall(b"this is no chunk\r\n" * 100 + b"0\r\n")
+        time.sleep(0.1)
+        connection.sendall(b"\r\n")
+        assert connection.recv(10) == b"", "closed at its end, without an answer to what is no chunk"
 
 
 def test_a_body_in_honest_chunks_is_read(model: Path, red: bytes) -> None:

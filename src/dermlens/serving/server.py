@@ -22,6 +22,8 @@ from dermlens.serving.settings import Settings
 FREE_CHUNKS = 256  # of any size, in one body
 MIN_CHUNK_BYTES = 512  # on average, beyond those: parsing costs by the chunk, not by the byte
 
+LAST_CHUNK = b"0\r\n\r\n"
+
 
 def make_server(predictor: Predictor, settings: Settings, host: str, port: int) -> DrainingServer:
     """Return a server that is ready to `run()`; port 0 takes a free one."""
@@ -80,6 +82,7 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
         """Closes a connection whose headers, or whose refused body, take too long; and those beyond the limit."""
 
         _timer: asyncio.TimerHandle | None = None
+        _unparsed: bytes | None = None  # the end of a refused chunked body, which is thrown away as it comes
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
@@ -93,6 +96,11 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
             self._watch(settings.header_timeout_s)
 
         def data_received(self, data: bytes) -> None:
+            if self._unparsed is not None:
+                self._unparsed = (self._unparsed + data)[-len(LAST_CHUNK) :]
+                if self._unparsed == LAST_CHUNK:
+                    self._close()
+                return
             super().data_received(data)
             if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
                 if self._timer is None:
@@ -112,6 +120,8 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
             super().on_response_complete()
             if refused_early and not self.transport.is_closing():
                 self._watch(settings.linger_s)
+                if any(name == b"transfer-encoding" for name, _ in self.headers):
+                    self._unparsed = b""
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._forget()
