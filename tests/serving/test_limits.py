@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 from dermlens import Predictor
 from dermlens.serving.access import RateLimit
 from dermlens.serving.app import create_app
+from dermlens.serving.batching import Batcher
 from dermlens.serving.envelope import Life
 from dermlens.serving.limits import Held
 from dermlens.serving.problems import Problem
@@ -171,6 +172,15 @@ def test_a_server_that_is_being_stopped_is_not_ready_but_answers(predictor: Pred
     with TestClient(create_app(predictor, Settings(), Life(draining=True))) as api:
         ready = api.get("/readyz")
         assert (ready.status_code, ready.json()["code"]) == (503, "draining")
+        assert int(ready.headers["retry-after"]) >= 1
         assert api.get("/healthz").status_code == 200
         answer = api.post(PREDICT, content=red, headers=PNG)
         assert answer.status_code == 200 and answer.headers["connection"] == "close"
+
+
+def test_a_server_whose_threads_have_ended_is_not_ready(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = client()
+    assert api.get("/readyz").status_code == 200
+    monkeypatch.setattr(Batcher, "alive", False)
+    ready = api.get("/readyz")
+    assert (ready.status_code, ready.json()["code"]) == (503, "not_working")
