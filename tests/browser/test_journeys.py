@@ -85,8 +85,28 @@ def test_several_images_are_read_and_two_compared(watched: Open, address: str, p
     page.locator("#compare-1").select_option("0")
     assert page.locator(".pair h3").all_inner_texts() == ["Red", "Red"]
     assert set(page.locator(".change").all_inner_texts()) == {"±0 pts"}
+    page.locator("#compare-1").select_option("2")
+    assert set(page.locator(".change").all_inner_texts()) == {"–"}, "what was rejected has no probabilities"
     page.get_by_role("button", name="Back to the reading").click()
     expect(page.locator(".verdict h2")).to_be_visible()
+
+
+def test_while_images_are_read_no_second_reading_starts(watched: Open, address: str, pictures: Pictures) -> None:
+    page = watched(address)
+    page.evaluate(
+        """() => { const send = window.fetch; window.sent = 0;
+        const go = new Promise((resolve) => { window.go = resolve; });
+        window.fetch = async (path, options) => {
+          if (path.includes("/predictions")) { window.sent += 1; await go; }
+          return send(path, options); }; }"""
+    )
+    page.set_input_files("#file", [str(pictures["red"]), str(pictures["green"])])
+    page.get_by_role("button", name="Read all 2 images").click()
+    page.locator(".thumb").nth(1).click()
+    expect(page.locator("button.primary")).to_be_disabled()
+    page.evaluate("window.go()")
+    expect(page.locator(".verdict h2")).to_have_text("Red")
+    assert page.evaluate("window.sent") == 2
 
 
 def test_an_image_is_framed_by_keyboard_and_what_is_framed_is_what_is_read(

@@ -50,19 +50,67 @@ def test_one_poisoned_image_does_not_spoil_its_company(model: Any, pictures: lis
     assert isinstance(poisoned, MemoryError)
 
 
-def test_a_request_larger_than_the_queue_is_let_in_only_when_nothing_waits(
+def test_a_request_larger_than_the_queue_is_let_in_while_there_is_room(
     predictor: Predictor, pictures: list[bytes]
 ) -> None:
     batcher = Batcher(predictor, queue_images=2, batch_images=4)
 
     async def ask() -> list[Any]:
-        jobs = [batcher.predict(pictures, ["x"] * 3) for _ in range(2)]
+        jobs = [batcher.predict(pictures[:count], ["x"] * count) for count in (1, 3, 1)]
         return list(await asyncio.gather(*jobs, return_exceptions=True))
 
-    first, second = asyncio.run(ask())
+    hold = threading.Event()
+    batcher._try = lambda group: hold.wait(30) and Batcher._try(batcher, group)  # type: ignore[method-assign,misc]
+
+    async def ask_and_let_go() -> list[Any]:
+        answers = asyncio.create_task(ask())
+        await asyncio.sleep(0.1)
+        hold.set()
+        return await answers
+
+    first, second, third = asyncio.run(ask_and_let_go())
     batcher.close()
-    assert len(first) == 3
-    assert isinstance(second, Problem) and second.code == "queue_full"
+    assert (len(first), len(second)) == (1, 3), "one of three finds room beside one that runs"
+    assert isinstance(third, Problem) and third.code == "queue_full"
+
+
+def test_an_answer_nobody_waits_for_counts_until_its_thread_lets_go(predictor: Predictor) -> None:
+    hold, entered = threading.Event(), threading.Event()
+    batcher = Batcher(predictor, queue_images=1, batch_images=1)
+
+    def occupy() -> None:
+        entered.set()
+        hold.wait(30)
+
+    async def ask() -> None:
+        job = asyncio.create_task(batcher.call(occupy))
+        await asyncio.to_thread(entered.wait, 30)
+        job.cancel()
+        await asyncio.sleep(0)
+        with pytest.raises(Problem):
+            batcher.admit()
+        hold.set()
+
+    asyncio.run(ask())
+    batcher.close()
+    assert batcher.pending == 0
+
+
+def test_a_fault_anywhere_fails_its_images_and_not_the_thread(predictor: Predictor, red: bytes) -> None:
+    faults = iter([ZeroDivisionError] * 4)
+
+    def fault(size: int) -> None:
+        for error in faults:
+            raise error
+
+    batcher = Batcher(predictor, queue_images=9, batch_images=1, on_batch=fault)
+    for _ in range(4):
+        with pytest.raises(ZeroDivisionError):
+            asyncio.run(batcher.predict([red], ["x"]))
+    assert batcher.alive
+    assert asyncio.run(batcher.predict([red], ["x"]))[0].diagnosis_code == "RED"
+    batcher.close()
+    assert batcher.pending == 0 and not batcher.alive
 
 
 def test_what_nobody_waits_for_any_more_is_not_done(predictor: Predictor, red: bytes) -> None:

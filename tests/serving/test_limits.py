@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 from dermlens import Predictor
 from dermlens.serving.access import RateLimit
 from dermlens.serving.app import create_app
+from dermlens.serving.batching import Batcher
 from dermlens.serving.envelope import Life
 from dermlens.serving.limits import Held
 from dermlens.serving.problems import Problem
@@ -115,6 +116,10 @@ def test_one_ipv6_network_is_one_client() -> None:
     with pytest.raises(Problem):
         limit.check("2001:db8::2")
     limit.check("2001:db8:0:1::1")
+    limit.check("::ffff:192.0.2.1")
+    limit.check("::ffff:192.0.2.2")
+    with pytest.raises(Problem):
+        limit.check("192.0.2.1")
 
 
 def test_the_rate_limit_is_told_over_http(client: Client) -> None:
@@ -132,6 +137,13 @@ def test_uploads_in_memory_are_bounded() -> None:
         held.take(30)
     held.give_back(80)
     held.take(100)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
+def test_a_body_where_none_is_read_changes_nothing(client: Client, red: bytes, method: str) -> None:
+    api = client(max_held_bytes=10)
+    bare, loaded = (api.request(method, "/metrics/no", content=content) for content in (None, red))
+    assert (bare.status_code, loaded.status_code) == (404, 404)
 
 
 def test_a_full_queue_says_when_to_come_back(client: Client, model: Path, red: bytes) -> None:
@@ -160,6 +172,15 @@ def test_a_server_that_is_being_stopped_is_not_ready_but_answers(predictor: Pred
     with TestClient(create_app(predictor, Settings(), Life(draining=True))) as api:
         ready = api.get("/readyz")
         assert (ready.status_code, ready.json()["code"]) == (503, "draining")
+        assert int(ready.headers["retry-after"]) >= 1
         assert api.get("/healthz").status_code == 200
         answer = api.post(PREDICT, content=red, headers=PNG)
         assert answer.status_code == 200 and answer.headers["connection"] == "close"
+
+
+def test_a_server_whose_threads_have_ended_is_not_ready(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = client()
+    assert api.get("/readyz").status_code == 200
+    monkeypatch.setattr(Batcher, "alive", False)
+    ready = api.get("/readyz")
+    assert (ready.status_code, ready.json()["code"]) == (503, "not_working")

@@ -103,6 +103,56 @@ def test_a_refused_body_that_never_ends_is_cut_off(model: Path) -> None:
                 time.sleep(0.02)
 
 
+@pytest.mark.parametrize("request_line", [b"GET / HTTP/1.1", b"POST /api/v1/predictions HTTP/1.1"])
+def test_a_body_in_tiny_chunks_is_cut_off(model: Path, request_line: bytes) -> None:
+    with live.in_thread(model, linger_s=0.5) as port:
+        connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+        connection.sendall(request_line + b"\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 256)
+        time.sleep(0.1)
+        with pytest.raises(OSError):  # noqa: PT012 - it is closed at some time within this loop
+            for _ in range(100):
+                connection.sendall(b"1\r\nx\r\n" * 10)
+                time.sleep(0.02)
+        assert get_status(port, "/healthz") == 200
+
+
+def test_the_rest_of_a_refused_chunked_body_is_not_parsed(model: Path) -> None:
+    with live.in_thread(model, token="long-token") as port:
+        connection = socket.create_connection(("127.0.0.1", port), timeout=5)
+        connection.sendall(b"POST /api/v1/predictions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        assert response.status == 401
+        response.read()
+        connection.sendall(b"this is no chunk\r\n" * 100 + b"0\r\n")
+        time.sleep(0.1)
+        connection.sendall(b"\r\n")
+        assert connection.recv(10) == b"", "closed at its end, without an answer to what is no chunk"
+
+
+def test_a_body_in_honest_chunks_is_read(model: Path, red: bytes) -> None:
+    with live.in_thread(model) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        chunks = [red[start : start + 16] for start in range(0, len(red), 16)][:250]
+        chunks.append(red[250 * 16 :])
+        headers = {"Content-Type": "image/png"}
+        connection.request("POST", "/api/v1/predictions", iter(filter(None, chunks)), headers, encode_chunked=True)
+        assert connection.getresponse().status == 200
+
+
+@pytest.mark.parametrize("request_line", [b"GET / HTTP/1.1", b"POST /api/v1/predictions HTTP/1.1"])
+def test_promised_bodies_take_no_memory_from_others(model: Path, red: bytes, request_line: bytes) -> None:
+    """Sixteen clients promise 32 MiB each, twice what may be held, and send nothing."""
+    with live.in_thread(model) as port:
+        idle = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(16)]
+        for connection in idle:
+            connection.sendall(request_line + b"\r\nHost: x\r\nContent-Length: 33554432\r\n\r\n")
+        time.sleep(0.3)
+        assert post_image(port, red) == 200
+        for connection in idle:
+            connection.close()
+
+
 def test_connections_beyond_the_limit_are_closed(model: Path) -> None:
     with live.in_thread(model, max_connections=5) as port:
         connections = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(5)]

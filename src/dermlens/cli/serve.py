@@ -45,6 +45,7 @@ def serve(
     """Answer for photographs on a page in the browser and through an API."""
     need("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
     import logging
+    import os
 
     from dermlens.inference.predict import Predictor
     from dermlens.serving.run import run
@@ -52,8 +53,7 @@ def serve(
     from dermlens.serving.settings import LOOPBACK_HOSTS, Settings
 
     console = console_of_messages()
-    if token is not None and len(token) < 8:
-        raise UsageError(f"The token has {len(token)} characters. At least 8 are needed.", remedy="Make a longer one.")
+    token = _checked_token(os.environ.get("DERMLENS_TOKEN") if token is None else token)
     local = host in LOOPBACK_HOSTS
     settings = Settings(
         token=token,
@@ -68,3 +68,24 @@ def serve(
         console.print("Anyone who reaches this address can use it: no --token is set.", style="yellow")
     predictor = Predictor(model, max_bytes=max_bytes, max_pixels=max_pixels)
     run(predictor, settings, host, port, console=console, open_page=open_page)
+
+
+def _checked_token(given: str | None) -> str | None:
+    """Return the token without the line break that files of secrets end with.
+
+    An empty one is refused: whoever sets one means to be protected.
+
+    Raises:
+        UsageError: shorter than 8 characters, or with others than visible ASCII.
+    """
+    if given is None:
+        return None
+    token = given.strip()
+    if len(token) < 8:
+        raise UsageError(f"The token has {len(token)} characters. At least 8 are needed.", remedy="Make a longer one.")
+    if not all("!" <= character <= "~" for character in token):
+        raise UsageError(
+            "The token holds a space or a character outside ASCII. Only visible ASCII characters are allowed.",
+            remedy="Make one with `openssl rand -hex 24`.",
+        )
+    return token

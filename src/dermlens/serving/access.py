@@ -79,11 +79,12 @@ class RateLimit:
 
 
 def _network(client: str) -> str:
-    """One IPv6 client owns a whole /64, so that counts as one."""
+    """One IPv6 client owns a whole /64, so that counts as one; an IPv4 address counts as itself, also when mapped."""
     try:
         address = ipaddress.ip_address(client)
     except ValueError:
         return client
+    address = getattr(address, "ipv4_mapped", None) or address
     if address.version == 6:
         return str(ipaddress.ip_network((address, 64), strict=False))
     return str(address)

@@ -58,7 +58,7 @@ def create_app(predictor: Predictor, settings: Settings | None = None, life: Lif
     pages = load_pages()
     app = _framework(lifespan)
     app.include_router(api_routes(service))
-    _add_health(app, life, metrics)
+    _add_health(app, life, metrics, batcher)
     _add_pages(app, pages)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     routes = frozenset({*pages, *(getattr(route, "path", "") for route in app.routes), *_api_paths(app)})
@@ -116,7 +116,7 @@ async def _invalid(_: Request, error: Exception) -> Response:
     return Problem("bad_parameter", f"{where[:60]}: {first.get('msg', 'it makes no sense')}.").response()
 
 
-def _add_health(app: FastAPI, life: Life, metrics: Metrics) -> None:
+def _add_health(app: FastAPI, life: Life, metrics: Metrics, batcher: Batcher) -> None:
     @app.get("/healthz", summary="Is the process alive?", responses={200: {"model": HealthShape}})
     async def healthz() -> Response:
         return json_response({"status": "ok"})
@@ -124,11 +124,16 @@ def _add_health(app: FastAPI, life: Life, metrics: Metrics) -> None:
     @app.get(
         "/readyz",
         summary="Should requests be sent here?",
-        responses={200: {"model": HealthShape}, 503: {"model": ProblemShape, "description": "It is being stopped."}},
+        responses={
+            200: {"model": HealthShape},
+            503: {"model": ProblemShape, "description": "It is being stopped, or broken."},
+        },
     )
     async def readyz() -> Response:
         if life.draining:
-            raise Problem("draining", "This server answers what has come and takes no more.")
+            raise Problem("draining", "This server answers what has come and takes no more.", retry_after_s=2)
+        if not batcher.alive:
+            raise Problem("not_working", "A thread that answers has ended.", retry_after_s=2)
         return json_response({"status": "ok"})
 
     @app.get("/metrics", summary="Counts and times for Prometheus", responses={200: {"content": {"text/plain": {}}}})

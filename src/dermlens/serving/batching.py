@@ -11,6 +11,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +64,7 @@ class Batcher:
         self._pixels = PixelBudget(PIXELS_AT_ONCE)
         self._closed = True
         self._threads: list[threading.Thread] = []
-        self.pending = 0  # waiting or running; only the event loop changes it
+        self.pending = 0  # waiting or running, until a thread lets go of it; changed under `_ready`
         self.open()
 
     def open(self) -> None:
@@ -76,15 +77,20 @@ class Batcher:
             for thread in self._threads:
                 thread.start()
 
-    def admit(self, count: int = 1) -> None:
-        """Say whether `count` more images may come; a request larger than the queue is let in when nothing waits.
+    @property
+    def alive(self) -> bool:
+        """Whether every thread still works."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    def admit(self) -> None:
+        """Say whether a request may come, whatever its size: else one of many images would never find room.
 
         Raises:
             Problem: `queue_full`; `draining` after `close`.
         """
         if self._closed:
-            raise Problem("draining", "This server has stopped answering.")
-        if self.pending and self.pending + count > self._queue_images:
+            raise Problem("draining", "This server has stopped answering.", retry_after_s=2)
+        if self.pending >= self._queue_images:
             raise Problem("queue_full", "As many images wait as this server lets wait.", retry_after_s=1)
 
     async def predict(self, images: list[bytes], names: list[str]) -> list[Prediction]:
@@ -93,7 +99,7 @@ class Batcher:
         Raises:
             Problem: `queue_full`.
         """
-        self.admit(len(images))
+        self.admit()
         loop = asyncio.get_running_loop()
         jobs = [_Job(loop.create_future(), loop, image, name) for image, name in zip(images, names, strict=True)]
         return list(await self._run(jobs))
@@ -109,16 +115,11 @@ class Batcher:
         return (await self._run([_Job(loop.create_future(), loop, image, call=function)]))[0]
 
     async def _run(self, jobs: list[_Job]) -> list[Any]:
-        for job in jobs:
-            self.pending += 1
-            job.future.add_done_callback(self._finished)
         with self._ready:
+            self.pending += len(jobs)
             self._jobs.extend(jobs)
             self._ready.notify(len(jobs))
         return await asyncio.gather(*(job.future for job in jobs))
-
-    def _finished(self, future: asyncio.Future[Any]) -> None:
-        self.pending -= 1
 
     def close(self) -> None:
         """Answer what waits, then stop the threads."""
@@ -130,9 +131,14 @@ class Batcher:
 
     def _work(self) -> None:
         while batch := self._take():
-            self._on_batch(len(batch))
-            for job, outcome in zip(batch, self._answer(batch), strict=True):
-                job.outcome = outcome
+            try:
+                self._on_batch(len(batch))
+                self._answer(batch)
+            except Exception as error:  # a thread that ends here would never be replaced
+                for job in batch:
+                    job.outcome = error if job.outcome is None else job.outcome
+            with self._ready:
+                self.pending -= len(batch)
             _deliver(batch)
 
     def _take(self) -> list[_Job]:
@@ -141,6 +147,7 @@ class Batcher:
             while True:
                 while self._jobs and self._jobs[0].future.cancelled():
                     self._jobs.popleft()
+                    self.pending -= 1
                 if self._jobs or self._closed:
                     break
                 self._ready.wait()
@@ -153,25 +160,35 @@ class Batcher:
                     break
             return batch
 
-    def _answer(self, batch: list[_Job]) -> list[Any]:
-        return [
-            outcome for group, pixels in _groups(batch, self._pixels.pixels) for outcome in self._ask(group, pixels)
-        ]
+    def _answer(self, batch: list[_Job]) -> None:
+        for group, pixels in _groups(batch, self._pixels.pixels):
+            self._ask(group, pixels)
 
-    def _ask(self, group: list[_Job], pixels: int) -> list[Any]:
+    def _ask(self, group: list[_Job], pixels: int) -> None:
+        """Set the outcome of every job that somebody still waits for."""
+        with self._pixels.hold(pixels):
+            group = [job for job in group if not job.future.cancelled()]
+            if not group or self._try(group):
+                return
+        for job in group:
+            self._ask([job], _pixels_of(job.image))
+
+    def _try(self, group: list[_Job]) -> bool:
+        """Answer a group together; False when it failed and its jobs are to be asked one by one."""
+        outcomes: list[Any]
         call = group[0].call
         try:
-            with self._pixels.hold(pixels):
-                if call is not None:
-                    return [call()]
-                return list(self._predictor.predict_many([j.image for j in group], names=[j.name for j in group]))
+            if call is not None:
+                outcomes = [call()]
+            else:
+                outcomes = list(self._predictor.predict_many([j.image for j in group], names=[j.name for j in group]))
         except Exception as error:
-            if len(group) == 1:
-                return [error]
-        return self._answer_alone(group)
-
-    def _answer_alone(self, group: list[_Job]) -> list[Any]:
-        return [self._ask([job], _pixels_of(job.image))[0] for job in group]
+            if len(group) > 1:
+                return False
+            outcomes = [error]
+        for job, outcome in zip(group, outcomes, strict=True):
+            job.outcome = outcome
+        return True
 
 
 def _groups(batch: list[_Job], most: int) -> Iterator[tuple[list[_Job], int]]:
@@ -200,7 +217,7 @@ def _pixels_of(image: bytes) -> int:
 def _deliver(batch: list[_Job]) -> None:
     """Give the outcomes to the event loops that wait for them."""
     for loop in {job.loop for job in batch}:
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
             loop.call_soon_threadsafe(_resolve, [job for job in batch if job.loop is loop])
 
 

@@ -63,7 +63,8 @@ class Envelope:
             async with asyncio.timeout(self._deadline_s):
                 await self._app(scope, receive, answer.send)
         except TimeoutError:
-            await answer.give_up(Problem("timeout", f"No answer within {self._deadline_s:g} seconds."), scope, receive)
+            late = Problem("timeout", f"No answer within {self._deadline_s:g} seconds.", retry_after_s=2)
+            await answer.give_up(late, scope, receive)
         except Exception as error:
             log.error("internal error: %s", type(error).__name__, exc_info=log.isEnabledFor(logging.DEBUG))
             await answer.give_up(Problem("internal", "An unexpected error."), scope, receive)

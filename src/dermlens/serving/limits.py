@@ -66,9 +66,9 @@ class Gate:
             headers = dict(scope["headers"])
             self._check_client(scope, headers)
             body = b""
-            if _has_body(headers):
-                self._check_body(scope, headers)
-                body = await self._read(receive, headers, held)
+            if _takes_body(scope) and _has_body(headers):
+                self._check_body(headers)
+                body = await self._read(receive, held)
             await self._app(scope, _whole(body, receive), send)
         except Problem as problem:
             await problem.send(scope, receive, send)
@@ -86,7 +86,7 @@ class Gate:
         check_token(headers, self._settings.token)
         check_site(headers, scope["method"])
 
-    def _check_body(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
+    def _check_body(self, headers: Mapping[bytes, bytes]) -> None:
         encoding = headers.get(b"content-encoding", b"identity").strip().lower()
         if encoding not in (b"", b"identity"):
             raise Problem("content_encoding", f"Content-Encoding is {_text(encoding)}. None is allowed.")
@@ -95,8 +95,7 @@ class Gate:
             if not declared.isdigit():
                 raise Problem("length_wrong", f"Content-Length is {_text(declared)}. A whole number is needed.")
             self._check_length(int(declared))
-        if scope["method"] == "POST" and scope["path"].startswith("/api/"):
-            self._admit()
+        self._admit()
 
     def _check_length(self, count: int) -> None:
         allowed = self._settings.max_body_bytes
@@ -106,9 +105,11 @@ class Gate:
                 f"The request has more than {allowed:,} bytes ({allowed // MIB} MiB), the most allowed.",
             )
 
-    async def _read(self, receive: Receive, headers: Mapping[bytes, bytes], held: _Share) -> bytes:
-        """Read the body, at most as many bytes as are allowed, in at most the time allowed."""
-        held.take(int(headers.get(b"content-length", b"0")))
+    async def _read(self, receive: Receive, held: _Share) -> bytes:
+        """Read the body, at most as many bytes as are allowed, in at most the time allowed.
+
+        Only what has arrived is counted as held: a promised length costs its sender nothing.
+        """
         parts: list[bytes] = []
         count = 0
         try:
@@ -145,6 +146,11 @@ class _Share:
     def give_back(self) -> None:
         self._held.give_back(self.bytes)
         self.bytes = 0
+
+
+def _takes_body(scope: Scope) -> bool:
+    """Say whether a body is read at all; anywhere else it is never waited for, and the app sees an empty one."""
+    return scope["method"] == "POST" and bool(scope["path"].startswith("/api/"))
 
 
 def _has_body(headers: Mapping[bytes, bytes]) -> bool:

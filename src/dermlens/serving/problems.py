@@ -55,6 +55,7 @@ KINDS: dict[str, Kind] = {
     "out_of_memory": Kind(503, "The server holds too many uploads", "Send it again in a moment."),
     "timeout": Kind(503, "The answer took too long", "Send it again in a moment, or a smaller image."),
     "draining": Kind(503, "The server is being stopped", "Send it to another server, or again in a moment."),
+    "not_working": Kind(503, "The server no longer works", "Send it to another server, and start this one anew."),
     "internal": Kind(500, "The server made a mistake", "Send it again; if it fails again, tell who runs this server."),
 }
 

@@ -11,12 +11,18 @@ from typing import Any
 
 import h11
 import uvicorn
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dermlens.inference.predict import Predictor
 from dermlens.serving.app import create_app
 from dermlens.serving.envelope import Life
 from dermlens.serving.settings import Settings
+
+FREE_CHUNKS = 256  # of any size, in one body
+MIN_CHUNK_BYTES = 512  # on average, beyond those: parsing costs by the chunk, not by the byte
+
+LAST_CHUNK = b"0\r\n\r\n"
 
 
 def make_server(predictor: Predictor, settings: Settings, host: str, port: int) -> DrainingServer:
@@ -76,6 +82,11 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
         """Closes a connection whose headers, or whose refused body, take too long; and those beyond the limit."""
 
         _timer: asyncio.TimerHandle | None = None
+        _unparsed: bytes | None = None  # the end of a refused chunked body, which is thrown away as it comes
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.conn = _Connection(h11.SERVER, HIGH_WATER_LIMIT)
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -85,6 +96,11 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
             self._watch(settings.header_timeout_s)
 
         def data_received(self, data: bytes) -> None:
+            if self._unparsed is not None:
+                self._unparsed = (self._unparsed + data)[-len(LAST_CHUNK) :]
+                if self._unparsed == LAST_CHUNK:
+                    self._close()
+                return
             super().data_received(data)
             if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
                 if self._timer is None:
@@ -92,12 +108,20 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
             elif self.conn.our_state is not h11.DONE:
                 self._forget()
 
+        def send_400_response(self, msg: str) -> None:
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                super().send_400_response(msg)
+            else:
+                self.transport.abort()
+
         def on_response_complete(self) -> None:
             self._forget()
             refused_early = self.conn.their_state is h11.SEND_BODY
             super().on_response_complete()
             if refused_early and not self.transport.is_closing():
                 self._watch(settings.linger_s)
+                if any(name == b"transfer-encoding" for name, _ in self.headers):
+                    self._unparsed = b""
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._forget()
@@ -116,6 +140,24 @@ def _protocol(settings: Settings) -> type[asyncio.Protocol]:
             self.transport.close()
 
     return Protocol
+
+
+class _Connection(h11.Connection):
+    """Refuses a body in very many tiny chunks: parsing 256 KiB of them would stop everybody for seconds."""
+
+    _chunks = 0
+    _bytes = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            self._bytes += len(event.data)
+            if self._chunks > FREE_CHUNKS + self._bytes // MIN_CHUNK_BYTES:
+                raise h11.RemoteProtocolError("The chunks of the body are too small.")
+        return event
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:

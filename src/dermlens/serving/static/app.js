@@ -14,7 +14,7 @@ import { askToken } from "./token.js";
 const MOST = 24;
 const THUMB_PX = 144;
 const stage = document.getElementById("stage");
-const state = { model: null, items: [], current: 0, mode: "work", opacity: 0.45, dragging: false, count: 0 };
+const state = { model: null, items: [], current: 0, mode: "work", opacity: 0.45, dragging: false, busy: false, count: 0 };
 
 const current = () => state.items[state.current];
 const unread = () => state.items.filter((item) => item.status === "new" || item.status === "failed");
@@ -48,15 +48,22 @@ function bring(entry) {
 }
 
 async function readAll() {
+  if (state.busy) return;
   const waiting = current().status === "done" ? [current()] : unread();
-  for (const [index, item] of waiting.entries()) {
-    say(S.prepare.reading(index + 1, waiting.length));
-    item.status = "reading";
-    render();
-    await read(item);
-    say(S.readDone(item.name, item.error ? S.result.error : verdict(item, state.model)));
+  state.busy = true;
+  try {
+    for (const [index, item] of waiting.entries()) {
+      if (!state.items.includes(item)) continue; // removed meanwhile
+      say(S.prepare.reading(index + 1, waiting.length));
+      item.status = "reading";
+      render();
+      await read(item);
+      say(S.readDone(item.name, item.error ? S.result.error : verdict(item, state.model)));
+    }
+  } finally {
+    state.busy = false;
   }
-  state.current = state.items.indexOf(waiting[0]);
+  state.current = Math.max(0, state.items.indexOf(waiting[0]));
   render("[data-focus]");
 }
 
@@ -152,7 +159,7 @@ function prepareView(item) {
     h("h2", {}, S.prepare.heading),
     h("p", { class: "soft" }, S.prepare.help),
     h("div", { class: "row" },
-      button(reading ? S.prepare.reading(1, 1) : S.prepare.read(waiting || 1), readAll, { class: "primary", disabled: reading, "data-focus": "" }),
+      button(reading ? S.prepare.reading(1, 1) : S.prepare.read(waiting || 1), readAll, { class: "primary", disabled: state.busy, "data-focus": "" }),
       button(S.strip.remove, () => remove(item), { class: "quiet", disabled: reading })));
   return h("div", { class: "bench" }, left, right);
 }

@@ -40,19 +40,22 @@ function column(item, model, chooser) {
 }
 
 function difference([first, second], model) {
-  const share = (item, code) => (statusOf(item) === "rejected" ? 0 : item.answer.probabilities[code] ?? 0);
+  // null where there is no answer: not a probability of nothing
+  const share = (item, code) => (["ok", "uncertain"].includes(statusOf(item)) ? item.answer.probabilities[code] ?? 0 : null);
   const bar = (value) => {
+    if (value === null) return h("td", { class: "bar", "aria-hidden": "true" });
     const fill = h("i", {});
     fill.style.width = `${Math.max(value * 100, 0.4)}%`;
     return h("td", { class: "bar", "aria-hidden": "true" }, h("span", {}, fill));
   };
+  const told = (value) => (value === null ? "–" : percent(value));
   const rows = [...model.classes]
     .sort((a, b) => share(first, b.code) + share(second, b.code) - share(first, a.code) - share(second, a.code))
     .map(({ code, name, malignancy }) => {
       const [one, two] = [share(first, code), share(second, code)];
       return h("tr", { class: malignancy }, h("th", { scope: "row" }, h("b", { class: "dot", "aria-hidden": "true" }), capital(name)),
-        bar(one), h("td", { class: "number" }, percent(one)), bar(two), h("td", { class: "number" }, percent(two)),
-        h("td", { class: "number change" }, S.compare.points(Math.round((two - one) * 100))));
+        bar(one), h("td", { class: "number" }, told(one)), bar(two), h("td", { class: "number" }, told(two)),
+        h("td", { class: "number change" }, one === null || two === null ? "–" : S.compare.points(Math.round((two - one) * 100))));
     });
   const head = (text) => h("th", { scope: "col", class: "number" }, text);
   return h("table", { class: "bars wide" }, h("caption", { class: "visually-hidden" }, S.compare.table),
