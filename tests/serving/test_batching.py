@@ -96,6 +96,32 @@ def test_an_answer_nobody_waits_for_counts_until_its_thread_lets_go(predictor: P
     assert batcher.pending == 0
 
 
+def test_the_rest_of_a_request_that_was_given_up_is_not_done(model: Any, pictures: list[bytes]) -> None:
+    hold, entered = threading.Event(), threading.Event()
+    asked: list[int] = []
+
+    class Slow(Predictor):
+        def predict_many(self, images: Any, **options: Any) -> Iterator[Any]:
+            asked.append(len(images))
+            entered.set()
+            hold.wait(30)
+            return super().predict_many(images, **options)
+
+    batcher = Batcher(Slow(model), queue_images=9, batch_images=4)
+    batcher._pixels = PixelBudget(1)  # each image is a group of its own
+
+    async def ask() -> None:
+        job = asyncio.create_task(batcher.predict(pictures, ["x"] * 3))
+        await asyncio.to_thread(entered.wait, 30)
+        job.cancel()
+        await asyncio.sleep(0)
+        hold.set()
+
+    asyncio.run(ask())
+    batcher.close()
+    assert asked == [1] and batcher.pending == 0
+
+
 def test_a_fault_anywhere_fails_its_images_and_not_the_thread(predictor: Predictor, red: bytes) -> None:
     faults = iter([ZeroDivisionError] * 4)
 
