@@ -80,13 +80,9 @@ def train(
     flags |= _blocks(fine_tune, unfreeze)
     console = console_of_messages()
     from dermlens.data.manifest import isic_ids_of_lesions, read_dataset
-    from dermlens.training.recipe import make_recipe, parse_settings, read_recipe
+    from dermlens.training.recipe import make_recipe
 
-    given = read_recipe(recipe) if recipe else {}
-    given |= parse_settings(settings or [])
-    given |= {k: v for k, v in flags.items() if v is not None}
-    if given.get("fine_tune") == "head" and "epochs" in given:  # its only epochs are those of the head
-        given.setdefault("head_epochs", given["epochs"])
+    given = _given(recipe, settings or [], flags)
     begun: dict[str, Any] = {}
     if resume:
         given, begun = _begun(out, given)
@@ -112,6 +108,18 @@ def train(
         console=console,
         isic_ids_of_lesion=isic_ids_of_lesions(reference) if reference else None,
     )
+
+
+def _given(recipe: Path | None, settings: list[str], flags: dict[str, Any]) -> dict[str, Any]:
+    """Return all settings that were given, the file's under --set under the flags."""
+    from dermlens.training.recipe import parse_settings, read_recipe
+
+    given = read_recipe(recipe) if recipe else {}
+    given |= parse_settings(settings)
+    given |= {k: v for k, v in flags.items() if v is not None}
+    if given.get("fine_tune") == "head" and "epochs" in given:  # its only epochs are those of the head
+        given.setdefault("head_epochs", given["epochs"])
+    return given
 
 
 def _blocks(fine_tune: FineTune | None, unfreeze: int | None) -> dict[str, Any]:
