@@ -316,7 +316,8 @@ their top-1 is that of Google's own.
 Each row of this table was built at its own size, trained some steps in head, top and full mode, saved, reloaded in a
 fresh process with the same outputs, exported to the graph that predicting uses (within 1e-3 of Keras: "export
 differs" is the largest difference relative to the largest value), and asked for the diagnosis of an image file. A step
-has a batch of {batch}; peak memory is that of the whole process over all of this. Weights are random: cost does not depend on them.
+has a batch of {batch}; peak memory is that of the whole process over all of this. Weights are random: cost does not
+depend on them.
 
 Machine: {processor}, {threads} threads, shared with other work while measuring, so the times are upper bounds;
 {system}; {packages}. Latency is the median of 20 images, one at a time, float32.
