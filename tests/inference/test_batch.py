@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import random
@@ -116,7 +117,7 @@ def test_parts_appear_while_it_runs_and_a_stop_keeps_every_answer(pictures: Path
     def report(progress: Progress) -> None:
         seen.append(len(list(out.glob("part-*.parquet"))))
         if len(seen) == 13:
-            os.kill(os.getpid(), signal.SIGINT)
+            _thread.interrupt_main()
 
     with open_job([str(pictures)], out, model=model, settings=Settings(part_rows=5)) as job:
         summary = run_job(job, report=report)

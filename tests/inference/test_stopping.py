@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import _thread
 import signal
 import threading
 
@@ -15,10 +15,10 @@ from dermlens.inference.stopping import Stop, held_back
 def test_the_first_signal_is_noted_and_the_second_obeyed(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with held_back() as stop:
-        os.kill(os.getpid(), number)
+        _thread.interrupt_main(number)
         assert stop.wanted
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
+            _thread.interrupt_main(number)
     assert signal.getsignal(number) is before
 
 
