@@ -197,12 +197,12 @@ def _running(arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 def test_killed_at_random_moments_it_loses_no_row_and_doubles_none(pictures: Path, model: Path, tmp_path: Path) -> None:
     """kill -9 again and again, from the first second of the process to the writing of parts."""
     listing, out = tmp_path / "list.txt", tmp_path / "out"
-    listing.write_text("".join(f"{pictures / NAMES[index % 23]}\n" for index in range(6_000)))
+    listing.write_text("".join(f"{pictures / NAMES[index % 23]}\n" for index in range(20_000)))
     command = ["batch", str(listing), "--out", str(out), "--model", str(model), "--part-rows", "37", "--resume"]
     rng, kills, rows = random.Random(7), 0, [0]
     while kills < 60:
         with _running(command) as process:
-            time.sleep(rng.uniform(0.3, 3.0))
+            time.sleep(rng.uniform(0.3, 2.0))
             process.send_signal(signal.SIGKILL)
             if process.wait() == 0:
                 break
@@ -212,7 +212,7 @@ def test_killed_at_random_moments_it_loses_no_row_and_doubles_none(pictures: Pat
     assert rows == sorted(rows), "a finished row was lost"
     assert subprocess.run([sys.executable, "-m", "dermlens", *command], timeout=300, check=False).returncode == 0
     found = pd.read_parquet(out).image.value_counts()
-    expected = pd.Series([str(pictures / NAMES[index % 23]) for index in range(6_000)]).value_counts()
+    expected = pd.Series([str(pictures / NAMES[index % 23]) for index in range(20_000)]).value_counts()
     assert kills >= 3 and found.sort_index().to_dict() == expected.sort_index().to_dict()
 
 
