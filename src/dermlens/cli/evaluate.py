@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dermlens.cli.options import EXIT_IMAGE_FAILED, FrameAspect, Images, Reference, console_of_messages, need
+from dermlens.cli.options import EXIT_IMAGE_FAILED, FrameAspect, Images, Reference, Views, console_of_messages, need
 
 
 def evaluate(
@@ -21,6 +21,7 @@ def evaluate(
     controls: Annotated[
         bool, typer.Option("--controls", help="Also test what ink, rulers, hair, light and a hidden lesion do.")
     ] = False,
+    views: Views = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> None:
     """Score a model on labelled images, leaving out every lesion that it has seen.
@@ -33,7 +34,7 @@ def evaluate(
     from dermlens.evaluation.evaluate import evaluate as run_evaluation
     from dermlens.inference.predict import Predictor
 
-    predictor = Predictor(model)
+    predictor = Predictor(model, views=views)
     repaired = reference is not None and set(predictor.bundle.codes) <= set(ISIC2019)
     dataset = read_dataset(
         data,

@@ -30,6 +30,9 @@ FrameAspect = Annotated[
         help="Width / height of the camera frame, if the files were squashed to another shape (ISIC-9: 1.333)."
     ),
 ]
+Views = Annotated[
+    int, typer.Option(help="Test-time views, averaged: 1, 2, 4 or 8 turns and mirror images; each costs a pass.")
+]
 
 
 def need(extra: str, *modules: str) -> None:

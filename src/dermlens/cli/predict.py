@@ -20,6 +20,7 @@ from dermlens.cli.options import (
     MaxBytes,
     MaxPixels,
     Model,
+    Views,
 )
 from dermlens.errors import UsageError
 
@@ -43,6 +44,7 @@ def predict(
     frame_aspect: FrameAspect = None,
     max_bytes: MaxBytes = DEFAULT_MAX_BYTES,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    views: Views = 1,
 ) -> None:
     """Say what each image shows, or why it cannot be read."""
     from dermlens.inference.inputs import expand
@@ -53,7 +55,7 @@ def predict(
     inputs = expand(images)
     for note in inputs.notes:
         stderr.print(note, style="yellow", highlight=False, soft_wrap=True)
-    predictor = Predictor(model, max_bytes=max_bytes, max_pixels=max_pixels)
+    predictor = Predictor(model, max_bytes=max_bytes, max_pixels=max_pixels, views=views)
     answers = []
     failed = False
     with _watched(len(inputs.paths), stderr) as advance:

@@ -118,6 +118,7 @@ def evaluate(
         "notes": list(dataset.notes),
         "split": split,
         "seed": seed,
+        "views": predictor.views,
     }
     fingerprint = data_fingerprint(records, hashes)
     report |= {"counts": counts, "audit": findings, "leaky": bundle.leaky, "fingerprint": fingerprint, **metrics}

@@ -22,6 +22,7 @@ from dermlens.inference.judgement import Judgement, judge
 from dermlens.inference.pixel_budget import PixelBudget
 from dermlens.inference.runtime import BATCH, Outputs, Runtime
 from dermlens.inference.trust import Reason
+from dermlens.inference.views import check_views, run_views
 
 SCHEMA = "dermlens/prediction/1"
 DECODE_THREADS = min(8, os.cpu_count() or 2)
@@ -50,6 +51,7 @@ class Prediction:
         novelty: how unlike the training images it is; above `threshold` it is rejected.
         quality: focus, exposure and framing; see `quality.Quality`.
         heatmap: path of its heat map, where one was written.
+        views: test-time views that the probabilities are the mean of.
         logits, embedding: float32 (classes,) and (d,), for programs.
     """
 
@@ -64,6 +66,7 @@ class Prediction:
     elapsed_ms: float
     error: dict[str, str] | None = None
     heatmap: str | None = None
+    views: int = 1
     logits: np.ndarray | None = None
     embedding: np.ndarray | None = None
     frame_aspect: float | None = None
@@ -97,6 +100,7 @@ class Prediction:
             "novelty": self.novelty,
             "quality": self.quality,
             **({} if self.heatmap is None else {"heatmap": self.heatmap}),
+            **({} if self.views == 1 else {"views": self.views}),
         }
 
     def top(self, k: int) -> list[tuple[str, float]]:
@@ -116,6 +120,7 @@ class Predictor:
         model: a name from `dermlens models`, a run folder or a bundle folder.
         threads: processor threads of the network, and at most so many that decode; all cores when None.
         max_bytes, max_pixels: limits on one image, checked before it is decoded.
+        views: test-time views whose probabilities are averaged: 1, 2, 4 or 8 quarter turns and mirror images.
     """
 
     def __init__(
@@ -125,7 +130,9 @@ class Predictor:
         threads: int | None = None,
         max_bytes: int = DEFAULT_MAX_BYTES,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        views: int = 1,
     ) -> None:
+        self.views = check_views(views)
         self.bundle: Bundle = load_bundle(find_bundle(model))
         self._runtime = Runtime(self.bundle.graph_path, precision=self.bundle.precision, threads=threads)
         self._decode_threads = min(DECODE_THREADS, threads or DECODE_THREADS)
@@ -239,7 +246,7 @@ class Predictor:
         loaded = [(name, future.result()) for name, future in batch]
         good = [item.pixels for _, item in loaded if item.pixels is not None]
         start = time.perf_counter()
-        outputs = self._runtime.run(np.stack(good)) if good else None
+        outputs = run_views(self._runtime, np.stack(good), self.views) if good else None
         answers = iter(self._classify(np.stack(good), outputs) if outputs is not None else ())
         share_ms = (time.perf_counter() - start) * 1000 / max(1, len(good))
         place = 0
@@ -277,6 +284,7 @@ class Predictor:
             decision_rule=bundle.decision_rule.kind,
             model=self._model,
             elapsed_ms=0.0,
+            views=self.views,
             logits=outputs.logits[row],
             embedding=outputs.embedding[row],
             **judgement,
