@@ -50,9 +50,10 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-BENCH ?= cold_predict serving memory
+BENCH ?= network one_image many_images training_speed depthwise timeline cold_predict serving memory
 bench: $(VENV)/dev.stamp
 	@set -e; for name in $(BENCH); do echo "== $$name"; $(PY) benchmarks/$$name.py; done
+	$(PY) benchmarks/table.py
 	@echo "The others need data or a folder; each file of benchmarks/ says how it is run."
 
 train-default: $(VENV)/dev.stamp

@@ -1,0 +1,104 @@
+"""Many images: `predict_many` against what the cores allow, and against tf.data + `model.predict`.
+
+    python benchmarks/many_images.py [--count 256] [--rounds 5]
+
+600 x 450 px JPEG files, the size of HAM10000. What the cores allow: the processor time of decoding and resizing an
+image, measured alone in one thread, plus that of the network in batches, over the number of cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measure import in_turn, save, spread, times_faster, with_goal
+from PIL import Image
+
+from serving import images
+
+BATCH = 32
+
+
+def processor_seconds(predictor: Any, paths: list[Path]) -> dict[str, float]:
+    """Processor seconds an image of reading + decoding + resizing, and of the network with what follows it."""
+    from dermlens.data.images import load_image
+
+    spec = predictor.bundle.input_spec
+    load_image(paths[0], spec)
+    start = time.process_time()
+    pixels = [load_image(path, spec) for path in paths]
+    decoding = (time.process_time() - start) / len(paths)
+    runtime, stacked = predictor._runtime, np.stack(pixels)
+    predictor._classify(stacked[:16], runtime.run(stacked[:16]))
+    start = time.process_time()
+    for place in range(0, len(stacked) - 15, 16):
+        part = stacked[place : place + 16]
+        predictor._classify(part, runtime.run(part))
+    return {"decode and resize": decoding, "network and decision": (time.process_time() - start) / len(stacked)}
+
+
+def pipeline(paths: list[Path]) -> Any:
+    """The usual way: tf.data decodes, resizes and batches ahead; Keras predicts."""
+    from dermlens.training.quiet import load_tensorflow
+
+    load_tensorflow()
+    import keras
+    import tensorflow as tf
+
+    from dermlens.training.backbones import build_backbone
+
+    backbone = build_backbone("lite0", weights="none")
+    embedding = keras.layers.GlobalAveragePooling2D()(backbone.outputs[0])
+    model = keras.Model(backbone.inputs[0], keras.layers.Dense(8, activation="softmax")(embedding))
+
+    def load(path: Any) -> Any:
+        image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
+        return tf.image.resize(image, (224, 224), antialias=True)
+
+    names = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
+    data = names.map(load, num_parallel_calls=tf.data.AUTOTUNE).batch(BATCH).prefetch(tf.data.AUTOTUNE)
+    return lambda: model.predict(data, verbose=0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    import os
+
+    from dermlens import Predictor
+
+    predictor, cores = Predictor(), len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder:
+        paths = []
+        for number, raw in zip(range(options.count), [r for _ in range(options.count) for r in images()], strict=False):
+            paths.append(Path(folder) / f"{number}.jpg")
+            paths[-1].write_bytes(raw)
+        assert Image.open(paths[0]).size == (600, 450)
+        shares, bound = [], {}
+        for _ in range(options.rounds):  # the bound is measured beside each try, on the machine as it is then
+            bound = processor_seconds(predictor, paths)
+            start = time.perf_counter()
+            done = sum(1 for _ in predictor.predict_many(paths))
+            shares.append(sum(bound.values()) / cores * done / (time.perf_counter() - start))
+        usual = pipeline(paths)
+        took = in_turn(
+            {"dermlens": lambda: list(predictor.predict_many(paths)), "tf.data + model.predict": usual},
+            repeats=options.rounds,
+            warm_up=1,
+        )
+    ratios = {
+        "predict_many / what the cores allow": with_goal(spread(shares), 0.9),
+        "tf.data + model.predict / predict_many": with_goal(times_faster(*took.values()), 3.0),
+    }
+    rates = {name: spread([options.count / ms * 1000 for ms in values]) for name, values in took.items()}
+    save("many_images", ratios, {"images/s": rates, "processor s an image": bound, "count": options.count})
+
+
+if __name__ == "__main__":
+    main()

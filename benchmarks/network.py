@@ -1,0 +1,95 @@
+"""The network alone, one image and a batch: OpenVINO as dermlens runs it, against Keras as a user would.
+
+    python benchmarks/network.py [--backbones lite0 b0] [--repeats 20]
+
+Random weights (cost does not depend on them), 8 classes, all cores, float32; bfloat16 is timed where the processor has
+it, though dermlens does not use it unasked. Per variant milliseconds, and per backbone how near the float32 graph comes
+to the limit: its multiply-adds over the fastest matrix product of the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import numpy as np
+from measure import REPEATS, in_turn, peak_gflops, save, spread, times_faster, with_goal
+
+GOALS = {"lite0": (15, 3), "b0": (11, 3)}  # model.predict, tf.function
+BATCHES = (1, 32)
+
+
+def compiled(graph: Any, batch: int, precision: str) -> Any:
+    import openvino as ov
+
+    fixed = graph.clone()
+    shape = fixed.input(0).get_partial_shape()
+    shape[0] = batch
+    fixed.reshape(shape)
+    hints = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    return ov.Core().compile_model(fixed, "CPU", hints)
+
+
+def measured(name: str, repeats: int, precisions: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    import keras
+    import tensorflow as tf
+
+    from dermlens.training.backbones import build_backbone
+    from dermlens.training.counting import multiply_adds
+    from dermlens.training.export import to_openvino
+
+    backbone = build_backbone(name, weights="none")
+    embedding = keras.layers.GlobalAveragePooling2D()(backbone.outputs[0])
+    model = keras.Model(backbone.inputs[0], keras.layers.Dense(8, activation="softmax")(embedding))
+    graph, side = to_openvino(model), int(backbone.inputs[0].shape[1])
+    call = tf.function(lambda x: model(x, training=False), jit_compile=False)
+    ratios, details = {}, {"multiply_adds": multiply_adds(backbone), "size_px": side}
+    for batch in BATCHES:
+        pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
+        floats = pixels.astype(np.float32)
+        tensor = tf.constant(floats)
+        variants = {
+            "model.predict": lambda x=floats, n=batch: model.predict(x, batch_size=n, verbose=0),
+            "tf.function": lambda x=tensor: call(x).numpy(),
+        }
+        for precision in precisions:
+            request = compiled(graph, batch, precision)
+            variants[f"openvino {precision}"] = lambda r=request, x=pixels: r(x, share_inputs=True)
+        took = in_turn(variants, repeats=repeats)
+        details[f"batch {batch}, ms"] = {key: spread(values) for key, values in took.items()}
+        ours = took["openvino f32"]
+        for other, goal in zip(("model.predict", "tf.function"), GOALS.get(name, (None, None)), strict=True):
+            ratio = times_faster(ours, took[other])
+            key = f"{name}, {'one image' if batch == 1 else f'batch of {batch}'}, {other} / dermlens"
+            ratios[key] = with_goal(ratio, goal) if batch == 1 and goal else ratio
+    return ratios, details
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbones", nargs="+", default=["lite0", "b0"])
+    parser.add_argument("--repeats", type=int, default=REPEATS)
+    options = parser.parse_args()
+    import openvino as ov
+
+    from dermlens.training.quiet import load_tensorflow
+
+    load_tensorflow()
+    half = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    precisions = ["f32", *(["bf16"] if half else [])]
+    ratios: dict[str, Any] = {}
+    details: dict[str, Any] = {f"peak {p}, Gmac/s": peak_gflops(p) for p in precisions}
+    for name in options.backbones:
+        found, more = measured(name, options.repeats, precisions)
+        for precision in precisions:
+            for batch in BATCHES:
+                fastest = batch * more["multiply_adds"] / details[f"peak {precision}, Gmac/s"] / 1e6
+                took = more[f"batch {batch}, ms"][f"openvino {precision}"]["median"]
+                more[f"share of the limit, {precision}, batch {batch}"] = fastest / took
+        ratios |= found
+        details[name] = more
+    save("network", ratios, details)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Write docs/speed.md from what the speed suite has measured.
+
+python benchmarks/table.py [--write docs/speed.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from measure import RESULTS
+
+START, END = "<!-- measured: start -->", "<!-- measured: end -->"
+ORDER = ("network", "one_image", "many_images", "training_speed", "depthwise")
+
+
+def figure(ratio: dict[str, float], digits: int = 2) -> str:
+    return f"{ratio['median']:.{digits}f} [{ratio['low']:.{digits}f}, {ratio['high']:.{digits}f}]"
+
+
+def section(found: dict[str, Any]) -> list[str]:
+    lines = [f"### `benchmarks/{found['name']}.py`", ""]
+    if found["ratios"]:
+        lines += ["| ratio | measured | goal |", "|---|---|---|"]
+        for name, ratio in found["ratios"].items():
+            lines.append(f"| {name} | {figure(ratio)} | {ratio.get('goal', '')} |")
+        lines.append("")
+    lines += _details(found["details"])
+    return lines
+
+
+def _details(details: dict[str, Any]) -> list[str]:
+    rows: list[str] = []
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and "median" not in value:
+            for key, inner in value.items():
+                walk(f"{prefix}, {key}" if prefix else key, inner)
+        elif isinstance(value, dict):
+            rows.append(f"| {prefix} | {figure(value, 1)} |")
+        else:
+            rows.append(f"| {prefix} | {value:.4g} |" if isinstance(value, float) else f"| {prefix} | {value} |")
+
+    walk("", details)
+    return ["<details><summary>All figures</summary>", "", "| | |", "|---|---|", *rows, "", "</details>", ""]
+
+
+def page() -> str:
+    lines = []
+    for name in ORDER:
+        path = RESULTS / f"{name}.json"
+        if path.is_file():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if not lines:
+                facts = found["machine"]
+                packages = ", ".join(f"{key} {value}" for key, value in facts["packages"].items())
+                lines += [f"{facts['processor']}, {facts['threads']} threads; {facts['system']}; {packages}.", ""]
+            lines += section(found)
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path, default=Path("docs/speed.md"))
+    options = parser.parse_args()
+    text = options.write.read_text(encoding="utf-8")
+    before, rest = text.split(START)
+    after = rest.split(END)[1]
+    options.write.write_text(f"{before}{START}\n{page()}\n{END}{after}", encoding="utf-8")
+    print(f"Written: {options.write}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""How fast training goes, and how near that is to what TensorFlow itself can do.
+
+    python benchmarks/training_speed.py [--backbones lite0] [--steps 8] [--batch 64]
+
+Images a second of a step: the head over embeddings, the upper blocks over cached trunk features, the whole network on
+fresh views; each with its real feed (mapped file, mixup, augmentation) and with one batch that is there already. Then
+the whole network against the plain Keras step (`train_on_batch`, Adam) on the same batch. Steps are timed in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from contextlib import closing
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from measure import in_turn, save, spread, times_faster, with_goal
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "images"
+CACHED, VIEWS, CLASSES = 512, 4, 8
+
+
+def stepper(network: Any, feed: Any, recipe: Any, model: Any, stage: str) -> tuple[Callable[[], object], Any]:
+    """Return one step with the real feed, and the same step on a batch that waits in memory."""
+    from dermlens.training.feed import batches
+    from dermlens.training.fit import _make_step
+    from dermlens.training.optimiser import averaged, make_optimiser
+
+    optimiser, average = make_optimiser(model, recipe), averaged(model)
+    step = _make_step(model, recipe, optimiser, average, feed.labels, CLASSES)
+    source = batches(feed, recipe, CLASSES, mixup=recipe.mixup, salt=1, steps=range(10_000))
+    rate = np.float32(1e-4)
+
+    def real() -> None:
+        batch = next(source)
+        step(batch.inputs, batch.targets, batch.mix, rate).numpy()
+
+    ready = next(source)
+    return real, (lambda: step(ready.inputs, ready.targets, ready.mix, rate).numpy(), source, ready)
+
+
+def measured(name: str, batch: int, rounds: int, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    import keras
+
+    from dermlens.data.images import InputSpec
+    from dermlens.data.manifest import read_dataset
+    from dermlens.training.backbones import backbone
+    from dermlens.training.device import resolve
+    from dermlens.training.feed import from_arrays, from_images
+    from dermlens.training.network import open_backbone, with_head
+    from dermlens.training.recipe import Recipe
+
+    ratios: dict[str, Any] = {}
+    details: dict[str, Any] = {}
+    labels = np.arange(CACHED) % CLASSES
+    for mode in ("head", "top", "full"):
+        row = backbone(name)
+        settings = {"backbone": name, "weights": "none", "fine_tune": mode, "batch_size": batch}
+        recipe = resolve(Recipe(**settings), row)
+        network = with_head(open_backbone(recipe), recipe, CLASSES)
+        model = {"head": network.head, "top": network.classifier, "full": network.whole}[mode]
+        if mode == "full":
+            found = read_dataset(EXAMPLES.parent).records
+            records = [record for record, _ in zip(cycle(found), range(CACHED), strict=False)]
+            hashes = [f"{i:064x}" for i in range(CACHED)]
+            spec = InputSpec(size_px=recipe.size_px)
+            feed = from_images(records, hashes, labels, records[:1], labels[:1], spec, seed=0)
+        else:
+            shape = (CACHED, 1 + VIEWS, *model.inputs[0].shape[1:])
+            cached = np.lib.format.open_memmap(folder / f"{mode}.npy", mode="w+", dtype=np.float16, shape=shape)
+            cached[:] = np.random.default_rng(0).random((1, *shape[1:]), np.float32).astype(np.float16)
+            feed = from_arrays(cached, labels, cached[:1, 0], labels[:1])
+        real, (ready, source, held) = stepper(network, feed, recipe, model, mode)
+        with closing(source):
+            took = in_turn({"with its feed": real, "batch in memory": ready}, repeats=rounds, warm_up=2)
+            details[f"{mode}, images/s"] = {
+                key: spread([batch / ms * 1000 for ms in values]) for key, values in took.items()
+            }
+            share = times_faster(took["with its feed"], took["batch in memory"])
+            ratios[f"{name}, {mode}: with its feed / batch in memory"] = with_goal(share, 0.85)
+            if mode == "full":
+                plain = plain_keras(network, held)
+                took = in_turn({"dermlens": ready, "plain Keras": plain}, repeats=rounds, warm_up=2)
+                ratio = times_faster(took["dermlens"], took["plain Keras"])
+                ratios[f"{name}, full: plain Keras step / dermlens"] = with_goal(ratio, 1.0)
+                details["plain Keras, images/s"] = spread([batch / ms * 1000 for ms in took["plain Keras"]])
+        keras.backend.clear_session()
+    return ratios, details
+
+
+def plain_keras(network: Any, held: Any) -> Callable[[], object]:
+    """The step of `model.fit`: same layers, all of them trainable, Adam, batch norm in training mode."""
+    import keras
+
+    layers = network.whole
+    layers.trainable = True
+    model = keras.Model(layers.inputs, keras.layers.Softmax()(layers.outputs[0]))
+    model.compile(keras.optimizers.Adam(1e-4), "categorical_crossentropy", jit_compile=False)
+    pixels = held.inputs.astype(np.float32)
+    return lambda: model.train_on_batch(pixels, held.targets)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbones", nargs="+", default=["lite0"])
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=8)
+    options = parser.parse_args()
+    from dermlens.training.memory import keep_freed_memory
+    from dermlens.training.quiet import load_tensorflow
+
+    load_tensorflow()
+    keep_freed_memory()
+    ratios: dict[str, Any] = {}
+    details: dict[str, Any] = {"batch": options.batch}
+    for name in options.backbones:
+        with tempfile.TemporaryDirectory() as folder:
+            found, more = measured(name, options.batch, options.steps, Path(folder))
+        ratios |= found
+        details[name] = more
+    save("training_speed", ratios, details)
+
+
+if __name__ == "__main__":
+    main()
