@@ -2,10 +2,11 @@
 
     DERMLENS_DATA=/path/to/data python benchmarks/novelty.py --left-out VASC [--left-out DF] [--out DIR] [--seed 0]
 
-Trains on the 224 px images of HAM10000 (one a lesion, labels by the ISIC 2019 reference, 1,200 nevi of the 4,323) without
-the images of that diagnosis: no role of the split holds one, so neither the network nor any threshold has met it. Small
-on purpose: Lite0, blocks 11 to 16 over cached features of two views, four epochs. Known are the test lesions of the other diagnoses,
-strange are all lesions of the one left out. Intervals: 95 %, from a bootstrap over lesions within their diagnosis.
+Trains on the 224 px images of HAM10000 (one a lesion, labels by the ISIC 2019 reference, 1,200 of the 4,323 nevi)
+without the images of that diagnosis: no role of the split holds one, so neither the network nor any threshold has met
+it. Small on purpose: Lite0, blocks 11 to 16 over cached features of two views, four epochs. Known are the test lesions
+of the other diagnoses, strange are all lesions of the one left out. Intervals: 95 %, from a bootstrap over lesions
+within their diagnosis.
 """
 
 from __future__ import annotations
