@@ -4,7 +4,8 @@
 
 For each image of a test lesion: how many of the five training lesions that the index of 64 float16 numbers finds are
 among the five that the whole embedding finds; whether the nearest one has the true diagnosis; and how many of the five
-have the diagnosis that the model gives, apart for right and for wrong answers. Intervals: 95 %, from a bootstrap over lesions within their diagnosis.
+have the diagnosis that the model gives, apart for right and for wrong answers. Intervals: 95 %, from a bootstrap over
+lesions within their diagnosis.
 """
 
 from __future__ import annotations
