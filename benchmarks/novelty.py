@@ -1,13 +1,15 @@
 """Novelty: does the embedded model notice what is no dermoscopy, and does it keep the lesions that it knows?
 
     DERMLENS_DATA=/path/to/data python benchmarks/novelty.py [--extra DIR] [--out DIR] [--seed 0]
+    DERMLENS_DATA=/path/to/data python benchmarks/novelty.py --left-out VASC [--left-out DF]
 
 Known: the test role of the embedded model, lesions that it never met. Strange: pictures that come with scikit-image,
 scikit-learn and Matplotlib, whole and in crops; `--extra` names a folder with more everyday pictures (used for the
 figures in docs/trust.md: those in the PyPI packages gradio 4.39.0, ultralytics 8.4.190 and face_recognition 1.3.0).
 The kind of score and its 64 directions were chosen on the `select` role and the bundled pictures; the extra pictures
 and the test role had no part in that. Every score is fitted on the same training images, and every threshold on the
-calibrate role, 95 % of whose lesions are kept. Writes novelty.json and novelty.md.
+calibrate role, 95 % of whose lesions are kept. Writes novelty.json and novelty.md. `--left-out` does something else: it
+trains a small network without that diagnosis and says whether its lesions are noticed (`left_out.py`); left_out.json.
 """
 
 from __future__ import annotations
@@ -23,11 +25,14 @@ import matplotlib
 import numpy as np
 import skimage
 import sklearn
+from left_out import markdown as left_out_markdown
+from left_out import without
 from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
 from dermlens import Predictor
 from dermlens.data.images import IMAGE_EXTENSIONS, decode, load_image
+from dermlens.diagnoses import ISIC2019
 from dermlens.evaluation.novelty_fit import KEPT, fit_novelty, sample_per_class
 from dermlens.evaluation.trust_fit import Labelled, Sample, judged, look
 from dermlens.inference.novelty import normalised
@@ -160,8 +165,12 @@ def main() -> None:
     parser.add_argument("--extra", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/novelty"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--left-out", metavar="CODE", action="append", choices=ISIC2019, help="train without it")
     options = parser.parse_args()
     console = Console(stderr=True, width=120)
+    if options.left_out:
+        retrained(options, console)
+        return
     predictor = Predictor("default")
     bundle, trust = predictor.bundle, predictor.bundle.trust
     runtime = Runtime(bundle.graph_path, precision=bundle.precision)
@@ -214,6 +223,17 @@ def main() -> None:
 
 
 STATUSES = ("ok", "uncertain", "rejected")
+
+
+def retrained(options: argparse.Namespace, console: Console) -> None:
+    """Train without each of the diagnoses and print what becomes of its lesions."""
+    data = Path(os.environ["DERMLENS_DATA"])
+    rows = [
+        without(code, data, options.out / f"without_{code}", options.seed, console)
+        for code in dict.fromkeys(options.left_out)
+    ]
+    (options.out / "left_out.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    print(left_out_markdown(rows))
 
 
 def pick(images: Labelled, rows: np.ndarray) -> Labelled:

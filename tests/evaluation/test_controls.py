@@ -12,7 +12,8 @@ from rich.console import Console
 import tiny
 from dermlens import Predictor
 from dermlens.evaluation.artefacts import ARTEFACTS, INK, WITHOUT_LESION
-from dermlens.evaluation.controls import run_controls
+from dermlens.evaluation.controls import answer_changes, drawn_rows, run_controls, same
+from dermlens.inference.bundle import load_bundle
 from pictures import lesion
 
 QUIET = Console(file=io.StringIO())
@@ -52,6 +53,25 @@ def test_dark_corners_are_dark_and_the_middle_is_as_it_was(picture: np.ndarray) 
     dark = ARTEFACTS["dark corners"](picture, np.random.default_rng(0))
     assert dark[:8, :8].max() < 20
     np.testing.assert_array_equal(dark[80:144, 80:144], picture[80:144, 80:144])
+
+
+def test_two_models_are_shown_the_same_artefacts(tmp_path: Path) -> None:
+    bundle = load_bundle(tiny.write(tmp_path / "b"))
+    rows = drawn_rows(40, 6, seed=1)
+    assert len(set(rows.tolist())) == 6 and drawn_rows(5, 6, seed=1).tolist() == [0, 1, 2, 3, 4]
+    shown: list[list[bytes]] = [[], []]
+    for pictures in shown:
+
+        def noted(image: np.ndarray, rng: np.random.Generator, pictures: list[bytes] = pictures) -> np.ndarray:
+            drawn = ARTEFACTS["hair"](image, rng)
+            pictures.append(drawn.tobytes())
+            return drawn
+
+        found = answer_changes(
+            bundle, lambda row: lesion(row, (28, 28)), rows, {"it": same, "hair": noted}, seed=3, console=QUIET
+        )
+        assert found["it"][0].shape == (6, 3) and found["hair"][1].shape == (6,)
+    assert shown[0] == shown[1] and len(set(shown[0])) == 6
 
 
 def test_four_rotations_are_none(picture: np.ndarray) -> None:

@@ -16,12 +16,14 @@ from rich.console import Console
 import tiny
 from dermlens import Predictor
 from dermlens.data.manifest import read_dataset
+from dermlens.data.records import Record
 from dermlens.evaluation.checklist import MISSING, checklist
 from dermlens.evaluation.evaluate import evaluate
+from dermlens.evaluation.examples_fit import index_of
 from dermlens.evaluation.report import gravest
 from dermlens.evaluation.trust_report import Answers
 from dermlens.evaluation.verdict import verdict
-from dermlens.inference.bundle import load_bundle
+from dermlens.inference.bundle import add_trust, load_bundle
 
 
 def paint(folder: Path) -> Path:
@@ -56,6 +58,25 @@ def test_the_page_needs_nothing_from_outside_and_every_link_has_its_target(
     assert page.count("75 of 75 images carry no lesion or ISIC id") == 2
     assert "0<b>.png" not in page and "0&lt;b&gt;.png" in page
     assert ("not a diagnosis" in page and "not validated on dark skin" in page) or "no validation on dark skin" in page
+
+
+def test_the_gallery_names_the_training_lesions_nearest_to_each_failure(tmp_path: Path) -> None:
+    folder = tiny.write(tmp_path / "b")
+    pictures = np.array([tiny.colour(code).mean((0, 1)) for code in tiny.CODES])
+    records = [Record(Path(code), f"<{code}>.png", code) for code in tiny.CODES]
+    add_trust(folder, load_bundle(folder).card, {}, "# b\n", index_of(pictures, np.arange(3), records, tiny.CODES))
+    quiet = Console(file=io.StringIO())
+    evaluate(Predictor(folder), read_dataset(paint(tmp_path / "data")), tmp_path, split=None, seed=0, console=quiet)
+    page = (tmp_path / "report.html").read_text()
+    called = re.findall(r"<figcaption><b>\w+, called (\w+) ", page)
+    nearest = re.findall(r"<span>Nearest in training: &lt;(\w+)&gt;.png \w+ [01]\.\d\d, ", page)
+    assert len(called) == 9 and [n.lower() for n in nearest] == [c.lower() for c in called], (
+        "each looks like that colour"
+    )
+
+
+def test_without_an_index_the_gallery_names_none(done: tuple[Predictor, Path, dict[str, Any]]) -> None:
+    assert "Nearest in training" not in (done[1] / "report.html").read_text()
 
 
 def test_the_verdict_says_what_the_figures_say(done: tuple[Predictor, Path, dict[str, Any]]) -> None:

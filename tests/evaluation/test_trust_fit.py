@@ -15,6 +15,7 @@ from rich.console import Console
 import tiny
 from dermlens import Predictor
 from dermlens.data.records import Record
+from dermlens.evaluation import trust_fit
 from dermlens.evaluation.trust_fit import Labelled, fit_trust
 from dermlens.inference.bundle import add_trust, load_bundle
 from dermlens.reporting.terminal import referral_words
@@ -123,6 +124,23 @@ def test_no_calibration_images_at_all_is_no_failure(tmp_path: Path, roles: dict[
     facts, _ = fit_trust(bundle, {**roles, "calibrate": none}, seed=0, console=QUIET)
     assert facts["measured"]["role"] == "test" and facts["measured"]["prediction_sets"] is None
     json.dumps(facts, allow_nan=False)
+
+
+def test_many_views_of_one_lesion_do_not_move_the_threshold_of_confidence(
+    tmp_path: Path, roles: dict[str, Labelled], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust_fit, "SURE", 1.0)  # the colours are told so surely that the cap would hide it
+    bundle = load_bundle(tiny.write(tmp_path / "b"))
+    once = roles["calibrate"]
+    surest = Predictor(bundle.folder).predict_many([r.path for r in once.records])
+    row = int(np.argmax([answer.probability or 0.0 for answer in surest]))
+    rows = [*range(len(once.records)), *[row] * 300]
+    often = Labelled([once.records[i] for i in rows], once.y_true[rows], once.lesions[rows])
+    found = [
+        fit_trust(bundle, {**roles, "calibrate": calibrate}, seed=0, console=QUIET)[0]["min_confidence"]
+        for calibrate in (once, often)
+    ]
+    assert found[0] == found[1]
 
 
 def test_an_unreadable_image_is_left_out(tmp_path: Path, roles: dict[str, Labelled]) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dermlens.errors import BundleError
-from dermlens.evaluation.novelty_fit import fit_novelty, fit_quality, sample_per_class
+from dermlens.evaluation.novelty_fit import fit_novelty, fit_quality, lesion_quantile, sample_per_class
 from dermlens.inference.novelty import Novelty
 from dermlens.inference.quality import DEFAULT_LIMITS, measure
 
@@ -61,6 +61,14 @@ def test_too_little_is_not_fitted() -> None:
     assert fit_novelty(x, y, x, np.arange(39)) is None
     x, y = known(200, 0)
     assert fit_novelty(x, y, x, np.zeros(200, int)) is None, "one lesion says nothing of others"
+
+
+def test_a_quantile_counts_each_lesion_once() -> None:
+    values = np.array([0.1, 0.1, 0.1, 0.1, 0.1, 0.1, 0.5, 0.6, 0.7, 0.8])
+    many_views = np.array([0, 0, 0, 0, 0, 0, 1, 2, 3, 4])
+    assert lesion_quantile(values, many_views, 0.2) == 0.1
+    assert lesion_quantile(values, many_views, 0.4) == 0.5, "by image it would be 0.1"
+    assert lesion_quantile(values, np.arange(10), 0.4) == 0.1
 
 
 def test_a_sample_leaves_no_class_out() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -10,7 +11,16 @@ import pytest
 
 from dermlens.data.images import InputSpec, load_image
 from dermlens.data.records import Record
-from dermlens.training.pipeline import Draws, augment, effective_prior, plain_view, sampling_weights, views
+from dermlens.training import pipeline
+from dermlens.training.pipeline import (
+    Draws,
+    augment,
+    effective_prior,
+    fresh_view,
+    plain_view,
+    sampling_weights,
+    views,
+)
 
 SPEC = InputSpec(size_px=32)
 
@@ -45,6 +55,52 @@ def test_augmentation_keeps_a_lesion_in_the_picture_and_its_rough_colour() -> No
         assert view.shape == (80, 80, 3) and view.dtype == np.uint8
         middle, corner = view[30:50, 30:50].mean(), view[:6, :6].mean()
         assert middle < corner - 30, f"seed {seed}: the dark lesion left the middle"
+
+
+def by_hand(record: Record, index: int) -> np.ndarray:
+    """The augmented view as it was made before artefacts existed."""
+    source = load_image(record.path, InputSpec(size_px=40))
+    rng = np.random.default_rng([0, int("ab" * 8, 16), index])
+    made: np.ndarray = pipeline._compression(pipeline._colour(pipeline._geometry(source, 32, rng), rng), rng)
+    return made
+
+
+def test_views_without_artefacts_are_what_they_were_to_the_bit(record: Record) -> None:
+    found = views(record, SPEC, count=6, seed=0, key="ab" * 32)
+    for index in range(1, 7):
+        np.testing.assert_array_equal(found[index], by_hand(record, index))
+
+
+def test_artefacts_are_drawn_into_their_share_of_the_views_and_change_nothing_else(record: Record) -> None:
+    count, key = 120, "ab" * 32
+    plain, half, every = (
+        views(record, SPEC, count=count, seed=0, key=key, artefacts=share) for share in (0.0, 0.5, 1.0)
+    )
+    drawn = (half[1:] != plain[1:]).any(axis=(1, 2, 3))
+    assert drawn.mean() == pytest.approx(0.5, abs=0.15)
+    assert (every[1:] != plain[1:]).any(axis=(1, 2, 3)).mean() > 0.95, "JPEG may hide a thin hair in 32 px"
+    np.testing.assert_array_equal(every[0], plain[0])
+    np.testing.assert_array_equal(every[1:][drawn], half[1:][drawn], "the same artefact whatever the share")
+    single = fresh_view(record, SPEC, index=5, seed=0, key=key, artefacts=0.5)
+    np.testing.assert_array_equal(single, half[5])
+
+
+def test_each_kind_of_artefact_gets_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for kind in ("dark_corners", "hair", "ink", "ruler"):
+        draw = getattr(pipeline, kind)
+
+        def noted(
+            *args: object, kind: str = kind, draw: Callable[..., np.ndarray] = draw, **more: object
+        ) -> np.ndarray:
+            drawn.append(kind)
+            return draw(*args, **more)
+
+        monkeypatch.setattr(pipeline, kind, noted)
+    source = np.full((50, 50, 3), 180, np.uint8)
+    for seed in range(80):
+        assert augment(source, 40, np.random.default_rng(seed), 1.0).shape == (40, 40, 3)
+    assert len(drawn) == 80 and min(drawn.count(kind) for kind in set(drawn)) > 8 and len(set(drawn)) == 4
 
 
 def test_sampling_between_the_datas_own_and_equal_class_frequencies() -> None:

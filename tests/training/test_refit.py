@@ -60,6 +60,11 @@ def test_facts_are_fitted_from_the_roles_the_bundle_remembers(
     assert (folder / "MODEL_CARD.md").read_text() == "# 60\n"
     answer = predictor.predict(tiny.colour("GREEN"))
     assert answer.prediction_set is not None and answer.novelty is not None
+    assert facts["neighbours"] == {"lesions": 60}
+    near = predictor.neighbours(answer, 3)
+    assert [n.diagnosis for n in near] == ["GREEN"] * 3 and near[0].image.startswith("GREEN/train")
+    assert main([str(folder), "--data", str(data), "--no-neighbours"]) == 0
+    assert not Predictor(folder).bundle.has_examples
 
 
 def test_other_data_are_refused_and_the_bundle_stays(

@@ -40,6 +40,10 @@ def predict(
         Path | None,
         typer.Option(metavar="DIR", help="Also write a PNG an image of what spoke for its diagnosis."),
     ] = None,
+    neighbours: Annotated[
+        int | None,
+        typer.Option(metavar="K", min=1, help="Also name the K training lesions that each image resembles most."),
+    ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the HTML page in a browser.")] = False,
     frame_aspect: FrameAspect = None,
     max_bytes: MaxBytes = DEFAULT_MAX_BYTES,
@@ -56,12 +60,16 @@ def predict(
     for note in inputs.notes:
         stderr.print(note, style="yellow", highlight=False, soft_wrap=True)
     predictor = Predictor(model, max_bytes=max_bytes, max_pixels=max_pixels, views=views)
+    if neighbours:
+        predictor.bundle.examples()  # a model without them is told before any work is done
     answers = []
     failed = False
     with _watched(len(inputs.paths), stderr) as advance:
         for answer in _answers(predictor, inputs.paths, frame_aspect, heatmap):
             advance(1)
             failed = failed or answer.status == "error"
+            if neighbours:
+                answer = replace(answer, neighbours=predictor.neighbours(answer, neighbours))
             if as_json:
                 print(json.dumps(answer.as_dict()), flush=True)  # noqa: T201
             if html is not None or not as_json:

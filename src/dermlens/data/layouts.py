@@ -44,6 +44,7 @@ MANIFEST_COLUMNS = (
     "frame_aspect",
     "dx_type",
     "fitzpatrick",
+    "licence",
 )
 ONE_HOT_CODES = ("MEL", "NV", "BCC", "AK", "AKIEC", "BKL", "DF", "VASC", "SCC", "UNK")
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".tab", "")
@@ -192,6 +193,7 @@ def _record(table: Table, layout: TableLayout, row: Row, root: Path, image: Path
         isic_id=isic_id_of(image.stem),
         dx_type=cell(row, "dx_type"),
         fitzpatrick=cell(row, "fitzpatrick") or cell(row, "fitspatrick"),  # PAD-UFES-20 spells it so
+        licence=cell(row, "licence", "license", "copyright_license"),  # the last is the ISIC archive's
     )
 
 

@@ -46,6 +46,7 @@ class Record:
         isic_id: the ISIC archive's name of the picture, "ISIC_" and seven digits.
         dx_type: how the diagnosis was made, in the data set's words, such as "histo".
         fitzpatrick: recorded skin type, 1 (very light) to 6, in the data set's words.
+        licence: of the picture, in the data set's words.
     """
 
     path: Path
@@ -62,6 +63,7 @@ class Record:
     isic_id: str | None = None
     dx_type: str | None = None
     fitzpatrick: str | None = None
+    licence: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ RGB (size, size, 3) as the network sees it; the same generator state draws the s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -22,8 +22,8 @@ COVER = 0.7  # side of the square that hides the lesion, as in Bissoto et al.
 RING = 0.1  # width of the border that is left, as a share of the side
 
 
-def ink(image: Pixels, generator: np.random.Generator) -> Pixels:
-    """Draw two strokes of violet ink near the border."""
+def ink(image: Pixels, generator: np.random.Generator, *, colour: Sequence[int] = INK) -> Pixels:
+    """Draw two strokes of ink (violet unless told otherwise) near the border."""
     size = image.shape[0]
     layer = image.copy()
     for _ in range(2):
@@ -31,7 +31,7 @@ def ink(image: Pixels, generator: np.random.Generator) -> Pixels:
         turn = angle + np.linspace(0, 0.5, 12)
         radius = size * (0.44 + generator.normal(0, 0.008, 12))
         line = np.stack([size / 2 + radius * np.cos(turn), size / 2 + radius * np.sin(turn)], axis=1)
-        cv2.polylines(layer, [np.round(line).astype(np.int32)], False, INK, max(2, size // 45), cv2.LINE_AA)
+        cv2.polylines(layer, [np.round(line).astype(np.int32)], False, tuple(colour), max(2, size // 45), cv2.LINE_AA)
     return _mixed(image, layer, 0.75)
 
 
@@ -48,20 +48,20 @@ def ruler(image: Pixels, generator: np.random.Generator) -> Pixels:
     return np.ascontiguousarray(np.rot90(result, -turns))
 
 
-def dark_corners(image: Pixels, generator: np.random.Generator) -> Pixels:
-    """Leave a lit disc, as a dermatoscope's tube does."""
+def dark_corners(image: Pixels, generator: np.random.Generator, *, radius: tuple[float, float] = (0.5, 0.56)) -> Pixels:
+    """Leave a lit disc, as a dermatoscope's tube does; `radius` is drawn between the two, as a share of the side."""
     size = image.shape[0]
     y, x = np.indices((size, size)) - (size - 1) / 2
-    edge = size * generator.uniform(0.5, 0.56)
+    edge = size * generator.uniform(*radius)
     light = np.clip((edge - np.hypot(x, y)) / (0.02 * size) + 0.5, 0, 1)[:, :, None]
     return _pixels(image * light + 8 * (1 - light))
 
 
-def hair(image: Pixels, generator: np.random.Generator) -> Pixels:
-    """Draw ten dark curved hairs across the picture."""
+def hair(image: Pixels, generator: np.random.Generator, *, count: int = 10) -> Pixels:
+    """Draw dark curved hairs across the picture."""
     size = image.shape[0]
     layer = image.copy()
-    for _ in range(10):
+    for _ in range(count):
         ends = generator.uniform(0, size, (3, 2))
         t = np.linspace(0, 1, 24)[:, None]
         curve = (1 - t) ** 2 * ends[0] + 2 * t * (1 - t) * ends[1] + t**2 * ends[2]

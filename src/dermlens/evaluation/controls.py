@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from dermlens.reporting.progress import track
 
 MOST_IMAGES = 600
 RESAMPLES = 1000
+AS_IT_IS = "as it is"
 
 
 def run_controls(
@@ -45,19 +46,16 @@ def run_controls(
         "without_lesion": {name: {"balanced_accuracy", "chance"}}}`, figures with 95 % intervals over lesions.
         `watched` is melanoma, or what is malignant, or the first class.
     """
-    runtime = Runtime(bundle.graph_path, precision=bundle.precision)
-    rows = np.arange(len(y_true))
-    if len(rows) > most:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
-    changes = {"as it is": _same, **ARTEFACTS, **WITHOUT_LESION}
-    answers = _answers(bundle, runtime, load, rows, changes, seed, console)
+    rows = drawn_rows(len(y_true), most, seed)
+    changes = {AS_IT_IS: same, **ARTEFACTS, **WITHOUT_LESION}
+    answers = answer_changes(bundle, load, rows, changes, seed=seed, console=console)
     truth, groups = y_true[rows], np.unique(lesions[rows], return_inverse=True)[1].astype(np.int64)
     weights = np.concatenate(
         [np.ones((1, len(truth))), *resample_weights(truth, groups, resamples=RESAMPLES, seed=seed)]
     )
     watched = _watched(bundle.codes)
     columns = [bundle.codes.index(code) for code in watched]
-    before, decided = answers["as it is"]
+    before, decided = answers[AS_IT_IS]
 
     n_lesions = int(groups.max()) + 1
 
@@ -86,29 +84,40 @@ def run_controls(
                 "balanced_accuracy": _balanced(weights, truth, answers[name][1], len(bundle.codes)),
                 "chance": 1 / len(present),
             }
-            for name in ("as it is", *WITHOUT_LESION)
+            for name in (AS_IT_IS, *WITHOUT_LESION)
         },
     }
 
 
-def _same(image: Pixels, _: np.random.Generator) -> Pixels:
+def same(image: Pixels, _: np.random.Generator) -> Pixels:
+    """Return the image as it is."""
     return image
+
+
+def drawn_rows(n: int, most: int, seed: int) -> Ints:
+    """Return all rows of n images, or `most` of them drawn at random, ascending."""
+    rows = np.arange(n)
+    return rows if n <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
 def _watched(codes: Sequence[str]) -> tuple[str, ...]:
     return ("MEL",) if "MEL" in codes else grave_codes(codes) or (codes[0],)
 
 
-def _answers(
+def answer_changes(
     bundle: Bundle,
-    runtime: Runtime,
     load: Callable[[int], Pixels],
     rows: Ints,
-    changes: dict[str, Change],
+    changes: Mapping[str, Change],
+    *,
     seed: int,
     console: Console,
 ) -> dict[str, tuple[Floats, Ints]]:
-    """Return (probability, decision) for every change; each image draws its artefacts from a generator of its own."""
+    """Return (probability, decision) of the images `rows` under every change.
+
+    Each image draws its artefacts from a generator of its own, so two models are shown the same pictures.
+    """
+    runtime = Runtime(bundle.graph_path, precision=bundle.precision)
     logits: dict[str, list[np.ndarray]] = {name: [] for name in changes}
     with track("Controls", len(rows), console) as advance:
         for start in range(0, len(rows), BATCH):

@@ -50,7 +50,7 @@ def fit_novelty(
     unit = normalised(embedding)
     mean = unit.mean(axis=0)
     k = max(1, min(directions, unit.shape[1] // 2, len(unit) // 10))
-    components = _directions(unit - mean, k)
+    components = principal_directions(unit - mean, k)
     inside = (unit - mean) @ components.T
     present, place = np.unique(y_true, return_inverse=True)
     means = np.stack([inside[place == c].mean(axis=0) for c in range(len(present))])
@@ -60,11 +60,11 @@ def fit_novelty(
     distance, residual = _parts(draft, unit)
     scale = (max(float(distance.mean()), 1e-9), max(float(residual.mean()), 1e-6))
     scaled = Novelty(mean, components, whiten, means @ whiten, scale, 1.0, kept)
-    threshold = _kept_threshold(scaled.score(held_out), lesions, kept)
+    threshold = lesion_quantile(scaled.score(held_out), lesions, kept)
     return Novelty(mean, components, whiten, means @ whiten, scale, max(threshold, 1e-9), kept)
 
 
-def _directions(centred: Floats, k: int) -> Floats:
+def principal_directions(centred: Floats, k: int) -> Floats:
     """Return the k directions of largest spread, (k, d), rows orthonormal."""
     covariance = centred.T @ centred / len(centred)
     _, vectors = np.linalg.eigh(covariance)
@@ -91,11 +91,12 @@ def _parts(novelty: Novelty, unit: Floats) -> tuple[Floats, Floats]:
     return distances, residual
 
 
-def _kept_threshold(scores: Floats, lesions: Ints, kept: float) -> float:
+def lesion_quantile(values: Floats, lesions: Ints, share: float) -> float:
+    """Return the smallest of (n,) values at or below which `share` of the lesions lies, each lesion counted once."""
     weights = 1.0 / np.bincount(lesions)[lesions]
-    order = np.argsort(scores, kind="stable")
-    share = np.cumsum(weights[order]) / weights.sum()
-    return float(scores[order][np.searchsorted(share, kept - 1e-9)])
+    order = np.argsort(values, kind="stable")
+    cumulated = np.cumsum(weights[order]) / weights.sum()
+    return float(values[order][np.searchsorted(cumulated, share - 1e-9)])
 
 
 def fit_quality(qualities: Sequence[Quality]) -> QualityLimits:

@@ -19,8 +19,10 @@ from dermlens.inference.trust import grave_codes
 from dermlens.reporting.evaluation_page import Part, Shot, Table, write_evaluation_page
 from dermlens.reporting.figures import figure
 from dermlens.reporting.plots import benefit_png, confusion_png, curves_png, reliability_png
+from dermlens.reporting.terminal import neighbours_words
 
 GALLERY = 12
+NEIGHBOURS = 3
 Explain = Callable[[int], Explanation]
 
 
@@ -300,18 +302,23 @@ _MEASURES = ("accuracy", "balanced_accuracy", "auc")
 
 def _gallery(answers: Answers, names: Sequence[str], explain: Explain) -> Part:
     shots = []
+    examples = answers.bundle.examples() if answers.bundle.has_examples else None
     for row in gravest(answers):
         explanation = explain(row)
         truth, given = (answers.bundle.codes[int(c)] for c in (answers.y_true[row], answers.decision[row]))
         share = answers.probability[row, answers.decision[row]]
         label = f"{display_name(truth)}, called {display_name(given)} ({share:.0%}), {answers.predictions[row].status}"
-        shots.append(Shot((explanation.image, explanation.overlay()), label, names[row]))
+        embedding = answers.predictions[row].embedding
+        near = () if examples is None or embedding is None else examples.nearest(embedding, NEIGHBOURS)
+        note = f"Nearest in training: {neighbours_words(near)}" if near else ""
+        shots.append(Shot((explanation.image, explanation.overlay()), label, names[row], note))
     return Part(
         "failures",
         "Where it fails",
         [
             "The gravest errors: malignant or premalignant lesions called benign, the surest first, then other errors. "
             "On the right, what spoke for the diagnosis that it gave."
+            + (" Below, the training lesions most like it to the network, with their diagnosis." if examples else "")
         ],
         shots=shots,
         note="" if shots else "It made no errors here.",

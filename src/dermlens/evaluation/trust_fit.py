@@ -18,7 +18,7 @@ from dermlens.data.images import load_image
 from dermlens.data.records import Record
 from dermlens.errors import ImageError
 from dermlens.evaluation.conformal import fit_sets, measure_sets
-from dermlens.evaluation.novelty_fit import fit_novelty, fit_quality, sample_per_class
+from dermlens.evaluation.novelty_fit import fit_novelty, fit_quality, lesion_quantile, sample_per_class
 from dermlens.evaluation.operating_points import REFERRAL, fit_points, measure_point, not_measured
 from dermlens.evaluation.weighted import Floats, Ints
 from dermlens.inference.bundle import Bundle
@@ -144,9 +144,12 @@ def look(bundle: Bundle, runtime: Runtime, images: Labelled, console: Console, w
 
 
 def _min_confidence(sample: Sample) -> float:
-    """The probability of the diagnosis that the least sure fifth of the answers stays below."""
+    """The probability of the diagnosis that the least sure fifth of the lesions does not exceed.
+
+    Each lesion counts once: an image of a lesion with m images weighs 1 / m.
+    """
     chosen = sample.probability[np.arange(len(sample.decision)), sample.decision]
-    return min(SURE, float(np.quantile(chosen, LEAST_SURE)))
+    return min(SURE, lesion_quantile(chosen, sample.lesions, LEAST_SURE))
 
 
 def judged(trust: Trust, bundle: Bundle, sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:

@@ -3,6 +3,7 @@
     graph.xml, graph.bin   OpenVINO graph: uint8 (n, h, w, 3) -> logits, embedding, feature_map
     head.npz               weights (d, classes) and bias (classes,) of the last layer, for class activation maps
     trust.npz              what images like those of the training look like (absent where too few were known)
+    neighbours.npz         where one image of each training lesion lies, and its name (absent in older bundles)
     seen.json              what the model has learned from, by role: content hashes, lesion ids, ISIC ids
     bundle.json            labels, input, calibration, decision rule, metrics, licences, SHA-256 of the other files
     MODEL_CARD.md          the same, for people
@@ -29,11 +30,13 @@ import numpy.typing as npt
 from dermlens.data.images import InputSpec
 from dermlens.errors import BundleError, DermlensError, StorageError
 from dermlens.inference.decision import Calibration, DecisionRule
+from dermlens.inference.nearest import TrainingExamples
 from dermlens.inference.trust import Trust
 
 SCHEMA = "dermlens/bundle/1"
 ROLES_LEARNED_FROM = ("train", "select", "calibrate", "weights")  # weights: what the starting weights have met
 TRUST_FILE = "trust.npz"
+NEIGHBOURS_FILE = "neighbours.npz"
 FILES = {"graph.xml", "graph.bin", "head.npz", "seen.json"}
 MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
 
@@ -88,6 +91,32 @@ class Bundle:
         """Return the last layer: weights float32 (d, classes) and bias float32 (classes,)."""
         with np.load(self.folder / "head.npz", allow_pickle=False) as arrays:
             return arrays["weights"], arrays["bias"]
+
+    @property
+    def has_examples(self) -> bool:
+        """Whether it knows the names of its training lesions."""
+        return NEIGHBOURS_FILE in self.card["files"]
+
+    def examples(self) -> TrainingExamples:
+        """Return the index of the training lesions, read anew at each call.
+
+        Raises:
+            BundleError: the bundle has none, or it is damaged.
+        """
+        if not self.has_examples:
+            raise BundleError(
+                f"The model {self.name!r} does not know its nearest training examples: {self.folder} has no "
+                f"{NEIGHBOURS_FILE}.",
+                remedy=f"Add it with `python -m dermlens.training.refit {self.folder} --data DATA`, where DATA are the "
+                "images that it was trained from, or train the model again.",
+                code="no_neighbours",
+            )
+        path = self.folder / NEIGHBOURS_FILE
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return TrainingExamples.read(dict(arrays), self.codes)
+        except (KeyError, TypeError, ValueError, OSError, BundleError) as error:
+            raise _damaged(path, f"an array is missing or wrong ({error!r})") from error
 
     def seen(self, roles: tuple[str, ...] = ROLES_LEARNED_FROM) -> Seen:
         """Return what the model, or the weights it started from, learned from in the given roles."""
@@ -225,13 +254,20 @@ def _write_card(folder: Path, card: Mapping[str, Any]) -> None:
 
 
 def add_trust(
-    folder: Path, card: dict[str, Any], arrays: Mapping[str, npt.NDArray[np.float32]], model_card: str
+    folder: Path,
+    card: dict[str, Any],
+    arrays: Mapping[str, npt.NDArray[np.float32]],
+    model_card: str,
+    examples: TrainingExamples | None = None,
 ) -> None:
-    """Give a bundle another card and the arrays of its novelty score; graph, head and `seen.json` stay.
+    """Give a bundle another card, the arrays of its novelty score, and the index of its training lesions.
+
+    Graph, head and `seen.json` stay.
 
     Args:
         card: the whole of bundle.json; `schema` and `files` are written anew.
         arrays: for `trust.npz`; none leaves the file out.
+        examples: for `neighbours.npz`; None leaves the file out.
 
     Raises:
         StorageError: no space or no permission; the bundle is untouched.
@@ -242,6 +278,9 @@ def add_trust(
         (staging / TRUST_FILE).unlink(missing_ok=True)
         if arrays:
             np.savez_compressed(staging / TRUST_FILE, allow_pickle=False, **arrays)
+        (staging / NEIGHBOURS_FILE).unlink(missing_ok=True)
+        if examples is not None:
+            np.savez_compressed(staging / NEIGHBOURS_FILE, allow_pickle=False, **examples.arrays())
         (staging / "MODEL_CARD.md").write_text(model_card, encoding="utf-8")
         _write_card(staging, card)
 

@@ -19,6 +19,7 @@ from dermlens.inference.bundle import Bundle, find_bundle, load_bundle
 from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.explain import Explanation, explain
 from dermlens.inference.judgement import Judgement, judge
+from dermlens.inference.nearest import Neighbour, TrainingExamples
 from dermlens.inference.pixel_budget import PixelBudget
 from dermlens.inference.runtime import BATCH, Outputs, Runtime
 from dermlens.inference.trust import Reason
@@ -52,6 +53,7 @@ class Prediction:
         quality: focus, exposure and framing; see `quality.Quality`.
         heatmap: path of its heat map, where one was written.
         views: test-time views that the probabilities are the mean of.
+        neighbours: the training lesions that it resembles most, the nearest first; None unless they were asked for.
         logits, embedding: float32 (classes,) and (d,), for programs.
     """
 
@@ -76,6 +78,7 @@ class Prediction:
     referral: dict[str, Any] | None = None
     novelty: dict[str, Any] | None = None
     quality: dict[str, float] | None = None
+    neighbours: tuple[Neighbour, ...] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the object that `dermlens predict --json` prints."""
@@ -101,6 +104,7 @@ class Prediction:
             "quality": self.quality,
             **({} if self.heatmap is None else {"heatmap": self.heatmap}),
             **({} if self.views == 1 else {"views": self.views}),
+            **({} if self.neighbours is None else {"neighbours": [n.as_dict() for n in self.neighbours]}),
         }
 
     def top(self, k: int) -> list[tuple[str, float]]:
@@ -139,9 +143,17 @@ class Predictor:
         self._limits = {"max_bytes": max_bytes, "max_pixels": max_pixels}
         self._pixels = PixelBudget(PIXELS_AT_ONCE)
         self._head: tuple[np.ndarray, np.ndarray] | None = None
+        self._examples: TrainingExamples | None = None
         self._model = {"name": self.bundle.name, "version": self.bundle.version, "sha256": self.bundle.sha256}
 
-    def predict(self, image: ImageSource, *, name: str | None = None, frame_aspect: float | None = None) -> Prediction:
+    def predict(
+        self,
+        image: ImageSource,
+        *,
+        name: str | None = None,
+        frame_aspect: float | None = None,
+        neighbours: int = 0,
+    ) -> Prediction:
         """Answer for one image: a path, encoded bytes or a uint8 RGB array (height, width, 3).
 
         A bad image does not raise: the Prediction has status "error" and says why.
@@ -149,8 +161,14 @@ class Predictor:
         Args:
             name: what to call the image in the answer; its path when None.
             frame_aspect: width / height of the camera frame, for a file that was squashed to another shape.
+            neighbours: how many of the most similar training lesions to name.
+
+        Raises:
+            BundleError: neighbours are asked for and the bundle has no index of its training lesions.
         """
-        return next(self.predict_many([image], names=None if name is None else [name], frame_aspects=[frame_aspect]))
+        names = None if name is None else [name]
+        answer = next(self.predict_many([image], names=names, frame_aspects=[frame_aspect]))
+        return replace(answer, neighbours=self.neighbours(answer, neighbours)) if neighbours else answer
 
     def predict_many(
         self,
@@ -164,6 +182,16 @@ class Predictor:
         Images are read and decoded in background threads while the network runs; at most a few batches are in memory.
         """
         return (answered.prediction for answered in self._run_many(_jobs(images, names, frame_aspects)))
+
+    def neighbours(self, answer: Prediction, count: int) -> tuple[Neighbour, ...]:
+        """Name the training lesions that the image of an answer resembles most; none for an image that was not read.
+
+        Raises:
+            BundleError: the bundle has no index of its training lesions.
+        """
+        if self._examples is None:
+            self._examples = self.bundle.examples()
+        return () if answer.embedding is None else self._examples.nearest(answer.embedding, count)
 
     def explain(
         self,

@@ -30,11 +30,12 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Shot:
-    """Pictures of one case side by side, uint8 RGB, with what stands under them."""
+    """Pictures of one case side by side, uint8 RGB, with what stands under them; `note` may be empty."""
 
     pictures: Sequence[npt.NDArray[np.uint8]]
     label: str
     name: str
+    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +120,10 @@ def _plot(png: bytes, words: str) -> str:
 
 def _shot(shot: Shot) -> str:
     pictures = "".join(f'<img src="{_jpeg(pixels)}" alt="{html.escape(shot.label)}">' for pixels in shot.pictures)
+    note = f"<span>{html.escape(shot.note)}</span>" if shot.note else ""
     return (
         f'<figure><div class="pair">{pictures}</div><figcaption><b>{html.escape(shot.label)}</b>'
-        f"<span>{html.escape(shot.name)}</span></figcaption></figure>"
+        f"<span>{html.escape(shot.name)}</span>{note}</figcaption></figure>"
     )
 
 

@@ -20,7 +20,7 @@ from dermlens.diagnoses import DIAGNOSES, display_name
 from dermlens.errors import ImageError, StorageError
 from dermlens.inference.bundle import Bundle
 from dermlens.inference.predict import DISCLAIMER, Prediction
-from dermlens.reporting.terminal import percent, referral_words, shown
+from dermlens.reporting.terminal import neighbours_words, percent, referral_words, shown
 
 THUMBNAIL_PX = 320
 ANY_SIZE = 2**40  # the answer was given, so the limits were kept
@@ -90,13 +90,13 @@ def _card(answer: Prediction, bundle: Bundle, top: int) -> str:
     if answer.status == "rejected":
         return (
             f'<article class="rejected">{_picture(answer, bundle)}<div><p class="kind">Rejected</p>'
-            f"<h2>I can&rsquo;t tell</h2>{_reasons(answer)}</div><footer>{name}</footer></article>"
+            f"<h2>I can&rsquo;t tell</h2>{_reasons(answer)}{_neighbours(answer)}</div><footer>{name}</footer></article>"
         )
     bars = "".join(_bar(c, p, c == code) for c, p in shown(answer, top))
     return (
         f'<article class="{kind}">{_picture(answer, bundle)}<div>{told}'
         f"<h2>{html.escape(answer.diagnosis_name or code)}</h2>{_reasons(answer)}{plain}"
-        f'<table aria-label="Probabilities">{bars}</table>{_possible(answer)}</div>'
+        f'<table aria-label="Probabilities">{bars}</table>{_possible(answer)}{_neighbours(answer)}</div>'
         f"<footer>{name}<span>{codes}</span></footer></article>"
     )
 
@@ -119,6 +119,13 @@ def _possible(answer: Prediction) -> str:
     if answer.referral is not None and answer.referral["advised"]:
         lines.append("<b>To be seen by a specialist.</b>")
     return f'<p class="possible">{" ".join(lines)}</p>' if lines else ""
+
+
+def _neighbours(answer: Prediction) -> str:
+    """The most similar training lesions, where they were asked for."""
+    if not answer.neighbours:
+        return ""
+    return f'<p class="possible">Nearest in training: {html.escape(neighbours_words(answer.neighbours))}.</p>'
 
 
 def _bar(code: str, probability: float, chosen: bool) -> str:

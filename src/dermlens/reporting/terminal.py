@@ -13,6 +13,7 @@ from rich.text import Text
 from dermlens.diagnoses import DIAGNOSES, display_name
 from dermlens.inference.bundle import Bundle
 from dermlens.inference.decision import OperatingPoint
+from dermlens.inference.nearest import Neighbour
 from dermlens.inference.predict import DISCLAIMER, Prediction
 from dermlens.inference.trust import Trust
 
@@ -35,6 +36,11 @@ RULE_WORDS = (
 SET_WORDS = (
     "Compatible with: the diagnoses for which this picture is not unusual. A common diagnosis may be missing although "
     "it is probable, since pictures of it nearly always look more like it."
+)
+
+NEIGHBOUR_WORDS = (
+    "Nearest: the training lesions that look most alike to the network, with their diagnosis and their similarity (1 "
+    "is the same). They show what the answer leans on and prove nothing."
 )
 
 
@@ -60,6 +66,7 @@ def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Co
     if table.row_count:
         console.print(table)
     _show_doubts(answers, console)
+    _show_neighbours(answers, console)
     for answer in answers:
         if answer.error is not None:
             console.print(
@@ -123,6 +130,21 @@ def _show_doubts(answers: Sequence[Prediction], console: Console) -> None:
             words = " ".join(reason.text for reason in answer.reasons)
             line = Text(printable(f"{answer.status}: {Path(answer.image).name}: "), STATUS_STYLE[answer.status])
             console.print(line.append(words, style="default"), soft_wrap=True)
+
+
+def _show_neighbours(answers: Sequence[Prediction], console: Console) -> None:
+    """Name the training lesions that each image resembles most, where they were asked for."""
+    told = [answer for answer in answers if answer.neighbours]
+    for answer in told:
+        words = f"nearest to {Path(answer.image).name}: {neighbours_words(answer.neighbours or ())}"
+        console.print(Text(printable(words)), soft_wrap=True)
+    if told:
+        console.print(Text(NEIGHBOUR_WORDS, style="dim"))
+
+
+def neighbours_words(neighbours: Sequence[Neighbour]) -> str:
+    """Return `ISIC_0024306 NV 0.93, ...`: name, diagnosis and similarity of training lesions."""
+    return ", ".join(f"{n.image} {n.diagnosis} {n.similarity:.2f}" for n in neighbours)
 
 
 def _show_referrals(answers: Sequence[Prediction], trust: Trust, console: Console) -> None:

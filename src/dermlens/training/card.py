@@ -181,7 +181,7 @@ def _trust(card: Mapping[str, Any]) -> list[str]:
     for name, row in measured["status"].items():
         accuracy = "n/a" if row["accuracy"] is None else f"{row['accuracy']:.3f}"
         lines.append(f"| {name} | {row['share']:.1%} | {accuracy} |")
-    return ["\n".join([*lines, *_sets(facts), *_points(facts)])]
+    return ["\n".join([*lines, *_sets(facts), *_points(facts), *_neighbours(facts)])]
 
 
 def _sets(facts: Mapping[str, Any]) -> list[str]:
@@ -219,6 +219,17 @@ def _points(facts: Mapping[str, Any]) -> list[str]:
         cells = (f"{point['threshold']:.3f}", figure(point["sensitivity"]), figure(point["specificity"]))
         lines.append(f"| {point['name']}{mark} | {' '.join(point['codes'])} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _neighbours(facts: Mapping[str, Any]) -> list[str]:
+    known = facts.get("neighbours")
+    if not known:
+        return []
+    return [
+        "",
+        f"It names the nearest of {known['lesions']} training lesions by ISIC id or file name "
+        "(`predict --neighbours K`); it keeps none of their pictures.",
+    ]
 
 
 def _limits(card: Mapping[str, Any]) -> str:

@@ -73,6 +73,7 @@ def from_images(
     spec: InputSpec,
     *,
     seed: int,
+    artefacts: float = 0.0,
     batch: int = EVAL_BATCH_PIXELS,
 ) -> Feed:
     """Feed of pixels, uint8 (n, size, size, 3): every draw is a view that was never seen before.
@@ -83,7 +84,7 @@ def from_images(
 
     def load(draw: Draw) -> np.ndarray:
         def one(row: int, view: int) -> np.ndarray:
-            return fresh_view(train[row], spec, index=1 + view, seed=seed, key=hashes[row])
+            return fresh_view(train[row], spec, index=1 + view, seed=seed, key=hashes[row], artefacts=artefacts)
 
         return np.stack(list(pool.map(one, draw.rows.tolist(), draw.views.tolist())))
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from dermlens.data.images import InputSpec, load_image
 from dermlens.data.records import Record
+from dermlens.evaluation.artefacts import dark_corners, hair, ink, ruler
 
 AUGMENTATION_VERSION = 1  # raise it with any change to the views, so that cached features are made anew
 LARGER = 1.25  # augmented views start from a copy this much larger, so that zooming in does not blur
@@ -24,24 +25,27 @@ def plain_view(record: Record, spec: InputSpec) -> np.ndarray:
     return load_image(record.path, spec, frame_aspect=record.frame_aspect)
 
 
-def views(record: Record, spec: InputSpec, *, count: int, seed: int, key: str) -> np.ndarray:
+def views(record: Record, spec: InputSpec, *, count: int, seed: int, key: str, artefacts: float = 0.0) -> np.ndarray:
     """Return view 0 (plain) and `count` augmented views, uint8 (1 + count, size, size, 3).
 
     Args:
         key: content hash of the file; with `seed` and the index it fixes each view.
+        artefacts: share of the augmented views with an artefact drawn in; all else in them is as without.
     """
     result = np.empty((1 + count, spec.size_px, spec.size_px, 3), np.uint8)
     result[0] = plain_view(record, spec)
     if count:
         source = _larger_copy(record, spec)
         for index in range(1, 1 + count):
-            result[index] = augment(source, spec.size_px, _generator(seed, key, index))
+            result[index] = augment(source, spec.size_px, _generator(seed, key, index), artefacts)
     return result
 
 
-def fresh_view(record: Record, spec: InputSpec, *, index: int, seed: int, key: str) -> np.ndarray:
+def fresh_view(
+    record: Record, spec: InputSpec, *, index: int, seed: int, key: str, artefacts: float = 0.0
+) -> np.ndarray:
     """Return the augmented view of that index (1 or more), uint8 (size, size, 3), as `views` would hold it."""
-    return augment(_larger_copy(record, spec), spec.size_px, _generator(seed, key, index))
+    return augment(_larger_copy(record, spec), spec.size_px, _generator(seed, key, index), artefacts)
 
 
 def _larger_copy(record: Record, spec: InputSpec) -> np.ndarray:
@@ -53,9 +57,11 @@ def _generator(seed: int, key: str, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, int(key[:16], 16), index])
 
 
-def augment(source: np.ndarray, size_px: int, rng: np.random.Generator) -> np.ndarray:
+def augment(source: np.ndarray, size_px: int, rng: np.random.Generator, artefacts: float = 0.0) -> np.ndarray:
     """Return one random view of `source` (uint8 RGB square), uint8 (size_px, size_px, 3)."""
     view = _geometry(source, size_px, rng)
+    if artefacts > 0:
+        view = _artefact(view, artefacts, rng.spawn(1)[0])  # a stream of its own: the rest stays as without
     view = _colour(view, rng)
     return _compression(view, rng)
 
@@ -78,6 +84,20 @@ def _geometry(source: np.ndarray, size_px: int, rng: np.random.Generator) -> np.
         source, matrix, (size_px, size_px), flags=flags, borderMode=cv2.BORDER_REFLECT_101
     )
     return warped
+
+
+def _artefact(view: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """In that share of the views draw a dark rim, hair, ink or a ruler, more varied than the controls draw them."""
+    if rng.random() >= share:
+        return view
+    kind = int(rng.integers(4))
+    if kind == 0:
+        return dark_corners(view, rng, radius=(0.48, 0.64))
+    if kind == 1:
+        return hair(view, rng, count=int(rng.integers(3, 21)))
+    if kind == 2:
+        return ink(view, rng, colour=rng.integers(0, 160, 3).tolist())
+    return ruler(view, rng)
 
 
 def _colour(view: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -44,6 +44,8 @@ class Recipe:
         clip_norm: largest norm of all gradients together; 0 does not clip.
         warmup_share: share of the steps in which the rate rises from zero.
         ema_decay: decay of the averaged weights, the ones that are evaluated and kept.
+        artefacts: share of the augmented views into which a dark rim, hair, ink or a ruler is drawn, so that these say
+            nothing to the network; without effect on "head", which sees plain views alone.
         label_smoothing: share of the target spread over all classes.
         dropout: before the last layer.
         class_balance: 0 draws images as they come, 1 draws all classes equally often.
@@ -81,6 +83,7 @@ class Recipe:
     clip_norm: float = 1.0
     warmup_share: float = 0.1
     ema_decay: float = 0.995
+    artefacts: float = 0.0
     label_smoothing: float = 0.05
     dropout: float = 0.3
     class_balance: float = 0.7
@@ -154,6 +157,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("clip_norm", 0.0, 1000.0),
     ("warmup_share", 0.0, 0.9),
     ("ema_decay", 0.0, 0.99999),
+    ("artefacts", 0.0, 1.0),
     ("label_smoothing", 0.0, 0.9),
     ("dropout", 0.0, 0.9),
     ("class_balance", 0.0, 1.0),

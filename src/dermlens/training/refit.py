@@ -1,10 +1,12 @@
 """Fit what a bundle knows of its own limits, on a bundle that is finished; nothing is trained again.
 
     python -m dermlens.training.refit MODEL --data DATA [--images DIR] [--reference CSV] [--frame-aspect W/H]
+                                      [--no-neighbours]
     python -m dermlens.training.refit default --data DATA --as-default
 
 MODEL is a run folder, a bundle folder or an embedded name. DATA holds the images that it was trained from; the roles
-they had are read from the bundle's `seen.json` by content. `--as-default` reads DATA as `default_model` does.
+they had are read from the bundle's `seen.json` by content. `--as-default` reads DATA as `default_model` does. The
+bundle then also names its training lesions (`predict --neighbours`); `--no-neighbours` leaves their names out.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from dermlens.data.groups import lesions
 from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Dataset
 from dermlens.errors import DataError, DermlensError
+from dermlens.evaluation.examples_fit import fit_examples
 from dermlens.evaluation.trust_fit import Labelled, fit_trust
 from dermlens.inference.bundle import HASH_CHARS, Bundle, add_trust, find_bundle, load_bundle
 from dermlens.reporting.progress import track
@@ -32,8 +35,11 @@ from dermlens.training.card import model_card
 ROLES = ("train", "calibrate", "test")
 
 
-def refit(folder: Path, roles: dict[str, Labelled], *, seed: int, console: Console) -> Path:
+def refit(folder: Path, roles: dict[str, Labelled], *, seed: int, console: Console, neighbours: bool = True) -> Path:
     """Fit the trust facts of the bundle at `folder` and write them into it, with its card.
+
+    Args:
+        neighbours: also keep the names of the training lesions and where they lie.
 
     Raises:
         StorageError: it cannot be written; the bundle is untouched.
@@ -41,9 +47,11 @@ def refit(folder: Path, roles: dict[str, Labelled], *, seed: int, console: Conso
     started = time.monotonic()
     bundle = load_bundle(folder)
     facts, arrays = fit_trust(bundle, roles, seed=seed, console=console)
+    examples = fit_examples(bundle, roles["train"], seed=seed, console=console) if neighbours else None
+    facts["neighbours"] = None if examples is None else {"lesions": len(examples.places)}
     facts["fitted_in_s"] = round(time.monotonic() - started, 1)
     card = {**bundle.card, "trust": facts}
-    add_trust(folder, card, arrays, model_card(card))
+    add_trust(folder, card, arrays, model_card(card), examples)
     return folder
 
 
@@ -83,13 +91,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--reference", type=Path)
     parser.add_argument("--frame-aspect", type=float)
     parser.add_argument("--as-default", action="store_true", help="read DATA as the embedded model's data set")
+    parser.add_argument("--no-neighbours", action="store_true", help="keep no names of training images")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
     try:
         bundle = load_bundle(find_bundle(options.model))
         dataset = _dataset(options, console)
-        refit(bundle.folder, roles_of(bundle, dataset, console), seed=options.seed, console=console)
+        roles = roles_of(bundle, dataset, console)
+        refit(bundle.folder, roles, seed=options.seed, console=console, neighbours=not options.no_neighbours)
     except DermlensError as error:
         console.print(f"Error: {error}", style="red", highlight=False)
         return 2

@@ -163,8 +163,11 @@ def _trained(run: _Run) -> keras.Model:
 
 def _key(recipe: Recipe, stem: Stem, material: Material) -> str:
     """Identify all that decides about the tuned weights."""
+    settings = recipe.as_dict()
+    if not recipe.artefacts:
+        del settings["artefacts"]  # so that a run from before this setting existed can go on
     facts = [
-        recipe.as_dict(),
+        settings,
         stem.weights_id,
         material.codes,
         [record.frame_aspect for record in material.records],
@@ -303,6 +306,7 @@ def _features(run: _Run, trunk: ov.Model, role: str, views: int) -> np.ndarray:
         seed=run.recipe.seed,
         weights_id=run.stem.trunk_id,
         console=run.console,
+        artefacts=run.recipe.artefacts,
         what=f"Trunk features, {role}",
     )
 
@@ -318,6 +322,7 @@ def _fresh(run: _Run) -> Feed:
         material.labels[select],
         run.stem.spec,
         seed=run.recipe.seed,
+        artefacts=run.recipe.artefacts,
         batch=_scored(run, EVAL_BATCH_PIXELS),
     )
 

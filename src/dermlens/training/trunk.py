@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ def trunk_cache(
     seed: int,
     weights_id: str,
     console: Console,
+    artefacts: float = 0.0,
     what: str = "Trunk features",
 ) -> np.ndarray:
     """Return features float16 (images, 1 + view_count, height, width, channels), read-only; view 0 is the plain one.
@@ -52,6 +53,7 @@ def trunk_cache(
         folder: holds `features.npy` and `features.json`.
         graph: the trunk, uint8 pixels in, one feature map out.
         weights_id: identifies the trunk's weights and cut.
+        artefacts: share of the augmented views with an artefact drawn in.
     Raises:
         StorageError: not enough space; what is there already is kept.
     """
@@ -66,10 +68,15 @@ def trunk_cache(
         "views": view_count,
         "seed": seed,
         "shape": list(shape),
+        **({"artefacts": artefacts} if artefacts else {}),  # without them a cache from before they existed holds
     }
+
+    def load(index: int) -> np.ndarray:
+        return views(records[index], spec, count=view_count, seed=seed, key=hashes[index], artefacts=artefacts)
+
     try:
         features, done = _open(folder, key, shape)
-        _fill(folder, features, done, key, compiled, records, hashes, spec, view_count, seed, console, what)
+        _fill(folder, features, done, key, compiled, load, console, what)
         del features
         filled: np.ndarray = np.load(folder / "features.npy", mmap_mode="r")
         return filled
@@ -124,29 +131,24 @@ def _fill(
     done: int,
     key: dict[str, Any],
     compiled: ov.CompiledModel,
-    records: Sequence[Record],
-    hashes: Sequence[str],
-    spec: InputSpec,
-    view_count: int,
-    seed: int,
+    load: Callable[[int], np.ndarray],
     console: Console,
     what: str,
 ) -> None:
-    def load(index: int) -> np.ndarray:
-        return views(records[index], spec, count=view_count, seed=seed, key=hashes[index])
-
-    total = (len(records) - done) * (1 + view_count)
-    starts = range(done, len(records), CHUNK)
+    """Fill the features from image `done` on; `load` gives all views of an image."""
+    n, per_image = features.shape[:2]
+    total = (n - done) * per_image
+    starts = range(done, n, CHUNK)
     with ThreadPoolExecutor(max_workers=DECODE_THREADS) as pool, track(what, total, console, unit="views") as advance:
-        following = [pool.submit(load, i) for i in _chunk(done, len(records))]
+        following = [pool.submit(load, i) for i in _chunk(done, n)]
         for start in starts:
             pixels = [future.result() for future in following]
-            following = [pool.submit(load, i) for i in _chunk(start + CHUNK, len(records))]
+            following = [pool.submit(load, i) for i in _chunk(start + CHUNK, n)]
             found = run_batches(compiled, np.concatenate(pixels))
             stop = start + len(pixels)
-            features[start:stop] = found.reshape(len(pixels), 1 + view_count, *found.shape[1:])
+            features[start:stop] = found.reshape(len(pixels), per_image, *found.shape[1:])
             advance(len(found))
-            if stop == len(records) or stop % FLUSH_EVERY < CHUNK:
+            if stop == n or stop % FLUSH_EVERY < CHUNK:
                 features.flush()  # type: ignore[attr-defined]
                 _write_state(folder, key, stop)
 
