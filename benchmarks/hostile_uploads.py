@@ -1,6 +1,6 @@
 """Hostile uploads against a running server: every answer below 500, memory bounded, server alive.
 
-    python benchmarks/hostile_uploads.py [--mutations 1000] [--seed 0] [--model default]
+    python benchmarks/hostile_uploads.py [--mutations 10000] [--seed 0] [--model default]
 
 Starts `dermlens serve` on loopback, sends the corpus and random mutations of valid files, and prints a Markdown table.
 """
@@ -193,11 +193,15 @@ class Sender:
         raise AssertionError
 
 
-def peak_mib(pid: int) -> float:
-    """Return the most memory that a process has held, in MiB (Linux)."""
+def memory_mib(pid: int, which: str) -> float:
+    """Return what a process holds (`VmRSS`) or has held at most (`VmHWM`), in MiB (Linux)."""
     status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    found = re.search(rf"{which}:\s+(\d+) kB", status)
     return int(found[1]) / 1024 if found else float("nan")
+
+
+def peak_mib(pid: int) -> float:
+    return memory_mib(pid, "VmHWM")
 
 
 @contextmanager
@@ -221,7 +225,7 @@ def run_corpus(send: Callable[[bytes, str], tuple[int, str]]) -> list[tuple[Case
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mutations", type=int, default=1000)
+    parser.add_argument("--mutations", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="default")
     options = parser.parse_args()
@@ -231,7 +235,12 @@ def main() -> None:
         before = peak_mib(pid)
         rows = run_corpus(sender.post)
         after_corpus = peak_mib(pid)
-        counts = Counter(sender.post(body) for body in mutations(options.mutations, options.seed))
+        counts: Counter[tuple[int, str]] = Counter()
+        held = []
+        for number, body in enumerate(mutations(options.mutations, options.seed), 1):
+            counts[sender.post(body)] += 1
+            if number % max(1, options.mutations // 5) == 0:
+                held.append(f"{memory_mib(pid, 'VmRSS'):.0f}")
         after = peak_mib(pid)
         alive = sender.post(EXAMPLE.read_bytes())[0] == 200
     print("| upload | status | answer |\n|---|---|---|")
@@ -244,7 +253,8 @@ def main() -> None:
     worst = max(status for status, _ in counts)
     print(f"\nLargest status {max(worst, *(s for _, s, _ in rows))}; server alive afterwards: {alive}.")
     print(
-        f"Peak memory: {before:.0f} MiB after one image, {after_corpus:.0f} after the corpus, {after:.0f} at the end."
+        f"Peak memory: {before:.0f} MiB after one image, {after_corpus:.0f} after the corpus, {after:.0f} at the end. "
+        f"Held after each fifth of the mutations: {', '.join(held)} MiB."
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 import live
 
@@ -51,6 +51,22 @@ def test_a_chosen_image_is_read_and_explained(watched: Open, address: str, pictu
     assert page.locator(".heat").evaluate("e => e.style.opacity") == "0.9"
 
 
+def test_a_first_visitor_tries_the_example(watched: Open, real_address: str) -> None:
+    page = watched(real_address)
+    page.get_by_role("button", name="Try an example").click()
+    page.get_by_role("button", name="Read this image").click()
+    expect(page.locator(".verdict h2")).to_be_focused()
+    expect(page.locator(".meta")).to_contain_text("Example: melanoma")
+
+
+def test_on_a_phone_the_answer_comes_into_view(watched: Open, real_address: str) -> None:
+    page = watched(real_address, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    expect(page.get_by_text("Choose or take a picture")).to_be_visible()
+    page.get_by_role("button", name="Try an example").tap()
+    page.get_by_role("button", name="Read this image").tap()
+    expect(page.locator(".verdict h2")).to_be_in_viewport()
+
+
 def test_the_page_says_that_it_cannot_tell_and_why(watched: Open, address: str, pictures: Pictures) -> None:
     page = watched(address)
     read(page, pictures["green"])
@@ -82,6 +98,8 @@ def test_several_images_are_read_and_two_compared(watched: Open, address: str, p
     page.get_by_role("button", name="Compare two").click()
     expect(page.get_by_role("heading", name="Two photographs side by side")).to_be_focused()
     assert page.locator(".pair h3").all_inner_texts() == ["Red", "I can’t tell"]
+    widths = [bar.bounding_box()["width"] for bar in page.locator(".bars.wide tbody tr").first.locator(".bar").all()]
+    assert len(widths) == 2 and min(widths) > 100, "each photograph has its own bars"
     page.locator("#compare-1").select_option("0")
     assert page.locator(".pair h3").all_inner_texts() == ["Red", "Red"]
     assert set(page.locator(".change").all_inner_texts()) == {"±0 pts"}
@@ -177,6 +195,44 @@ def test_a_picture_is_taken_with_the_camera(watched: Open, address: str) -> None
     expect(page.locator(".meta")).to_contain_text("Camera picture 1")
 
 
+def test_without_a_camera_the_page_says_what_to_do(watched: Open, address: str) -> None:
+    page = watched(address)
+    page.evaluate(
+        """() => { navigator.mediaDevices.getUserMedia =
+        () => Promise.reject(new DOMException("no", "NotAllowedError")); }"""
+    )
+    page.get_by_role("button", name="Use the camera").click()
+    expect(page.get_by_text("Allow it in the browser’s settings for this page, or choose a file.")).to_be_visible()
+    expect(page.get_by_role("button", name="Take picture")).to_be_disabled()
+
+
+def test_a_busy_server_is_asked_again(watched: Open, address: str, pictures: Pictures) -> None:
+    page = watched(address, tolerate="429")
+    asked = []
+
+    def busy_once(route: Route) -> None:
+        asked.append(route.request.url)
+        if len(asked) > 1:
+            route.fallback()
+            return
+        route.fulfill(status=429, headers={"Retry-After": "1"}, content_type="application/problem+json", body="{}")
+
+    page.route("**/api/v1/predictions", busy_once)
+    read(page, pictures["red"])
+    expect(page.locator(".verdict h2")).to_have_text("Red")
+    assert len(asked) == 2
+
+
+def test_a_server_that_is_gone_is_told_and_can_be_tried_again(watched: Open, address: str, pictures: Pictures) -> None:
+    page = watched(address, tolerate="ERR_FAILED")
+    page.route("**/api/v1/predictions", lambda route: route.abort())
+    read(page, pictures["red"])
+    expect(page.get_by_text("The server does not answer.")).to_be_visible()
+    page.unroute("**/api/v1/predictions")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".verdict h2")).to_have_text("Red")
+
+
 def test_the_history_stays_in_the_browser_and_can_be_wiped(watched: Open, address: str, pictures: Pictures) -> None:
     page = watched(address)
     read(page, pictures["red"])
@@ -241,6 +297,15 @@ def test_the_whole_way_by_keyboard_alone(watched: Open, address: str, pictures: 
     expect(page.get_by_role("button", name="Read this image")).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator(".verdict h2")).to_be_focused()
+
+
+def test_who_wants_no_motion_gets_none(watched: Open, address: str) -> None:
+    page = watched(address, reduced_motion="reduce")
+    moving = """() => [...document.querySelectorAll("*")].filter(
+        (e) => parseFloat(getComputedStyle(e).transitionDuration) > 0).length"""
+    assert page.evaluate(moving) == 0
+    page.emulate_media(reduced_motion="no-preference")
+    assert page.evaluate(moving) > 0
 
 
 @pytest.mark.parametrize(("width", "height"), [(320, 640), (640, 400)], ids=["phone", "zoom-200"])

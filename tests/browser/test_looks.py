@@ -19,7 +19,7 @@ READ = re.compile("^Read")
 SCREENS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "light"},
     "dark": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "dark"},
-    "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "has_touch": True},
+    "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "has_touch": True, "is_mobile": True},
 }
 
 
@@ -43,6 +43,10 @@ def test_every_state_is_accessible(
 
     page = watched(real_address, **SCREENS[screen])
     look(page, "start")
+    page.get_by_role("button", name="Use the camera").click()
+    page.locator("dialog button.primary:enabled").wait_for()
+    look(page, "camera")
+    page.keyboard.press("Escape")
     page.set_input_files("#file", [str(EXAMPLES / "MEL_ISIC_0000029.jpg"), str(EXAMPLES / "NV_ISIC_0000019.jpg")])
     page.wait_for_selector(".movable canvas")
     look(page, "frame")

@@ -14,6 +14,7 @@ from dermlens.cli.audit import audit
 from dermlens.cli.backbones import backbones
 from dermlens.cli.batch import batch
 from dermlens.cli.evaluate import evaluate
+from dermlens.cli.export import export
 from dermlens.cli.options import EXIT_IMAGE_FAILED, EXIT_INTERRUPTED, EXIT_WRONG_USE
 from dermlens.cli.predict import predict
 from dermlens.cli.serve import serve
@@ -38,6 +39,7 @@ app.command(epilog="Example: `dermlens serve --open`")(serve)
 app.command(epilog="Example: `dermlens audit my_images --out audit --repair --manifest repaired.csv`")(audit)
 app.command(epilog="Example: `dermlens train my_images --out runs/mine` (one folder per diagnosis)")(train)
 app.command(epilog="Example: `dermlens evaluate runs/mine other_images --out scores`")(evaluate)
+app.command(epilog="Example: `dermlens export runs/mine --format onnx`")(export)
 app.command(epilog="Example: `dermlens backbones --only lite0 --only b0 --latency`")(backbones)
 app.command(epilog="Example: `dermlens models --json`")(models)
 app.command(epilog="Example: `dermlens doctor`")(doctor)

@@ -32,6 +32,7 @@ PACKAGES = (
 PRECISIONS = ("FP32", "BF16", "FP16", "INT8")
 EXTRAS = {
     "audit, train, evaluate": ("train", ("tensorflow", "keras", "sklearn", "pandas", "matplotlib")),
+    "export": ("export", ("tensorflow", "tf2onnx", "onnx", "onnxruntime", "ai_edge_litert")),
     "serve": ("serve", ("fastapi", "uvicorn", "prometheus_client", "python_multipart")),
     "batch": ("batch", ("fsspec", "pyarrow")),
     "batch --engine ray": ("scale", ("ray",)),

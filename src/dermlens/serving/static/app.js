@@ -65,6 +65,8 @@ async function readAll() {
   }
   state.current = Math.max(0, state.items.indexOf(waiting[0]));
   render("[data-focus]");
+  const told = stage.querySelector("[data-focus]"); // on a phone it stands below the picture
+  if (told && told.getBoundingClientRect().bottom > 0.8 * innerHeight) told.scrollIntoView({ block: "center" });
 }
 
 async function read(item) {
@@ -110,13 +112,14 @@ function startView() {
   return h("section", { class: "start" },
     h("div", { class: "well" }, reticle(),
       h("div", { class: "invite" },
-        h("p", { class: "lead" }, S.start.drop),
+        h("p", { class: "lead drop" }, S.start.drop),
+        h("p", { class: "lead touch" }, S.start.touch),
         h("p", { class: "soft paste" }, S.start.paste),
         h("div", { class: "row" },
           button(S.start.choose, () => file.click(), { class: "primary", "data-focus": "" }),
           button(S.start.camera, camera)),
         button(S.start.example, example, { class: "link" }), file)),
-    h("p", { class: "soft small" }, S.start.formats(mb), h("br"), S.start.private));
+    h("div", { class: "soft small terms" }, h("p", {}, S.start.formats(mb)), h("p", {}, S.start.private)));
 }
 
 function prepareControls(item, apply) {
@@ -174,7 +177,7 @@ function strip() {
       render(".thumb[aria-current=true]");
     };
     const told = item.status === "done" ? verdict(item, state.model) : S.strip.unread;
-    return h("li", {}, h("button", { type: "button", class: "thumb", onclick: show, title: item.name,
+    return h("li", {}, h("button", { type: "button", class: label === "·" ? "thumb unread" : "thumb", onclick: show, title: item.name,
       "aria-label": `${S.strip.show(item.name)}: ${told}`, "aria-current": index === state.current ? "true" : undefined }, canvas, h("span", {}, label)));
   });
   const file = pick();

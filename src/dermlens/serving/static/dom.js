@@ -44,7 +44,12 @@ export function reticle() {
       ring.setAttribute(name, value);
     }
     ring.setAttribute("stroke-width", width);
-    if (dash) ring.setAttribute("stroke-dasharray", dash);
+    if (dash) {
+      const [mark, gap] = dash.split(" ").map(Number);
+      ring.setAttribute("stroke-dasharray", dash);
+      ring.setAttribute("stroke-dashoffset", -gap / 2); // the seam of the ring lies in a gap, not in a mark
+      ring.setAttribute("transform", `rotate(${-(mark + gap) / 2} 100 100)`);
+    }
     svg.append(ring);
   }
   return svg;

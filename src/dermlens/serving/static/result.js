@@ -75,7 +75,7 @@ export function bars(answer, model) {
       h("td", { class: "bar", "aria-hidden": "true" }, h("span", {}, fill)),
       h("td", { class: "number" }, percent(share)));
   });
-  return h("table", { class: "bars" }, h("caption", {}, S.result.probabilities),
+  return h("table", { class: "bars" }, h("caption", {}, S.result.probabilities, answer.status === "ok" ? null : h("span", {}, S.result.closest)),
     h("thead", { class: "visually-hidden" }, h("tr", {}, h("th", { scope: "col" }, S.result.className), h("td", {}), h("th", { scope: "col" }, S.result.probability))),
     h("tbody", {}, rows));
 }
@@ -152,7 +152,6 @@ export function resultPanel(item, model, actions, port) {
   return h("section", { class: `panel ${statusOf(item)}` },
     headline(item, model),
     readable ? malignancy(answer, model) : null,
-    readable && answer.status !== "ok" ? h("p", { class: "soft small" }, S.result.closest) : null,
     readable ? bars(answer, model) : null,
     readable ? ruleNote(answer, model) : null,
     readable ? likelySet(answer, model) : null,

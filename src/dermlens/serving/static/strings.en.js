@@ -10,6 +10,7 @@ export default {
 
   start: {
     drop: "Drop an image here",
+    touch: "Choose or take a picture",
     paste: "or paste one with Ctrl+V",
     choose: "Choose images",
     camera: "Use the camera",
@@ -20,7 +21,7 @@ export default {
   },
   prepare: {
     heading: "Frame the lesion",
-    help: "Fill the square with the lesion and a little healthy skin around it. This square is what the model sees.",
+    help: "Fill the square with the lesion and a little healthy skin around it. This square is what the model sees. Drag to move, scroll or pinch to zoom.",
     left: "Turn left",
     right: "Turn right",
     zoom: "Zoom",
@@ -46,7 +47,7 @@ export default {
     uncertainLead: "The model does not name a diagnosis for this image:",
     uncertainBare: "The model is not sure enough to name a diagnosis.",
     rejectedLead: "The model declines to answer:",
-    closest: "What it saw, for information only",
+    closest: "For information only: the model does not decide by them here.",
     kinds: { malignant: "Malignant", premalignant: "Premalignant", benign: "Benign", unknown: "Not classified" },
     icd: (ten, eleven) => [ten && `ICD-10 ${ten}`, eleven && `ICD-11 ${eleven}`].filter(Boolean).join("  ·  "),
     probabilities: "Probability of each class",

@@ -1,0 +1,65 @@
+"""`dermlens export`: a model for another runtime."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dermlens.cli.options import console_of_messages, need
+
+if TYPE_CHECKING:
+    from dermlens.training.exporting import Exported
+
+
+class FormatName(StrEnum):
+    """What can be written."""
+
+    openvino = "openvino"
+    onnx = "onnx"
+    litert = "litert"
+    saved_model = "saved-model"
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A run folder, a bundle folder, or a name from `dermlens models`.")],
+    format_name: Annotated[FormatName, typer.Option("--format", "-f", help="The file's format.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; a folder for a SavedModel. MODEL.onnx ...")] = None,
+    images: Annotated[
+        list[str] | None, typer.Option(help="Images, or folders of them, to compare on; the examples by default.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what stands at --out.")] = False,
+) -> None:
+    """Write a model for another runtime, with classes, input and calibration inside the file.
+
+    The file is loaded in a process of its own by its own runtime and compared with Keras on real images; one that
+    disagrees is not written.
+    """
+    from dermlens.training.exporting import export as run_export
+
+    console = console_of_messages()
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    _tell(run_export(model, format_name.value, out, images=images or (), overwrite=overwrite, need=need, say=say))
+
+
+def _tell(made: Exported) -> None:
+    from rich.console import Console
+
+    agreement = made.agreement
+    each = ", ".join(f"{name} {value:.1e}" for name, value in agreement.outputs.items())
+    console = Console()
+    for line in (
+        f"{made.path}: {made.bytes / 1e6:.1f} MB, run by {made.runtime}",
+        f"On {agreement.images} images, largest difference to {agreement.reference}, as a share of the largest value: "
+        f"{agreement.worst:.1e} ({each})",
+        f"Largest difference in a probability {agreement.probability:.1e}; "
+        f"the same diagnosis for {agreement.same_diagnosis} of {agreement.images}",
+        f"Inside: {', '.join(made.facts)}",
+        made.facts["disclaimer"],
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
