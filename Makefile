@@ -5,7 +5,7 @@ PY := $(BIN)/python
 RUN ?= runs/default
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-long lint bench train-default
+.PHONY: help demo serve test test-long lint bench train-default notebook
 
 help:
 	@echo "make demo           classify the example images (light core, a minute or two)"
@@ -13,6 +13,7 @@ help:
 	@echo "make test           set up everything, run the tests (up to 20 minutes on 2 cores)"
 	@echo "make test-long      the slow tests"
 	@echo "make lint           ruff, mypy, import contracts"
+	@echo "make notebook       examples/dermlens.ipynb from examples/notebook.py"
 	@echo "make bench          the measurements behind the README"
 	@echo "make train-default DERMLENS_DATA=...   train the embedded model again (up to 90 minutes)"
 
@@ -59,3 +60,6 @@ bench: $(VENV)/dev.stamp
 train-default: $(VENV)/dev.stamp
 	@test -d "$(DERMLENS_DATA)" || { echo "Name the data folder: make train-default DERMLENS_DATA=/path/to/data (with ham10000/, isic9/ and isic_reference.csv)."; exit 2; }
 	$(PY) -m dermlens.training.default_model --data "$(DERMLENS_DATA)" --out $(RUN)
+
+notebook: $(VENV)/dev.stamp
+	$(PY) scripts/notebook.py

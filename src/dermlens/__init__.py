@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dermlens.errors import DermlensError
+    from dermlens.inference.answers import Answers
     from dermlens.inference.predict import Prediction, Predictor
 
 # OpenVINO sends usage statistics to a public service when it is imported. What reads patients' images sends nothing:
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 __version__ = "0.1.0"
-__all__ = ["DermlensError", "Prediction", "Predictor", "__version__"]
+__all__ = ["Answers", "DermlensError", "Prediction", "Predictor", "__version__"]
 
 _HOMES = {
+    "Answers": "dermlens.inference.answers",
     "DermlensError": "dermlens.errors",
     "Prediction": "dermlens.inference.predict",
     "Predictor": "dermlens.inference.predict",

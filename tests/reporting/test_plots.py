@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from dermlens.reporting.figures import figure
-from dermlens.reporting.plots import plot_history, rates_png
+from dermlens.reporting.plots import (
+    confusion_png,
+    plot_confusion,
+    plot_curves,
+    plot_history,
+    plot_reliability,
+    rates_png,
+    read_history,
+)
 
 
 @pytest.mark.parametrize(("epochs", "classes"), [(1, 2), (4, 3), (4, 30)])
@@ -33,3 +41,30 @@ def test_a_figure_says_what_is_known() -> None:
     assert figure({"value": 0.71234, "low": 0.65, "high": 0.77}) == "0.712 [0.650, 0.770]"
     assert figure({"value": 0.5, "low": None, "high": None}) == "0.500"
     assert figure({"value": None, "low": None, "high": None, "reason": "no image"}) == "n/a"
+
+
+def test_plots_return_the_axes_that_they_drew_into(tmp_path: Path) -> None:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    panels = Figure().subplots(1, 4)
+    rows = [{"epoch": 0.0, "select_loss": 1.0, "select_balanced_accuracy": 0.5, "select_recall_a": 0.5}]
+    assert plot_history(rows, axes=panels[:3]) == tuple(panels[:3])
+    assert panels[1].get_ylabel() == "balanced accuracy"
+    bins = {"confidence": [0.2, 0.8], "accuracy": [0.1, 0.9], "images": [3, 4]}
+    assert plot_reliability(bins, bins, axis=panels[3]) is panels[3]
+    assert isinstance(plot_confusion([[3, 1], [0, 2]], ["a", "b"], axis=panels[3]), Axes)
+    assert plot_curves({"a": [[0, 1], [0, 1]]}, ("x", "y"), axis=panels[3]) is panels[3]
+    (tmp_path / "history.csv").write_text("epoch,select_loss,train_loss\n0,1.0,\n1,0.5,0.7\n")
+    assert read_history(tmp_path / "history.csv") == [
+        {"epoch": 0, "select_loss": 1.0},
+        {"epoch": 1, "select_loss": 0.5, "train_loss": 0.7},
+    ]
+
+
+def test_pictures_for_pages_open_no_window() -> None:
+    import matplotlib.pyplot as plt
+
+    before = plt.get_fignums()
+    assert confusion_png([[1, 0], [0, 1]], ["a", "b"]).startswith(b"\x89PNG")
+    assert plt.get_fignums() == before

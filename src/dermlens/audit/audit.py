@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -44,6 +44,9 @@ from dermlens.data.groups import members, picture_groups
 from dermlens.data.manifest import read_reference
 from dermlens.data.records import Dataset, Record, data_fingerprint
 from dermlens.errors import StorageError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = "dermlens/audit/1"
 
@@ -120,6 +123,18 @@ class Audit:
             "repair": repair.counts() if repair else None,
             "findings": [asdict(finding) for finding in self.findings],
         }
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row for each finding, the most serious kinds first."""
+        import pandas as pd
+
+        names = [field.name for field in fields(Finding)]
+        return pd.DataFrame([asdict(finding) for finding in self.findings], columns=names)
+
+    def _repr_html_(self) -> str:
+        from dermlens.audit.report import as_html
+
+        return as_html(self)
 
 
 def run_audit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -110,6 +111,13 @@ def print_audit(audit: Audit, console: Console) -> None:
         console.print()
     for line in lines:
         console.print(f"  {line}", highlight=False, markup=False)
+
+
+def as_html(audit: Audit) -> str:
+    """Return the verdict and the summary for a notebook."""
+    told = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in verdict(audit))
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in summary(audit.findings))
+    return f'<div class="dermlens">{told}<ul>{lines}</ul></div>'
 
 
 def print_repair(repair: Repair, manifest: Path, dataset: Dataset, console: Console) -> None:

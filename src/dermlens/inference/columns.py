@@ -1,4 +1,4 @@
-"""A prediction as one row of a Parquet file: the table of columns, and nothing else knows them.
+"""A prediction as one row of a Parquet file or a frame: the table of columns, and nothing else knows them.
 
 A new field of `Prediction.as_dict()` is one line in `COLUMNS`. What an answer does not have is null.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, Literal
 
 from dermlens.inference.predict import Prediction
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Kind = Literal["text", "number", "texts", "json"]
 
@@ -59,12 +60,20 @@ LEFT_OUT = frozenset({"heatmap"})
 
 def schema(codes: Sequence[str], *, embedding: bool) -> pa.Schema:
     """Return the Arrow schema for a model's classes; float64 numbers, float32 embedding (d,)."""
+    import pyarrow as pa
+
     types = {"text": pa.string(), "number": pa.float64(), "texts": pa.list_(pa.string()), "json": pa.string()}
     fields = [pa.field(column.name, types[column.kind]) for column in COLUMNS]
     fields += [pa.field(f"probability_{code}", pa.float64()) for code in codes]
     if embedding:
         fields.append(pa.field("embedding", pa.list_(pa.float32())))
     return pa.schema(fields)
+
+
+def names(codes: Sequence[str], *, embedding: bool) -> list[str]:
+    """Return the names of all columns, in order."""
+    probabilities = [f"probability_{code}" for code in codes]
+    return [*(column.name for column in COLUMNS), *probabilities, *(["embedding"] if embedding else [])]
 
 
 def row(answer: Prediction, codes: Sequence[str], *, embedding: bool) -> dict[str, Any]:

@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from dermlens.inference.inline import explanation_html
+
 if TYPE_CHECKING:
     from dermlens.inference.predict import Prediction
 
@@ -61,6 +63,9 @@ class Explanation:
         """Return the overlay as the bytes of a PNG file."""
         _, code = cv2.imencode(".png", np.ascontiguousarray(self.overlay(alpha)[:, :, ::-1]))
         return bytes(code.tobytes())
+
+    def _repr_html_(self) -> str:
+        return explanation_html(self)
 
 
 def class_map(feature_map: npt.NDArray[np.floating], weights: npt.NDArray[np.floating], index: int) -> Float32s:

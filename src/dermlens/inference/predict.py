@@ -18,6 +18,8 @@ from dermlens.errors import ImageError, UsageError
 from dermlens.inference.bundle import Bundle, find_bundle, load_bundle
 from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.explain import Explanation, explain
+from dermlens.inference.inline import DISCLAIMER as DISCLAIMER
+from dermlens.inference.inline import model_html, prediction_html
 from dermlens.inference.judgement import Judgement, judge
 from dermlens.inference.nearest import Neighbour, TrainingExamples
 from dermlens.inference.pixel_budget import PixelBudget
@@ -29,7 +31,6 @@ SCHEMA = "dermlens/prediction/1"
 DECODE_THREADS = min(8, os.cpu_count() or 2)
 PIXELS_AT_ONCE = 100_000_000
 """Decoded at one time, by their headers: eight photographs of 12 megapixels, or two of the largest that are allowed."""
-DISCLAIMER = "For research and decision support only; not a diagnosis."
 
 ImageSource = str | Path | bytes | np.ndarray | ImageError
 """An ImageError stands for an image that could not be fetched; its answer says why."""
@@ -110,6 +111,9 @@ class Prediction:
     def top(self, k: int) -> list[tuple[str, float]]:
         """Return the k most probable classes as (code, probability), largest first."""
         return sorted(self.probabilities.items(), key=lambda item: -item[1])[:k]
+
+    def _repr_html_(self) -> str:
+        return prediction_html(self)
 
 
 class Predictor:
@@ -229,6 +233,9 @@ class Predictor:
         """Like `predict_many`, each answer with the explanation of its diagnosis; None where there is no answer."""
         for answered in self._run_many(_jobs(images, names, frame_aspects)):
             yield answered.prediction, self._explanation(answered, None)
+
+    def _repr_html_(self) -> str:
+        return model_html(self.bundle)
 
     def _check_code(self, code: str | None) -> None:
         if code is not None and code not in self.bundle.codes:

@@ -1,50 +1,86 @@
-"""Plots of a run and of an audit. Matplotlib is imported inside, since the light core must not need it."""
+"""Plots of a run and of an audit. Matplotlib is imported inside, since the light core must not need it.
+
+`plot_*` draw into the Matplotlib axes that are given, or into new ones of pyplot, and return them; `*_png` give the
+bytes of a picture for a page, without pyplot.
+"""
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SQUARE = (5.2, 4.6)  # inches
 MOST_LINES = 20  # of more classes only the median recall and the lowest are drawn
 
 
-def plot_history(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draw loss, balanced accuracy and the recall of each class by epoch into a PNG.
+def plot_history(
+    rows: Sequence[Mapping[str, float]], path: Path | None = None, axes: Sequence[Axes] | None = None
+) -> tuple[Axes, Axes, Axes]:
+    """Draw loss, balanced accuracy and the recall of each class by epoch; return the three axes.
 
     Args:
         rows: one mapping for each epoch with `epoch`, `select_loss`, `select_balanced_accuracy`, a
             `select_recall_<class>` for each class and, from epoch 1 on, `train_loss`.
+        path: also write a PNG there; no window is opened then.
+        axes: three axes to draw into.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    loss, score, recall = figure.subplots(1, 3)
+    loss, score, recall = axes if axes is not None else _panels(3, (13, 3.8), shown=path is None)
     epochs = [row["epoch"] for row in rows]
     loss.plot(epochs, [row["select_loss"] for row in rows], marker="o", label="select")
     trained = [row for row in rows if "train_loss" in row]
     loss.plot([r["epoch"] for r in trained], [r["train_loss"] for r in trained], marker="o", label="train")
     loss.set(xlabel="epoch", ylabel="loss", title="Loss (train: with mixup and smoothed labels)")
     loss.legend(frameon=False)
+    _draw_scores(score, rows, epochs)
+    _draw_recalls(recall, rows, epochs)
+    for axis in (loss, score, recall):
+        locator: Any = axis.xaxis.get_major_locator()
+        locator.set_params(integer=True)
+        _plain(axis)
+    if path is not None:
+        figure: Any = loss.figure
+        figure.savefig(path, dpi=120)
+    return loss, score, recall
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Return the rows of a run's `history.csv`; values that an epoch does not have are left out."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def _panels(count: int, size: tuple[float, float], *, shown: bool) -> list[Axes]:
+    """Return new axes side by side: of pyplot, which a notebook shows, or of a figure that only this module knows."""
+    if shown:
+        import matplotlib.pyplot as plt
+
+        figure = plt.figure(figsize=size, layout="constrained")
+    else:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=size, layout="constrained")
+    return list(figure.subplots(1, count, squeeze=False)[0])
+
+
+def _draw_scores(axis: Axes, rows: Sequence[Mapping[str, float]], epochs: Sequence[float]) -> None:
     scores = [row["select_balanced_accuracy"] for row in rows]
     best = max(range(len(rows)), key=scores.__getitem__)
-    score.plot(epochs, scores, marker="o", color="tab:green")
-    score.plot(epochs[best], scores[best], marker="*", markersize=16, color="tab:green")
-    score.annotate(
+    axis.plot(epochs, scores, marker="o", color="tab:green")
+    axis.plot(epochs[best], scores[best], marker="*", markersize=16, color="tab:green")
+    axis.annotate(
         f"kept: {scores[best]:.3f}",
         (epochs[best], scores[best]),
         textcoords="offset points",
         xytext=(0, -18),
         ha="center",
     )
-    score.set(xlabel="epoch", ylabel="balanced accuracy", title="Balanced accuracy on select")
-    _draw_recalls(recall, rows, epochs)
-    for axis in (loss, score, recall):
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.25)
-    figure.savefig(path, dpi=120)
+    axis.set(xlabel="epoch", ylabel="balanced accuracy", title="Balanced accuracy on select")
 
 
 def _draw_recalls(axis: Any, rows: Sequence[Mapping[str, float]], epochs: Sequence[float]) -> None:
@@ -128,11 +164,19 @@ def _png(figure: Any) -> bytes:
 
 
 def curves_png(curves: Mapping[str, Sequence[Sequence[float]]], labels: tuple[str, str], *, diagonal: bool) -> bytes:
-    """Draw named curves `[x, y]` in the unit square, as PNG bytes; `diagonal` adds the line of chance."""
-    from matplotlib.figure import Figure
+    """Draw named curves as `plot_curves` does, as PNG bytes."""
+    return _png(plot_curves(curves, labels, diagonal=diagonal, axis=_panels(1, _SQUARE, shown=False)[0]).figure)
 
-    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
-    axis = figure.subplots()
+
+def plot_curves(
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    labels: tuple[str, str],
+    *,
+    diagonal: bool = False,
+    axis: Axes | None = None,
+) -> Axes:
+    """Draw named curves `[x, y]` in the unit square; `diagonal` adds the line of chance."""
+    axis = axis or _panels(1, _SQUARE, shown=True)[0]
     if diagonal:
         axis.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1)
     for name, (x, y) in curves.items():
@@ -141,35 +185,45 @@ def curves_png(curves: Mapping[str, Sequence[Sequence[float]]], labels: tuple[st
     axis.set(xlabel=labels[0], ylabel=labels[1], xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     axis.legend(frameon=False, fontsize=8)
     _plain(axis)
-    return _png(figure)
+    return axis
 
 
 def reliability_png(before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]]) -> bytes:
-    """Draw how often the model is right by how sure it is, before and after calibration, as PNG bytes.
+    """Draw calibration as `plot_reliability` does, as PNG bytes."""
+    return _png(plot_reliability(before, after, axis=_panels(1, _SQUARE, shown=False)[0]).figure)
+
+
+def plot_reliability(
+    before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]], *, axis: Axes | None = None
+) -> Axes:
+    """Draw how often the model is right by how sure it is, before and after calibration.
 
     Args:
         before, after: `confidence`, `accuracy` and `images` by bin.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
-    axis = figure.subplots()
+    axis = axis or _panels(1, _SQUARE, shown=True)[0]
     axis.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="as sure as right")
     for name, bins, style in (("before calibration", before, ":"), ("after", after, "-")):
         axis.plot(bins["confidence"], bins["accuracy"], marker="o", linestyle=style, label=name)
     axis.set(xlabel="largest probability", ylabel="share that is right", xlim=(0, 1.01), ylim=(0, 1.01))
     axis.legend(frameon=False)
     _plain(axis)
-    return _png(figure)
+    return axis
 
 
 def confusion_png(counts: Sequence[Sequence[int]], codes: Sequence[str]) -> bytes:
-    """Draw a confusion matrix coloured by share of the true class, with the counts, as PNG bytes."""
-    from matplotlib.figure import Figure
+    """Draw a confusion matrix as `plot_confusion` does, as PNG bytes."""
+    return _png(plot_confusion(counts, codes, axis=_panels(1, _side(codes), shown=False)[0]).figure)
 
+
+def _side(codes: Sequence[str]) -> tuple[float, float]:
     side = 1.6 + 0.55 * len(codes)
-    figure = Figure(figsize=(side, side * 0.92), layout="constrained")
-    axis = figure.subplots()
+    return side, side * 0.92
+
+
+def plot_confusion(counts: Sequence[Sequence[int]], codes: Sequence[str], *, axis: Axes | None = None) -> Axes:
+    """Draw a confusion matrix coloured by share of the true class, with the counts; rows are the true classes."""
+    axis = axis or _panels(1, _side(codes), shown=True)[0]
     shares = [[n / max(1, sum(row)) for n in row] for row in counts]
     axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for y, row in enumerate(counts):
@@ -180,7 +234,7 @@ def confusion_png(counts: Sequence[Sequence[int]], codes: Sequence[str]) -> byte
     axis.set_xticks(range(len(codes)), codes, rotation=60, fontsize=8)
     axis.set_yticks(range(len(codes)), codes, fontsize=8)
     axis.set(xlabel="diagnosis given", ylabel="true diagnosis")
-    return _png(figure)
+    return axis
 
 
 def benefit_png(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:

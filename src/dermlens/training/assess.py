@@ -136,7 +136,7 @@ def _roles(material: Material) -> dict[str, Labelled]:
     return {role: Labelled(material.pick(r), material.labels[r], lesions[r]) for role, r in rows.items()}
 
 
-def _aside(console: Console, write: Callable[[], None]) -> None:
+def _aside(console: Console, write: Callable[[], object]) -> None:
     """Write something that the model does not need; tell a failure and go on."""
     try:
         write()

@@ -41,7 +41,11 @@ def save_keras(model: keras.Model, path: Path) -> None:
 
 
 def load_keras(model: str | Path) -> keras.Model:
-    """Return the whole Keras model of a run: float32 RGB 0..255 (n, h, w, 3) -> [logits, embedding, feature_map].
+    """Return the whole Keras model of a run, an ordinary `keras.Model`, to go on with in Keras as one likes.
+
+    It takes RGB pixels as they are, 0..255, uint8 or float32 (n, h, w, 3), brought to size by
+    `dermlens.data.images.load_image`, and gives [logits (n, classes), embedding (n, d), feature_map (n, h, w, d)].
+    Logits are not calibrated: temperature, prior and decision rule stand in the run's bundle.
 
     Args:
         model: a run folder, a `.keras` file, or the name of an embedded model.

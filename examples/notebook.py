@@ -1,0 +1,214 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # dermlens in a notebook
+#
+# Look at the data, train, read the report, predict, see why, and take the model with you.
+#
+# **For research and decision support only; not a diagnosis.**
+#
+# `examples/dermlens.ipynb` is made from `examples/notebook.py` by `make notebook`: change that file, not the notebook.
+
+# %%
+# On Colab, or wherever dermlens is not installed: put here the address of your copy of the repository ("git+https://...")
+# or the path of a wheel (from Drive: `from google.colab import drive; drive.mount("/content/drive")`), and upload
+# the example images, or your own, into a folder `images`.
+# A GPU (Runtime > Change runtime type) makes `fine_tune="full"` quick; nothing below needs one.
+import importlib.util
+import os
+import subprocess
+import sys
+
+SOURCE = os.environ.get("DERMLENS_SOURCE", "")
+if importlib.util.find_spec("dermlens") is None:
+    if not SOURCE:
+        raise SystemExit("dermlens is not installed: set SOURCE above and run this cell again.")
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", f"dermlens[train] @ {SOURCE}"], check=True)
+
+# %%
+import csv
+import random
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from dermlens import Answers, Predictor
+
+IMAGES = next((path for path in (Path("images"), Path("examples/images")) if path.is_dir()), None)
+if IMAGES is None:
+    raise SystemExit("Start the notebook in the clone or in its folder `examples`, or upload a folder `images`.")
+WORK = Path(os.environ.get("DERMLENS_WORK") or tempfile.mkdtemp(prefix="dermlens-"))
+console = Console(file=sys.stdout, width=110, force_jupyter=False)
+
+# %% [markdown]
+# ## Ask the embedded model
+#
+# It reads dermoscopic images of eight lesions. A `Predictor` shows what it reads and how good it is.
+
+# %%
+predictor = Predictor("default")
+predictor
+
+# %%
+paths = sorted(IMAGES.glob("*.jpg"))
+answers = Answers(predictor.predict_many(paths))
+answers
+
+# %% [markdown]
+# The same as a pandas frame, with the columns of `dermlens batch`:
+
+# %%
+frame = answers.to_frame()
+frame[["image", "status", "diagnosis_code", "probability", "malignant_probability"]]
+
+# %% [markdown]
+# And one of them with its heat map: which parts of the picture spoke for the class. It does not say that they matter
+# medically.
+
+# %%
+predictor.explain(paths[4])
+
+# %% [markdown]
+# ## Your own data
+#
+# A folder for each diagnosis, or a table with `image` and `diagnosis`. Here the ten example images are sorted into
+# "see a doctor" and "harmless". **Ten images show how it works and nothing else: the scores below mean nothing.**
+#
+# With the environment variable `DERMLENS_DATA` (a folder that holds `ham10000/`) 700 of its images are taken instead: a
+# real, if small, training of some minutes.
+
+# %%
+DATA = os.environ.get("DERMLENS_DATA")
+TABLE = WORK / "labels.csv"
+
+
+def example_rows():
+    urgent = ("MEL", "BCC", "SCC", "AK")
+    return [[p.name, "see a doctor" if p.name.split("_")[0] in urgent else "harmless", ""] for p in paths]
+
+
+def ham_rows(folder: Path, per_class: int = 100):
+    by_class: dict[str, list[list[str]]] = {}
+    with (folder / "HAM10000_metadata.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if (folder / "images_224" / f"{row['image_id']}.jpg").is_file():
+                name = f"images_224/{row['image_id']}.jpg"
+                by_class.setdefault(row["dx"], []).append([name, row["dx"], row["lesion_id"]])
+    return [row for rows in by_class.values() for row in random.Random(0).sample(rows, min(per_class, len(rows)))]
+
+
+ROOT = Path(DATA, "ham10000") if DATA else IMAGES
+with TABLE.open("w", newline="") as file:
+    csv.writer(file).writerows([["image", "diagnosis", "lesion_id"], *(ham_rows(ROOT) if DATA else example_rows())])
+
+from dermlens.data.manifest import read_dataset
+
+dataset = read_dataset(TABLE, images=ROOT)
+len(dataset.records)
+
+# %% [markdown]
+# ### Audit it before a model learns it
+#
+# The command line (`dermlens audit`) also compares by a network, which finds cropped copies and likely label errors.
+
+# %%
+from dermlens.audit.audit import run_audit
+
+audit = run_audit(dataset, console=console)
+audit
+
+# %%
+audit.to_frame()[["kind", "severity", "evidence", "remedy"]]
+
+# %% [markdown]
+# ### Train
+#
+# All settings are in one recipe. The few images take the last layer alone; the 700 the upper blocks.
+
+# %%
+from dermlens.training.quiet import load_tensorflow
+
+load_tensorflow()
+from dermlens.training.recipe import Recipe
+from dermlens.training.run import About, train
+
+if DATA:
+    recipe = Recipe(fine_tune="top", size_px=160, views=2, epochs=4)
+else:
+    recipe = Recipe(fine_tune="head", size_px=96, head_epochs=10, train=0.4, select=0.2, calibrate=0.2, test=0.2)
+RUN = WORK / "run"
+train(dataset, RUN, recipe, About(name="notebook"), overwrite=True, console=console)
+
+# %% [markdown]
+# Plots return Matplotlib axes, so that you can change them.
+
+# %%
+from dermlens.reporting.plots import plot_history, read_history
+
+loss, score, recall = plot_history(read_history(RUN / "history.csv"))
+_ = score.set_title("Balanced accuracy on select, epoch by epoch")
+
+# %% [markdown]
+# ### The report
+#
+# `evaluate` leaves out what the model has seen. Here it scores the embedded model on the example images, from none of
+# which it has learned: ten images, so look at how wide the intervals are.
+
+# %%
+from dermlens.evaluation.evaluate import evaluate
+
+truth = WORK / "truth.csv"
+with truth.open("w", newline="") as file:
+    csv.writer(file).writerows([["image", "diagnosis"], *([p.name, p.name.split("_")[0]] for p in paths)])
+evaluate(predictor, read_dataset(truth, images=IMAGES), WORK / "scores", split=None, seed=0, console=console)
+
+# %%
+from dermlens.reporting.inline import Page
+
+Page(WORK / "scores" / "report.html")
+
+# %% [markdown]
+# ### Predict with your model
+
+# %%
+mine = Predictor(RUN)
+Answers(mine.predict_many(paths))
+
+# %%
+mine.explain(paths[4])
+
+# %% [markdown]
+# ## Take it with you
+#
+# Nothing is locked in. The run holds the whole Keras model, an ordinary `keras.Model` that takes RGB pixels 0..255
+# (uint8 or float32), and the bundle holds the same network as an OpenVINO graph with its labels and calibration in
+# `bundle.json`.
+
+# %%
+import numpy as np
+
+from dermlens.data.images import load_image
+from dermlens.training import load_keras
+
+network = load_keras(RUN)
+pixels = load_image(paths[4], mine.bundle.input_spec)
+logits, embedding, feature_map = network(pixels[None], training=False)
+np.abs(np.asarray(logits)[0] - mine.predict(pixels).logits).max()
+
+# %%
+network.export(WORK / "saved_model", format="tf_saved_model", verbose=False)
+sorted(path.name for path in (WORK / "saved_model").iterdir())
+
+# %%
+import openvino
+
+openvino.Core().read_model(RUN / "bundle" / "graph.xml")
