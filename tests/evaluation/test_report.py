@@ -54,7 +54,7 @@ def test_the_page_needs_nothing_from_outside_and_every_link_has_its_target(
     page = (done[1] / "report.html").read_text()
     assert not re.search(r'(src|href)="(?!data:|#)', page) and "<script" not in page and "@import" not in page
     targets = set(re.findall(r'<section id="(\w+)"', page))
-    assert set(re.findall(r'href="#(\w+)"', page)) <= targets and len(targets) == 13
+    assert set(re.findall(r'href="#(\w+)"', page)) <= targets and len(targets) == 14
     assert page.count("75 of 75 images carry no lesion or ISIC id") == 2
     assert "0<b>.png" not in page and "0&lt;b&gt;.png" in page
     assert ("not a diagnosis" in page and "not validated on dark skin" in page) or "no validation on dark skin" in page

@@ -46,13 +46,14 @@ CARD = {
 
 
 def test_facts_are_fitted_from_the_roles_the_bundle_remembers(
-    made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, data = made
     monkeypatch.setattr(
         "dermlens.training.refit.model_card", lambda card: f"# {card['trust']['fitted_on']['lesions']}\n"
     )
     assert main([str(folder), "--data", str(data)]) == 0
+    assert "No linear probe to compare with: The data hold no images of the role select" in capsys.readouterr().err
     predictor = Predictor(folder)
     facts = predictor.bundle.card["trust"]
     assert facts["fitted_on"]["images"] == 60 and facts["fitted_on"]["training_images"] == 60

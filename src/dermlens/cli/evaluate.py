@@ -22,10 +22,12 @@ def evaluate(
         bool, typer.Option("--controls", help="Also test what ink, rulers, hair, light and a hidden lesion do.")
     ] = False,
     views: Views = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Also print metrics.json.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
 ) -> None:
     """Score a model on labelled images, leaving out every lesion that it has seen.
 
+    On images that the model was tested on in its training, a linear probe and the most common class stand beside it.
     With --reference, a model of the ISIC 2019 classes is scored against the reference's diagnoses.
     """
     need("train", "sklearn")
@@ -45,4 +47,6 @@ def evaluate(
     )
     console = console_of_messages()
     failed = run_evaluation(predictor, dataset, out, split=split, seed=seed, console=console, controls=controls)
+    if as_json:
+        print((out / "metrics.json").read_text(encoding="utf-8"), end="")  # noqa: T201
     raise typer.Exit(EXIT_IMAGE_FAILED if failed else 0)

@@ -21,6 +21,7 @@ from dermlens.data.manifest import manifest_sha256
 from dermlens.data.records import Dataset, Record, data_fingerprint
 from dermlens.diagnoses import ISIC2019, to_isic2019
 from dermlens.errors import DataError, StorageError
+from dermlens.evaluation.baselines import compare_on, lines_of
 from dermlens.evaluation.controls import run_controls
 from dermlens.evaluation.report import write_report
 from dermlens.evaluation.scores import score
@@ -126,6 +127,8 @@ def evaluate(
         bundle, [a for row in scored if (a := row.answer)], [row.diagnosis or "" for row in scored], _lesions(scored)
     )
     report |= _trust(answers, [row.record for row in scored], seed=seed, controls=controls, console=console)
+    digests = [digest for row, digest in zip(rows, hashes, strict=True) if row.status == "scored"]
+    report["baselines"] = compare_on(bundle, digests, answers.y_true, answers.decision, answers.lesions, seed=seed)
     _write_json(out / "metrics.json", report)
     names = [row.record.image for row in scored]
     write_report(out / "report.html", report, answers, names, lambda i: _explain(predictor, scored[i].record))
@@ -322,5 +325,7 @@ def _print_metrics(bundle: Bundle, metrics: dict[str, Any], out: Path, console: 
             f"{figure(status['ok']['accuracy'])}; rejected {status['rejected']['share']['value']:.1%}",
             highlight=False,
         )
+    for line in lines_of(metrics["baselines"]):
+        console.print(line, highlight=False, soft_wrap=True)
     console.print(f"In {out}: " + ", ".join(f"{name} ({what})" for name, what in FILES.items()), highlight=False)
     console.print(DISCLAIMER, style="bold", highlight=False)

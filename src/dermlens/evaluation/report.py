@@ -10,6 +10,7 @@ import numpy as np
 
 from dermlens.diagnoses import display_name
 from dermlens.evaluation import weighted
+from dermlens.evaluation.baselines import MEASURES, MODEL, method_name, where
 from dermlens.evaluation.checklist import MISSING, checklist
 from dermlens.evaluation.operating_points import aims
 from dermlens.evaluation.trust_report import STATUSES, Answers
@@ -51,6 +52,7 @@ def write_report(
         parts=[
             _model(report, answers),
             _results(report, answers),
+            _baselines(report),
             _curves(answers),
             _calibration(report),
             _status(report),
@@ -122,6 +124,36 @@ def _results(report: Mapping[str, Any], answers: Answers) -> Part:
         plots=[(matrix, "Confusion matrix: rows are true, columns are given; darker is a larger share of the row.")],
         note="Below some 20 lesions an interval is too narrow. The second table shows what each decision rule costs, "
         "with the sensitivity of each class.",
+    )
+
+
+def _baselines(report: Mapping[str, Any]) -> Part:
+    found, title = report["baselines"], "Is it better than the simplest answers?"
+    if not found["available"]:
+        return Part("baselines", title, [found["reason"]])
+    codes = list(found["methods"][MODEL]["sensitivity"])
+    rows = [
+        [
+            method_name(name, found),
+            *(figure(row[measure]) for measure in MEASURES),
+            *(figure(row["sensitivity"][code], 2) for code in codes),
+        ]
+        for name, row in found["methods"].items()
+    ]
+    gaps = [
+        [f"model minus {method_name(name, found)}", *(figure(row[measure]) for measure in MEASURES)]
+        for name, row in found["model_minus"].items()
+    ]
+    return Part(
+        "baselines",
+        title,
+        found["words"],
+        [
+            Table(("", "balanced accuracy", "accuracy", *(f"sensitivity {code}" for code in codes)), rows),
+            Table(("in pairs", "balanced accuracy", "accuracy"), gaps),
+        ],
+        note=f"{where(found)}. The probe is a logistic regression on features of the network as it was before "
+        "training; differences are taken on the same resampled lesions.",
     )
 
 

@@ -20,6 +20,7 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
         f"On {unmet(report['counts'])} the model names the right diagnosis in {_percent(report['accuracy'])}; giving "
         f"every diagnosis the same weight, in {_percent(report['balanced_accuracy'])}."
     )
+    lines += report["baselines"].get("words", ())
     points = {point["name"]: point for point in report["operating_points"]}
     point = points.get(report.get("referral") or "")
     if point and point["sensitivity"]["value"] is not None:

@@ -4,6 +4,7 @@
     head.npz               weights (d, classes) and bias (classes,) of the last layer, for class activation maps
     trust.npz              what images like those of the training look like (absent where too few were known)
     neighbours.npz         where one image of each training lesion lies, and its name (absent in older bundles)
+    baselines.npz          what model and linear probe said of each test image (absent in older bundles)
     seen.json              what the model has learned from, by role: content hashes, lesion ids, ISIC ids
     bundle.json            labels, input, calibration, decision rule, metrics, licences, SHA-256 of the other files
     MODEL_CARD.md          the same, for people
@@ -35,8 +36,7 @@ from dermlens.inference.trust import Trust
 
 SCHEMA = "dermlens/bundle/1"
 ROLES_LEARNED_FROM = ("train", "select", "calibrate", "weights")  # weights: what the starting weights have met
-TRUST_FILE = "trust.npz"
-NEIGHBOURS_FILE = "neighbours.npz"
+TRUST_FILE, NEIGHBOURS_FILE, BASELINES_FILE = "trust.npz", "neighbours.npz", "baselines.npz"
 FILES = {"graph.xml", "graph.bin", "head.npz", "seen.json"}
 MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
 
@@ -226,6 +226,7 @@ def write_bundle(
     seen: Mapping[str, Mapping[str, list[str]]],
     write_graph: Callable[[Path], None],
     model_card: str,
+    baselines: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> None:
     """Write a whole bundle beside its final place, then move it there, so that a failure leaves the old one whole.
 
@@ -235,6 +236,7 @@ def write_bundle(
         seen: role -> {"content_hashes", "lesion_ids", "isic_ids"} -> sorted identifiers.
         write_graph: called with the path of graph.xml, writes it and graph.bin.
         model_card: the text of MODEL_CARD.md.
+        baselines: for `baselines.npz`, see `evaluation/baselines.py`.
     Raises:
         StorageError: no space or no permission; the previous bundle is untouched.
     """
@@ -242,6 +244,8 @@ def write_bundle(
         write_graph(staging / "graph.xml")
         np.savez(staging / "head.npz", weights=head[0], bias=head[1])
         (staging / "seen.json").write_text(json.dumps(seen, separators=(",", ":")) + "\n", encoding="utf-8")
+        if baselines:
+            np.savez_compressed(staging / BASELINES_FILE, allow_pickle=False, **baselines)
         (staging / "MODEL_CARD.md").write_text(model_card, encoding="utf-8")
         _write_card(staging, card)
 
@@ -272,15 +276,32 @@ def add_trust(
     Raises:
         StorageError: no space or no permission; the bundle is untouched.
     """
+    kept = {} if examples is None else examples.arrays()
+    _rewrite(folder, card, {TRUST_FILE: arrays, NEIGHBOURS_FILE: kept}, model_card)
+
+
+def add_baselines(folder: Path, card: dict[str, Any], arrays: Mapping[str, npt.NDArray[Any]], model_card: str) -> None:
+    """Give a bundle another card and its `baselines.npz`; all else stays.
+
+    Raises:
+        StorageError: no space or no permission; the bundle is untouched.
+    """
+    _rewrite(folder, card, {BASELINES_FILE: arrays}, model_card)
+
+
+def _rewrite(
+    folder: Path,
+    card: Mapping[str, Any],
+    files: Mapping[str, Mapping[str, npt.NDArray[Any]]],
+    model_card: str,
+) -> None:
     with _staged(folder) as staging:
         shutil.copytree(folder, staging, dirs_exist_ok=True)
         (staging / "bundle.json").unlink()
-        (staging / TRUST_FILE).unlink(missing_ok=True)
-        if arrays:
-            np.savez_compressed(staging / TRUST_FILE, allow_pickle=False, **arrays)
-        (staging / NEIGHBOURS_FILE).unlink(missing_ok=True)
-        if examples is not None:
-            np.savez_compressed(staging / NEIGHBOURS_FILE, allow_pickle=False, **examples.arrays())
+        for name, arrays in files.items():
+            (staging / name).unlink(missing_ok=True)
+            if arrays:
+                np.savez_compressed(staging / name, allow_pickle=False, **arrays)
         (staging / "MODEL_CARD.md").write_text(model_card, encoding="utf-8")
         _write_card(staging, card)
 

@@ -19,11 +19,12 @@ from dermlens.data.manifest import manifest_sha256
 from dermlens.data.records import Dataset, data_fingerprint
 from dermlens.diagnoses import display_name
 from dermlens.errors import StorageError
+from dermlens.evaluation.baselines import HeldOut, compare_held_out
 from dermlens.evaluation.bootstrap import paired_difference
 from dermlens.evaluation.calibration import BALANCED_RULE, MIN_LESIONS, fit_calibration
 from dermlens.evaluation.scores import score
 from dermlens.evaluation.trust_fit import Labelled
-from dermlens.inference.bundle import load_bundle, write_bundle
+from dermlens.inference.bundle import HASH_CHARS, load_bundle, write_bundle
 from dermlens.inference.decision import Calibration, DecisionRule, decide, probabilities
 from dermlens.reporting.plots import plot_history
 from dermlens.training.card import model_card, versions
@@ -109,6 +110,8 @@ def finish(
     card = _card(candidate, about, dataset, fit, *_measure(candidate, rows, probability, decision))
     card["training"]["minutes"] = round((time.monotonic() - started) / 60, 1)
     card["training"]["export_difference"] = difference
+    held = _held_out(candidate, rows, decision)
+    card["baselines"] = compare_held_out(held, material.codes, seed=candidate.recipe.seed)
     write_bundle(
         out / "bundle",
         card,
@@ -116,17 +119,31 @@ def finish(
         seen=candidate.seen,
         write_graph=lambda path: ov.save_model(graph, path, compress_to_fp16=False),
         model_card=model_card(card),
+        baselines=held.arrays(),
     )
     refit(out / "bundle", _roles(material), seed=candidate.recipe.seed, console=console)
-    probe_decision = candidate.probe_test.argmax(axis=1)
     _aside(
         console,
-        lambda: write_predictions(out / "test_predictions.csv", material, rows, probability, decision, probe_decision),
+        lambda: write_predictions(
+            out / "test_predictions.csv", material, rows, probability, decision, candidate.probe_test
+        ),
     )
     _aside(console, lambda: write_history(out / "history.csv", candidate.history))
     _aside(console, lambda: plot_history(candidate.history.rows, out / "history.png"))
     print_report(load_bundle(out / "bundle").card, out, console)
     return out / "bundle"
+
+
+def _held_out(candidate: Candidate, rows: np.ndarray, decision: np.ndarray) -> HeldOut:
+    material = candidate.material
+    return HeldOut(
+        hashes=tuple(material.hashes[i][:HASH_CHARS] for i in rows),
+        lesions=np.array(material.lesions(rows), dtype=np.int64),
+        truth=material.labels[rows],
+        model=decision,
+        probe=candidate.probe_test.argmax(axis=1),
+        majority=int(np.bincount(material.labels[material.rows("train")]).argmax()),
+    )
 
 
 def _roles(material: Material) -> dict[str, Labelled]:

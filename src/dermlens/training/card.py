@@ -146,19 +146,33 @@ def _test_sentence(card: Mapping[str, Any]) -> str:
 
 
 def _probe(card: Mapping[str, Any]) -> str:
-    probe, start = card["probe"], card["recipe"]["weights"]
-    return (
-        "## Against the linear probe\n\n"
-        f"A logistic regression on the frozen features of {_STARTED.get(start, start)}, same images, same roles:\n\n"
-        "| | linear probe | this model |\n|---|---|---|\n"
-        + "".join(
-            f"| {name.replace('_', ' ')} | {figure(probe[name])} | {figure(card['metrics'][name])} |\n"
-            for name in ("balanced_accuracy", "accuracy", "macro_auc")
-        )
-        + "\nDifference in balanced accuracy, paired over lesions: "
-        f"{figure(probe['model_minus_probe_balanced_accuracy'])}."
-        + ("" if probe["converged"] else " The probe did not converge; it could be better.")
-    )
+    probe, start, found = card["probe"], card["recipe"]["weights"], card.get("baselines")
+    names = ("balanced_accuracy", "accuracy", "macro_auc")
+    columns = {"linear probe": probe, "this model": card["metrics"]}
+    if found:
+        columns = {f"always {found['majority_class']}": found["methods"]["majority"], **columns}
+    lines = [
+        "## Against the simplest answers",
+        "",
+        f"The linear probe is a logistic regression on the frozen features of {_STARTED.get(start, start)}, same "
+        "images, same roles:",
+        "",
+        f"| | {' | '.join(columns)} |",
+        "|---|" + "---|" * len(columns),
+    ]
+    for name in names:
+        cells = (figure(column[name]) if name in column else "" for column in columns.values())
+        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        _difference(probe) + ("" if probe["converged"] else " The probe did not converge; it could be better."),
+    ]
+    return "\n".join([*lines, *(f"\n{sentence}" for sentence in (found or {}).get("words", ()))])
+
+
+def _difference(probe: Mapping[str, Any]) -> str:
+    gap = figure(probe["model_minus_probe_balanced_accuracy"])
+    return f"Difference in balanced accuracy to the probe, paired over lesions: {gap}."
 
 
 def _trust(card: Mapping[str, Any]) -> list[str]:

@@ -128,16 +128,18 @@ def write_predictions(
     rows: np.ndarray,
     probability: np.ndarray,
     decision: np.ndarray,
-    probe_decision: np.ndarray,
+    probe: np.ndarray,
 ) -> None:
+    """Write the test images with the probabilities of model (`p_CODE`) and probe (`q_CODE`), each (n, classes)."""
     codes = material.codes
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
-        writer.writerow(["image", "lesion_id", "diagnosis", "decision", "probe_decision", *(f"p_{c}" for c in codes)])
+        columns = [f"{kind}_{code}" for kind in "pq" for code in codes]
+        writer.writerow(["image", "lesion_id", "diagnosis", "decision", "probe_decision", *columns])
         for index, row in enumerate(rows):
             record = material.records[row]
-            shares = (f"{p:.6f}" for p in probability[index])
-            answers = (codes[decision[index]], codes[probe_decision[index]])
+            shares = (f"{p:.6f}" for p in (*probability[index], *probe[index]))
+            answers = (codes[decision[index]], codes[probe[index].argmax()])
             writer.writerow([record.image, record.lesion_id, record.diagnosis, *answers, *shares])
 
 
@@ -151,6 +153,7 @@ def print_report(card: Mapping[str, Any], out: Path, console: Console) -> None:
         f"  balanced accuracy {figure(metrics['balanced_accuracy'])}, accuracy {figure(metrics['accuracy'])}",
         f"  AUC {figure(metrics['macro_auc'])}",
         f"  linear probe: balanced accuracy {figure(probe['balanced_accuracy'])}; difference {figure(difference)}",
+        *(f"  {words}" for words in (card.get("baselines") or {}).get("words", ())),
         *_trust_lines(card),
         f"In {out}:",
         *(f"  {name:22}{what}" for name, what in _FILES.items() if (out / name).exists()),
@@ -186,6 +189,6 @@ _FILES = {
     "split.csv": "every image with its role",
     "checkpoint.npz": "where the training was stopped; --resume goes on from it",
     "seen.json": "what the model has met, by role",
-    "test_predictions.csv": "every test image with its probabilities",
+    "test_predictions.csv": "every test image with the probabilities of model (p_) and probe (q_)",
     "cache": "trunk features; delete it when you are done",
 }

@@ -2,8 +2,9 @@
 
     python -m dermlens.training.refit MODEL --data DATA [--images DIR] [--reference CSV] [--frame-aspect W/H]
                                       [--no-neighbours]
-    python -m dermlens.training.refit default --data DATA --as-default
+    python -m dermlens.training.refit default --data DATA --as-default [--only-baselines]
 
+A bundle that was made before the linear probe's test predictions were kept gets them too: the probe is fitted again.
 MODEL is a run folder, a bundle folder or an embedded name. DATA holds the images that it was trained from; the roles
 they had are read from the bundle's `seen.json` by content. `--as-default` reads DATA as `default_model` does. The
 bundle then also names its training lesions (`predict --neighbours`); `--no-neighbours` leaves their names out.
@@ -25,14 +26,15 @@ from dermlens.audit.findings import hash_records
 from dermlens.data.groups import lesions
 from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Dataset
-from dermlens.errors import DataError, DermlensError
+from dermlens.errors import DataError, DermlensError, RecipeError, WeightsError
+from dermlens.evaluation.baselines import compare_held_out, read_held_out
 from dermlens.evaluation.examples_fit import fit_examples
 from dermlens.evaluation.trust_fit import Labelled, fit_trust
-from dermlens.inference.bundle import HASH_CHARS, Bundle, add_trust, find_bundle, load_bundle
+from dermlens.inference.bundle import HASH_CHARS, Bundle, add_baselines, add_trust, find_bundle, load_bundle
 from dermlens.reporting.progress import track
 from dermlens.training.card import model_card
 
-ROLES = ("train", "calibrate", "test")
+ROLES = ("train", "select", "calibrate", "test")
 
 
 def refit(folder: Path, roles: dict[str, Labelled], *, seed: int, console: Console, neighbours: bool = True) -> Path:
@@ -53,6 +55,31 @@ def refit(folder: Path, roles: dict[str, Labelled], *, seed: int, console: Conso
     card = {**bundle.card, "trust": facts}
     add_trust(folder, card, arrays, model_card(card), examples)
     return folder
+
+
+def complete(folder: Path, roles: dict[str, Labelled], *, seed: int, console: Console) -> bool:
+    """Give a bundle the baselines that it lacks; say why where they cannot be made.
+
+    Returns:
+        True when the bundle has them now.
+
+    Raises:
+        StorageError: they cannot be written; the bundle is untouched.
+    """
+    from dermlens.training.held_out import refit_baselines
+
+    bundle = load_bundle(folder)
+    if read_held_out(bundle) is not None:
+        return True
+    try:
+        held = refit_baselines(bundle, roles, console)
+    except (DataError, RecipeError, WeightsError, KeyError) as error:
+        why = f"the card has no {error}" if isinstance(error, KeyError) else str(error)
+        console.print(f"No linear probe to compare with: {why}", style="yellow", highlight=False, soft_wrap=True)
+        return False
+    card = {**bundle.card, "baselines": compare_held_out(held, bundle.codes, seed=seed)}
+    add_baselines(folder, card, held.arrays(), model_card(card))
+    return True
 
 
 def roles_of(bundle: Bundle, dataset: Dataset, console: Console) -> dict[str, Labelled]:
@@ -92,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--frame-aspect", type=float)
     parser.add_argument("--as-default", action="store_true", help="read DATA as the embedded model's data set")
     parser.add_argument("--no-neighbours", action="store_true", help="keep no names of training images")
+    parser.add_argument("--only-baselines", action="store_true", help="leave the trust facts as they are")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
@@ -99,7 +127,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         bundle = load_bundle(find_bundle(options.model))
         dataset = _dataset(options, console)
         roles = roles_of(bundle, dataset, console)
-        refit(bundle.folder, roles, seed=options.seed, console=console, neighbours=not options.no_neighbours)
+        whole = complete(bundle.folder, roles, seed=options.seed, console=console)
+        if not options.only_baselines:
+            refit(bundle.folder, roles, seed=options.seed, console=console, neighbours=not options.no_neighbours)
+        elif not whole:
+            return 2
     except DermlensError as error:
         console.print(f"Error: {error}", style="red", highlight=False)
         return 2

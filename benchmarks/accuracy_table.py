@@ -1,0 +1,284 @@
+"""The table and the plots of the accuracy protocol, from the folds that are finished. Run by `accuracy.py`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PREFERENCE = ("images_224", "isic9", "images_200x150")
+PROBE, MAJORITY, STUDENT = "linear probe", "majority", "student"
+HEADER = (
+    "method",
+    "folds",
+    "balanced accuracy",
+    "mean of folds",
+    "accuracy",
+    "AUC",
+    "melanoma AUC",
+    "melanoma sensitivity at 90 % specificity",
+    "minus probe",
+    "minutes a fold",
+    "peak GB",
+)
+
+Fold = dict[str, np.ndarray]
+
+
+def start_run(out: Path, script: Path, arguments: Sequence[str], name: str) -> None:
+    """Run a training in a process of its own unless it is there; keep its minutes, over all tries, and peak memory."""
+    if (out / "test_predictions.csv").exists():
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    cost_file = out / "cost.json"
+    cost = json.loads(cost_file.read_text()) if cost_file.exists() else {"minutes": 0.0, "peak_gb": 0.0}
+    print(f"== {name}", flush=True)
+    start = time.monotonic()
+    process = subprocess.Popen([sys.executable, str(script), *arguments])
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+        cost["peak_gb"] = max(cost["peak_gb"], usage.ru_maxrss * 1024 / 1e9)
+    finally:
+        cost["minutes"] += (time.monotonic() - start) / 60
+        cost_file.write_text(json.dumps(cost))
+    if status:
+        raise SystemExit(f"{name} failed; the same command goes on from what is there.")
+
+
+def predictions(out: Path) -> Fold:
+    """Return one row a lesion of a finished fold, sorted by lesion.
+
+    `truth`, `decision`, `probe`, `majority` (n,) class indices; `probability`, and `probe_probability` where the run
+    kept it, (n, classes); `lesion` (n,), `codes` (classes,). The student's run knows neither probe nor majority.
+    """
+    with (out / "split.csv").open(newline="", encoding="utf-8") as file:
+        facts = {row["image"]: row for row in csv.DictReader(file)}
+    with (out / "test_predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    codes = sorted(name[2:] for name in rows[0] if name.startswith("p_"))
+
+    def sharpest(row: Mapping[str, str]) -> tuple[int, str]:
+        source = facts[row["image"]]["source"]
+        return (PREFERENCE.index(source) if source in PREFERENCE else len(PREFERENCE), row["image"])
+
+    best: dict[str, dict[str, str]] = {}
+    for row in sorted(rows, key=sharpest):
+        best.setdefault(row["lesion_id"] or row["image"], row)
+    kept = [best[lesion] for lesion in sorted(best)]
+
+    def index(name: str) -> np.ndarray:
+        return np.array([codes.index(row[name]) for row in kept])
+
+    def shares(kind: str) -> np.ndarray:
+        found = np.array([[float(row[f"{kind}_{code}"]) for code in codes] for row in kept])
+        return found / found.sum(axis=1, keepdims=True)
+
+    fold = {
+        "truth": index("diagnosis"),
+        "decision": index("decision"),
+        "probe": index("probe_decision"),
+        "probability": shares("p"),
+        "lesion": np.array(sorted(best)),
+        "codes": np.array(codes),
+    }
+    if f"q_{codes[0]}" in rows[0]:
+        fold["probe_probability"] = shares("q")
+    learned = Counter(row["diagnosis"] for row in facts.values() if row.get("role") == "train")
+    if learned:
+        fold["majority"] = np.full(len(kept), codes.index(max(sorted(learned), key=learned.__getitem__)))
+    return fold
+
+
+def summarise(folds: Mapping[int, Fold], decision: str, probes: Mapping[int, Fold]) -> dict[str, Any]:
+    """Score the pooled folds of one method; `decision` names whose decisions, `probes` the folds with a probe."""
+    from dermlens.evaluation.bootstrap import paired_difference
+    from dermlens.evaluation.metrics import balanced_accuracy_score
+    from dermlens.evaluation.scores import score
+
+    pooled = {key: np.concatenate([part[key] for part in folds.values()]) for key in ("truth", decision, "lesion")}
+    codes = [str(code) for code in next(iter(folds.values()))["codes"]]
+    truth, decided = pooled["truth"], pooled[decision]
+    name = {"decision": "probability", "probe": "probe_probability"}.get(decision, "")
+    ranked = all(name in part for part in folds.values())
+    shares = np.concatenate([part[name] for part in folds.values()]) if ranked else np.eye(len(codes))[decided]
+    result = {
+        "folds": sorted(folds),
+        "balanced_accuracy_by_fold": [
+            float(balanced_accuracy_score(part["truth"], part[decision])) for part in folds.values()
+        ],
+        "metrics": score(truth, shares, decided, pooled["lesion"], codes),
+        "ranked": ranked,
+        "reliability": reliability(truth, shares) if ranked else None,
+    }
+    if decision != "probe" and set(folds) <= set(probes):
+        probe = np.concatenate([aligned(part, probes[number], "probe") for number, part in folds.items()])
+        result["minus_probe"] = paired_difference(truth, decided, probe, pooled["lesion"])
+    return result
+
+
+def aligned(fold: Fold, other: Fold, key: str) -> np.ndarray:
+    """Return `other[key]` in the order of the lesions of `fold`; both hold the same lesions."""
+    places = {lesion: place for place, lesion in enumerate(other["lesion"].tolist())}
+    return other[key][[places[lesion] for lesion in fold["lesion"].tolist()]]
+
+
+def reliability(truth: np.ndarray, probability: np.ndarray, bins: int = 10) -> dict[str, list[float]]:
+    """Return mean confidence and share that is right of the most probable class, by bins of equal mass."""
+    from dermlens.evaluation.metrics import equal_mass_bins, top_label
+
+    confidence, right = top_label(truth, probability)
+    number = equal_mass_bins(confidence, bins)
+    rows = [number == each for each in np.unique(number)]
+    return {
+        "confidence": [float(confidence[row].mean()) for row in rows],
+        "accuracy": [float(right[row].mean()) for row in rows],
+    }
+
+
+def write_table(out: Path, methods: Sequence[str], fold_count: int) -> list[str]:
+    """Write `accuracy.json`, `accuracy.md`, `accuracy.png` and `reliability.png` of the finished folds of --out."""
+    every: dict[str, dict[int, Fold]] = {}
+    for method in methods:
+        folders = {fold: out / method / f"fold{fold}" for fold in range(fold_count)}
+        every[method] = {fold: predictions(folder) for fold, folder in folders.items() if _finished(folder)}
+    every = {method: folds for method, folds in every.items() if folds}
+    probes = _with_probe(every)
+    found: dict[str, Any] = {}
+    if probes:
+        found[MAJORITY] = summarise(probes, "majority", probes)
+        found[PROBE] = summarise(probes, "probe", probes)
+    for method, folds in every.items():
+        costs = [json.loads((out / method / f"fold{fold}" / "cost.json").read_text()) for fold in folds]
+        found[method] = summarise(folds, "decision", probes)
+        found[method]["minutes"] = float(np.mean([cost["minutes"] for cost in costs]))
+        found[method]["peak_gb"] = max(cost["peak_gb"] for cost in costs)
+    lines = [*table(found), "", *recalls(found)]
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "accuracy.json").write_text(json.dumps(found, indent=1) + "\n")
+    (out / "accuracy.md").write_text("\n".join(lines) + "\n")
+    if found:
+        (out / "accuracy.png").write_bytes(plot_accuracy(found))
+        (out / "reliability.png").write_bytes(plot_reliability(found))
+    return lines
+
+
+def _with_probe(every: Mapping[str, Mapping[int, Fold]]) -> dict[int, Fold]:
+    """Return by fold a run that has a probe, one with its probabilities before one without."""
+    best: dict[int, Fold] = {}
+    for method, folds in every.items():
+        for number, fold in folds.items():
+            if method == STUDENT or "majority" not in fold:
+                continue
+            if number not in best or ("probe_probability" in fold and "probe_probability" not in best[number]):
+                best[number] = fold
+    return dict(sorted(best.items()))
+
+
+def _finished(folder: Path) -> bool:
+    return (folder / "test_predictions.csv").exists() and (folder / "cost.json").exists()
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the main table; figures of ranking stay empty where only decisions are known."""
+    lines = [_row(HEADER), "|" + "---|" * len(HEADER)]
+    return lines + [_row(_cells(name, summary)) for name, summary in found.items()]
+
+
+def _cells(name: str, summary: Mapping[str, Any]) -> list[str]:
+    metrics, ranked = summary["metrics"], summary["ranked"]
+    melanoma = metrics["per_class"]["MEL"]
+    ranking = [metrics["macro_auc"], melanoma["auc"], melanoma["sensitivity_at_90_specificity"]]
+    return [
+        name,
+        ", ".join(map(str, summary["folds"])),
+        figure_of(metrics["balanced_accuracy"]),
+        f"{np.mean(summary['balanced_accuracy_by_fold']):.3f}",
+        figure_of(metrics["accuracy"]),
+        *(figure_of(figure) if ranked else "" for figure in ranking),
+        figure_of(summary["minus_probe"]) if "minus_probe" in summary else "",
+        f"{summary['minutes']:.0f}" if "minutes" in summary else "",
+        f"{summary['peak_gb']:.1f}" if "peak_gb" in summary else "",
+    ]
+
+
+def recalls(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the table of each class's recall (sensitivity): what a rare class gains, and what melanoma pays."""
+    if not found:
+        return []
+    first = next(iter(found.values()))["metrics"]["per_class"]
+    codes = [f"{code} ({row['n_lesions']} lesions)" for code, row in first.items()]
+    lines = [_row(["recall", "folds", *codes]), "|" + "---|" * (len(codes) + 2)]
+    for name, summary in found.items():
+        cells = [figure_of(row["sensitivity"], 2) for row in summary["metrics"]["per_class"].values()]
+        lines.append(_row([name, ", ".join(map(str, summary["folds"])), *cells]))
+    return lines
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def figure_of(figure: Mapping[str, Any], digits: int = 3) -> str:
+    if figure["value"] is None:
+        return "n/a"
+    limits = "" if figure["low"] is None else f" [{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+    return f"{figure['value']:.{digits}f}{limits}"
+
+
+def plot_accuracy(found: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Draw balanced accuracy with its interval against minutes a fold; probe and majority are lines."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for place, (name, summary) in enumerate(found.items()):
+        score = summary["metrics"]["balanced_accuracy"]
+        low, high = (score["value"] if score[key] is None else score[key] for key in ("low", "high"))
+        label = f"{name} ({len(summary['folds'])} folds)" if len(summary["folds"]) > 1 else f"{name} (1 fold)"
+        if "minutes" not in summary:
+            axis.axhspan(low, high, color=f"C{place}", alpha=0.15, linewidth=0)
+            axis.axhline(score["value"], color=f"C{place}", linestyle="--", label=label)
+            continue
+        spread = [[score["value"] - low], [high - score["value"]]]
+        axis.errorbar(
+            [summary["minutes"]], [score["value"]], spread, fmt="o", capsize=3, color=f"C{place}", label=label
+        )
+    axis.set(xlabel="minutes a fold", ylabel="balanced accuracy, 95 % interval over lesions")
+    axis.set_xscale("log" if any(summary.get("minutes", 0) > 0 for summary in found.values()) else "linear")
+    axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return _png(figure, axis)
+
+
+def plot_reliability(found: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Draw how often the most probable class is right by how probable it is, a line for each method that ranks."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="as sure as right")
+    for name, summary in found.items():
+        if summary["reliability"]:
+            line, error = summary["reliability"], summary["metrics"]["ece"]["value"]
+            label = name if error is None else f"{name} (ECE {error:.3f})"
+            axis.plot(line["confidence"], line["accuracy"], marker="o", markersize=4, label=label)
+    axis.set(xlabel="largest probability", ylabel="share that is right", xlim=(0, 1.01), ylim=(0, 1.01))
+    axis.legend(frameon=False, fontsize=8)
+    return _png(figure, axis)
+
+
+def _png(figure: Any, axis: Any) -> bytes:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.25)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()

@@ -1,0 +1,103 @@
+"""The table of the protocol: from run folders alone, with probe and majority, and never from what is not there."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from accuracy_table import STUDENT, aligned, predictions, reliability, write_table
+
+CODES = ("MEL", "NV", "VASC")
+
+
+def write_fold(folder: Path, errors: int, probe_errors: int, *, probe_kept: bool = True, turned: bool = False) -> None:
+    """60 lesions, two images each, the better one (`images_224`) told rightly unless it is an error."""
+    folder.mkdir(parents=True)
+    student = folder.parent.name == STUDENT
+    rows, split = [], []
+    for lesion in range(60):
+        truth = lesion % 4 % 3
+
+        def told(count: int, truth: int = truth, lesion: int = lesion) -> int:
+            return (truth + 1) % 3 if lesion % 20 < count else truth
+
+        for source in ("images_200x150", "images_224"):
+            image, wrong = f"{source}/{lesion}.jpg", source != "images_224"
+            decision = (truth + 1) % 3 if wrong else told(errors)
+            probe = decision if student else told(probe_errors)
+            shares = [f"{0.8 if c == decision else 0.1:.6f}" for c in range(3)]
+            probe_shares = [f"{0.6 if c == probe else 0.2:.6f}" for c in range(3)] if probe_kept else []
+            rows.append([image, f"L{lesion:03}", CODES[truth], CODES[decision], CODES[probe], *shares, *probe_shares])
+            split.append([image, source] if student else [image, source, "test", CODES[truth]])
+    if not student:
+        split += [[f"t{i}.jpg", "isic9", "train", "MEL" if i < 3 else "NV"] for i in range(5)]
+    columns = [f"p_{c}" for c in CODES] + [f"q_{c}" for c in CODES] * probe_kept
+    head = ["image", "lesion_id", "diagnosis", "decision", "probe_decision", *columns]
+    _write(folder / "test_predictions.csv", [head, *(rows[::-1] if turned else rows)])
+    _write(folder / "split.csv", [["image", "source"] + ([] if student else ["role", "diagnosis"]), *split])
+    (folder / "cost.json").write_text(json.dumps({"minutes": 12.0, "peak_gb": 1.5}))
+
+
+def _write(path: Path, rows: list[list[str]]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
+def cells(lines: list[str], name: str) -> list[str]:
+    return [cell.strip() for cell in next(line for line in lines if line.startswith(f"| {name} |")).split("|")[1:-1]]
+
+
+def test_a_lesion_counts_once_by_its_sharpest_image(tmp_path: Path) -> None:
+    write_fold(tmp_path / "top" / "fold0", errors=0, probe_errors=5)
+    fold = predictions(tmp_path / "top" / "fold0")
+    assert len(fold["truth"]) == 60 and (fold["decision"] == fold["truth"]).all()
+    assert (fold["majority"] == 0).all(), "MEL is most common among those trained on"
+    np.testing.assert_allclose(fold["probe_probability"].sum(axis=1), 1)
+
+
+def test_majority_and_probe_stand_beside_each_method(tmp_path: Path) -> None:
+    write_fold(tmp_path / "top" / "fold0", errors=2, probe_errors=10)
+    write_fold(tmp_path / "top" / "fold1", errors=4, probe_errors=10)
+    lines = write_table(tmp_path, ["top", "full"], 5)
+    majority, probe, top = (cells(lines, name) for name in ("majority", "linear probe", "top"))
+    assert majority[1] == probe[1] == top[1] == "0, 1"
+    assert majority[2].startswith("0.333") and majority[4].startswith("0.500") and majority[5] == ""
+    assert probe[7] != "" and probe[8] == "", "the probe ranks too, and is not compared with itself"
+    assert float(top[8].split()[0]) > 0.2 and top[9:] == ["12", "1.5"]
+    recalls = [line for line in lines if line.startswith("| recall ")]
+    assert len(recalls) == 1 and "MEL (" in recalls[0]
+    found = json.loads((tmp_path / "accuracy.json").read_text())
+    assert set(found) == {"majority", "linear probe", "top"} and found["majority"]["reliability"] is None
+    for name in ("accuracy.png", "reliability.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_without_probe_probabilities_leaves_the_ranking_empty(tmp_path: Path) -> None:
+    write_fold(tmp_path / "top" / "fold0", errors=2, probe_errors=10, probe_kept=False)
+    assert cells(write_table(tmp_path, ["top"], 5), "linear probe")[5:8] == ["", "", ""]
+
+
+def test_the_student_is_compared_with_the_probe_of_another_run_by_lesion(tmp_path: Path) -> None:
+    write_fold(tmp_path / "top" / "fold0", errors=2, probe_errors=8)
+    write_fold(tmp_path / STUDENT / "fold0", errors=8, probe_errors=0, probe_kept=False, turned=True)
+    lines = write_table(tmp_path, ["top", STUDENT], 5)
+    assert cells(lines, STUDENT)[8].startswith("0.000"), "it errs on the same lesions as the probe"
+    alone = write_table(tmp_path, [STUDENT], 5)
+    assert cells(alone, STUDENT)[8] == "" and not any(line.startswith("| linear probe") for line in alone)
+
+
+def test_rows_are_matched_by_lesion_and_nothing_finished_gives_an_empty_table(tmp_path: Path) -> None:
+    one, other = {"lesion": np.array(["b", "a"])}, {"lesion": np.array(["a", "b"]), "probe": np.array([1, 2])}
+    assert aligned(one, other, "probe").tolist() == [2, 1]
+    assert len(write_table(tmp_path, ["top"], 5)) == 3
+    assert not (tmp_path / "accuracy.png").exists()
+
+
+def test_reliability_is_confidence_against_share_right() -> None:
+    probability = np.array([[0.9, 0.1]] * 50 + [[0.6, 0.4]] * 50)
+    truth = np.array([0] * 45 + [1] * 5 + [0] * 20 + [1] * 30)
+    found = reliability(truth, probability, bins=2)
+    assert found["confidence"] == pytest.approx([0.6, 0.9]) and found["accuracy"] == pytest.approx([0.4, 0.9])

@@ -1,0 +1,175 @@
+"""Model, probe and majority side by side: on the model's own test, in pairs, and in plain words."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from rich.console import Console
+
+import tiny
+from dermlens import Predictor
+from dermlens.data.images import content_hash
+from dermlens.data.manifest import read_dataset
+from dermlens.errors import BundleError
+from dermlens.evaluation.baselines import (
+    HeldOut,
+    compare_held_out,
+    compare_on,
+    lines_of,
+    read_held_out,
+    standing,
+)
+from dermlens.evaluation.bootstrap import paired_difference
+from dermlens.evaluation.evaluate import evaluate
+from dermlens.inference.bundle import HASH_CHARS, add_baselines, load_bundle
+
+CODES = ("MEL", "NV", "VASC")
+
+
+def held_out(model_errors: int, probe_errors: int, n: int = 240) -> HeldOut:
+    """Three classes, MEL twice as common; of each 40 images the first so many are told wrongly."""
+    truth = np.arange(n) % 4 % 3
+
+    def wrong(errors: int) -> np.ndarray:
+        return np.where(np.arange(n) % 40 < errors, (truth + 1) % 3, truth)
+
+    hashes = tuple(f"{i:0{HASH_CHARS}x}" for i in range(n))
+    return HeldOut(hashes, np.arange(n), truth, wrong(model_errors), wrong(probe_errors), majority=0)
+
+
+@pytest.mark.parametrize(
+    ("model_errors", "probe_errors", "said"),
+    [(4, 20, "is better than the linear probe: by 0."), (12, 12, "NOT shown to be better than the"), (20, 4, "WORSE")],
+)
+def test_it_says_plainly_whether_the_model_is_better_than_the_probe(
+    model_errors: int, probe_errors: int, said: str
+) -> None:
+    found = compare_held_out(held_out(model_errors, probe_errors), CODES, seed=0)
+    assert said in found["words"][0]
+    assert found["better_than_probe"] == (model_errors < probe_errors)
+    assert found["methods"]["majority"]["accuracy"]["value"] == pytest.approx(0.5)
+    assert found["methods"]["majority"]["balanced_accuracy"]["value"] == pytest.approx(1 / 3)
+    assert found["methods"]["majority"]["sensitivity"]["MEL"]["value"] == 1
+
+
+def test_differences_are_those_of_the_paired_bootstrap() -> None:
+    held = held_out(8, 14)
+    found = compare_held_out(held, CODES, seed=3)["model_minus"]["linear_probe"]
+    for measure in ("balanced_accuracy", "accuracy"):
+        expected = paired_difference(held.truth, held.model, held.probe, held.lesions.tolist(), measure, seed=3)
+        assert found[measure] == pytest.approx(expected)
+
+
+def test_accuracy_below_the_most_common_class_is_told() -> None:
+    truth = np.array([0] * 90 + [1] * 6 + [2] * 6)
+    often_wrong = np.where(np.arange(102) < 30, 1, truth)
+    held = HeldOut(held_out(0, 0).hashes[:102], np.arange(102), truth, often_wrong, np.zeros(102, np.int64), 0)
+    found = compare_held_out(held, CODES, seed=0)
+    assert found["better_than_probe"]
+    assert "By accuracy alone the model is not better than always answering melanoma" in found["words"][1]
+    useless = compare_held_out(replace(held, model=np.zeros(102, np.int64)), CODES, seed=0)
+    assert "NOT shown to be better than always answering melanoma" in useless["words"][1]
+
+
+def test_a_difference_without_spread_is_judged_by_its_value() -> None:
+    assert standing({"value": 0.2, "low": None, "high": None}) == "better"
+    assert standing({"value": 0.0, "low": None, "high": None}) == "alike"
+    assert standing({"value": 0.2, "low": -0.01, "high": 0.4}) == "alike"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for code in tiny.CODES:
+        (tmp_path / "data" / code).mkdir(parents=True)
+        for index in range(12):
+            image = np.clip(tiny.colour(code) + rng.normal(0, 9, (40, 40, 3)), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / "data" / code / f"{index}.png"), image[:, :, ::-1])
+    return tmp_path / "data"
+
+
+def with_baselines(folder: Path, data: Path, left_out: str = "") -> Path:
+    """The tiny bundle, which errs on nothing, with a probe that calls everything RED."""
+    tiny.write(folder)
+    files = [path for path in sorted(data.rglob("*.png")) if not path.match(f"{left_out or 'none'}/*")]
+    truth = np.array([tiny.CODES.index(path.parent.name) for path in files])
+    hashes = tuple(content_hash(path.read_bytes())[:HASH_CHARS] for path in files)
+    held = HeldOut(hashes, np.arange(len(files)), truth, truth, np.full(len(files), 2), majority=1)
+    add_baselines(folder, load_bundle(folder).card, held.arrays(), "# tiny\n")
+    return folder
+
+
+def scored(bundle: Path, data: Path, out: Path) -> tuple[dict[str, Any], str]:
+    told = io.StringIO()
+    console = Console(file=told, width=200)
+    evaluate(Predictor(bundle), read_dataset(data), out, split=None, seed=0, console=console)
+    return json.loads((out / "metrics.json").read_text())["baselines"], told.getvalue()
+
+
+def test_evaluate_on_the_models_own_test_sets_probe_and_majority_beside_it(data: Path, tmp_path: Path) -> None:
+    found, told = scored(with_baselines(tmp_path / "b", data), data, tmp_path / "out")
+    assert found["available"] and found["images"] == found["images_of_the_split"] == 36
+    assert found["decisions_changed"] == found["labels_changed"] == 0
+    assert found["methods"]["model"]["balanced_accuracy"]["value"] == 1
+    assert found["methods"]["linear_probe"]["balanced_accuracy"]["value"] == pytest.approx(1 / 3)
+    assert found["majority_class"] == "GREEN"
+    assert "On 36 of the 36 images" in told and "always GREEN" in told and "better than the linear probe" in told
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "always GREEN" in page and page.count("better than the linear probe") == 2, "verdict and section"
+
+
+def test_a_part_of_the_test_is_compared_alone_and_what_changed_is_said(data: Path, tmp_path: Path) -> None:
+    bundle = with_baselines(tmp_path / "b", data, left_out="BLUE")
+    (data / "GREEN" / "0.png").rename(data / "RED" / "moved.png")
+    found, told = scored(bundle, data, tmp_path / "out")
+    assert (found["images"], found["images_scored"], found["labels_changed"]) == (24, 36, 1)
+    assert "12 other images left out" in told and "1 carry another label" in told
+
+
+def test_on_other_images_no_probe_is_available(data: Path, tmp_path: Path) -> None:
+    bundle = with_baselines(tmp_path / "b", data)
+    for path in data.rglob("*.png"):
+        path.write_bytes(path.read_bytes() + b"\0")
+    found, told = scored(bundle, data, tmp_path / "out")
+    assert not found["available"] and found["reason"] in told
+    assert "No linear probe is available for these images" in told
+    assert "No linear probe is available for these images" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_an_older_bundle_names_the_command_that_adds_them(data: Path, tmp_path: Path) -> None:
+    bundle = load_bundle(tiny.write(tmp_path / "b"))
+    nothing = np.zeros(0, np.int64)
+    found = compare_on(bundle, [], nothing, nothing, nothing, seed=0)
+    assert "dermlens.training.refit" in lines_of(found)[0]
+
+
+def test_what_is_kept_comes_back_and_is_small(tmp_path: Path) -> None:
+    folder = tiny.write(tmp_path / "b")
+    held = held_out(5, 9, n=2000)
+    held = replace(held, hashes=tuple(content_hash(str(i).encode())[:HASH_CHARS] for i in range(2000)))
+    add_baselines(folder, load_bundle(folder).card, held.arrays(), "# tiny\n")
+    back = read_held_out(load_bundle(folder))
+    assert back is not None and back.hashes == held.hashes and (back.majority, back.source) == (0, "training")
+    for name in ("lesions", "truth", "model", "probe"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(held, name))
+    assert (folder / "baselines.npz").stat().st_size < 60_000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"probe": np.full(36, 9)}, {"model": np.zeros(3)}, {"majority": np.int32(-1)}, {"truth": np.full(36, -1)}],
+)
+def test_numbers_that_cannot_be_are_a_damaged_bundle(data: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = with_baselines(tmp_path / "b", data)
+    held = read_held_out(load_bundle(folder))
+    assert held is not None
+    add_baselines(folder, load_bundle(folder).card, {**held.arrays(), **change}, "# tiny\n")
+    with pytest.raises(BundleError, match=r"baselines\.npz"):
+        read_held_out(load_bundle(folder))
