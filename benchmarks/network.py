@@ -10,6 +10,9 @@ to the limit: its multiply-adds over the fastest matrix product of the same mach
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +33,19 @@ def compiled(graph: Any, batch: int, precision: str) -> Any:
     return ov.Core().compile_model(fixed, "CPU", hints)
 
 
+def onnx_session(model: Any) -> Any:
+    """The same network in ONNX Runtime with all cores, where the extra `export` is installed; else None."""
+    if any(importlib.util.find_spec(module) is None for module in ("tf2onnx", "onnxruntime")):
+        return None
+    import onnxruntime
+
+    from dermlens.training.converters import convert
+
+    with tempfile.TemporaryDirectory() as folder:
+        convert(model, "onnx", {}, Path(folder) / "model.onnx", precision="float32")
+        return onnxruntime.InferenceSession(Path(folder) / "model.onnx", providers=["CPUExecutionProvider"])
+
+
 def measured(name: str, repeats: int, precisions: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     import keras
     import tensorflow as tf
@@ -41,7 +57,9 @@ def measured(name: str, repeats: int, precisions: list[str]) -> tuple[dict[str, 
     backbone = build_backbone(name, weights="none")
     embedding = keras.layers.GlobalAveragePooling2D()(backbone.outputs[0])
     model = keras.Model(backbone.inputs[0], keras.layers.Dense(8, activation="softmax")(embedding))
-    graph, side = to_openvino(model), int(backbone.inputs[0].shape[1])
+    outputs = [keras.layers.Dense(8, name="logits")(embedding), embedding, backbone.outputs[0]]
+    whole = keras.Model(backbone.inputs[0], outputs)
+    graph, side = to_openvino(whole), int(backbone.inputs[0].shape[1])
     call = tf.function(lambda x: model(x, training=False), jit_compile=False)
     ratios, details = {}, {"multiply_adds": multiply_adds(backbone), "size_px": side}
     for batch in BATCHES:
@@ -52,6 +70,9 @@ def measured(name: str, repeats: int, precisions: list[str]) -> tuple[dict[str, 
             "model.predict": lambda x=floats, n=batch: model.predict(x, batch_size=n, verbose=0),
             "tf.function": lambda x=tensor: call(x).numpy(),
         }
+        session = onnx_session(whole)
+        if session is not None:
+            variants["ONNX Runtime"] = lambda x=pixels, s=session: s.run(["logits"], {"pixels": x})
         for precision in precisions:
             request = compiled(graph, batch, precision)
             variants[f"openvino {precision}"] = lambda r=request, x=pixels: r(x, share_inputs=True)
@@ -62,6 +83,9 @@ def measured(name: str, repeats: int, precisions: list[str]) -> tuple[dict[str, 
             ratio = times_faster(ours, took[other])
             key = f"{name}, {'one image' if batch == 1 else f'batch of {batch}'}, {other} / dermlens"
             ratios[key] = with_goal(ratio, goal) if batch == 1 and goal else ratio
+        if "ONNX Runtime" in took:
+            key = f"{name}, {'one image' if batch == 1 else f'batch of {batch}'}, ONNX Runtime / dermlens"
+            ratios[key] = times_faster(ours, took["ONNX Runtime"])
     return ratios, details
 
 
