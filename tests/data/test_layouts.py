@@ -166,6 +166,13 @@ def test_manifest_with_all_columns(tmp_path: Path) -> None:
         assert (third.image, third.age_approx, third.frame_aspect) == ("pictures/c.jpg", None, 4 / 3)
 
 
+@pytest.mark.parametrize("column", ["licence", "license", "copyright_license"])
+def test_the_licence_of_a_picture_is_read(tmp_path: Path, column: str) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg")
+    write(tmp_path / "manifest.csv", f"image,diagnosis,{column}\na.jpg,NV,CC-0\nb.jpg,NV,\n")
+    assert [record.licence for record in read_dataset(tmp_path).records] == ["CC-0", None]
+
+
 def test_manifest_elsewhere_with_images_folder(tmp_path: Path) -> None:
     touch(tmp_path / "pictures", "a.jpg", "unlisted.jpg")
     table = write(tmp_path / "tables" / "mine.csv", "image;diagnosis\na;mel\n")

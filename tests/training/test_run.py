@@ -81,7 +81,16 @@ def test_the_model_learns_the_classes_and_predicts_from_the_bundle(run: Path) ->
     assert bundle.card["data"]["unreadable"] == ["nevus/broken.jpg"]
     answer = Predictor(run / "out").predict(run / "data" / "a rash" / "0.png")
     assert answer.diagnosis_code == "a rash"
-    assert (run / "out" / "bundle" / "MODEL_CARD.md").read_text("utf-8").startswith("# colours 1.0.0")
+    card = (run / "out" / "bundle" / "MODEL_CARD.md").read_text("utf-8")
+    assert card.startswith("# colours 1.0.0") and "names the nearest of" in card
+
+
+def test_a_training_image_is_its_own_nearest_training_example(run: Path) -> None:
+    with (run / "out" / "split.csv").open(newline="") as file:
+        learned = next(row for row in csv.DictReader(file) if row["role"] == "train")
+    near = Predictor(run / "out").predict(run / "data" / learned["image"], neighbours=2).neighbours
+    assert near is not None and near[0].image == learned["image"] and near[0].diagnosis == learned["diagnosis"]
+    assert near[0].similarity > 0.99 and near[0].similarity >= near[1].similarity
 
 
 def test_keras_model_and_bundle_give_the_same_logits(run: Path) -> None:
