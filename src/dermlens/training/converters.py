@@ -31,7 +31,7 @@ ASSET = "dermlens.json"
 
 
 def keras_outputs(model: keras.Model, pixels: np.ndarray) -> list[np.ndarray]:
-    """Return what Keras answers in float32 on the processor: logits, embedding and feature map of uint8 (n, h, w, 3)."""
+    """Return what Keras answers on the processor for uint8 (n, h, w, 3): logits, embedding and feature map."""
     with keras.device("cpu:0"):
         return [np.asarray(output) for output in model(pixels.astype(np.float32), training=False)]
 

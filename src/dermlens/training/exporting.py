@@ -23,10 +23,9 @@ from dermlens.inference.bundle import Bundle, find_bundle, load_bundle
 from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.inputs import expand
 from dermlens.inference.runtime import Runtime
-from dermlens.training.formats import FORMATS, OUTPUTS, Format, facts, write_openvino
+from dermlens.training.formats import AGREEMENT, FORMATS, OUTPUTS, Format, facts, write_openvino
 from dermlens.training.readback import Answer, read_back
 
-AGREEMENT = 1e-3  # of the largest absolute value of an output
 MOST_IMAGES = 32
 PACKAGE = Path(__file__).resolve().parents[1]
 CLONE_EXAMPLES = PACKAGE.parents[1] / "examples" / "images"
@@ -170,8 +169,8 @@ def _difference(found: np.ndarray, expected: np.ndarray) -> float:
 def _check(agreement: Agreement, answer: Answer, told: dict[str, str], chosen: Format) -> None:
     if not agreement.worst <= AGREEMENT:
         raise WeightsError(
-            f"The exported {chosen.name} file differs from {agreement.reference} by {agreement.worst:.2g} of the largest "
-            f"value. Allowed is {AGREEMENT}.",
+            f"The exported {chosen.name} file differs from {agreement.reference} by {agreement.worst:.2g} of the "
+            f"largest value. Allowed is {AGREEMENT}.",
             remedy="Nothing was written. Use the pinned versions in requirements/export.txt, or another format.",
             code="export_disagrees",
         )

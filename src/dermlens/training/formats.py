@@ -19,6 +19,7 @@ from dermlens.data.images import InputSpec
 from dermlens.inference.bundle import Bundle
 from dermlens.inference.predict import DISCLAIMER
 
+AGREEMENT = 1e-3  # most that an export may differ from Keras, of the largest absolute value of an output
 OUTPUTS = ("logits", "embedding", "feature_map")
 FACTS_NAME = "dermlens"
 SCHEMA = "dermlens/export/1"
