@@ -27,7 +27,7 @@ from dermlens.inference.decision import probabilities
 from dermlens.inference.predict import DISCLAIMER
 from dermlens.training import exporting
 from dermlens.training.export import to_openvino
-from dermlens.training.exporting import export
+from dermlens.training.exporting import Exported, export
 from dermlens.training.formats import FORMATS
 from dermlens.training.readback import Answer, read_back
 
@@ -74,10 +74,27 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [str(folder)]
 
 
-def need_modules(name: str) -> None:
+@pytest.fixture(scope="module", params=FORMATS)
+def made(
+    request: pytest.FixtureRequest, run: Path, images: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Exported]:
+    """Each format in turn, exported once."""
+    name = str(request.param)
     missing = [module for module in FORMATS[name].modules if importlib.util.find_spec(module) is None]
     if missing:
         pytest.skip(f"NOT RUN: {', '.join(missing)} not installed (extra {FORMATS[name].extra})")
+    out = tmp_path_factory.mktemp("exports") / SUFFIX[name]
+    return name, export(str(run), name, out, images=images)
+
+
+@pytest.fixture(scope="module")
+def honest(run: Path, images: list[str], tmp_path_factory: pytest.TempPathFactory) -> Answer:
+    """What OpenVINO truly answers for the run's graph on the images."""
+    answers: list[Answer] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "read_back", lambda *given: answers.append(read_back(*given)) or answers[-1])
+        export(str(run), "openvino", tmp_path_factory.mktemp("honest") / "m.xml", images=images)
+    return answers[0]
 
 
 def facts_openvino(path: Path) -> dict[str, str]:
@@ -108,16 +125,12 @@ FACTS: dict[str, Callable[[Path], dict[str, str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_every_format_agrees_with_keras_and_says_what_it_is(
-    run: Path, images: list[str], tmp_path: Path, name: str
-) -> None:
-    need_modules(name)
-    made = export(str(run), name, tmp_path / SUFFIX[name], images=images)
-    assert made.agreement.reference == "Keras" and made.agreement.worst < 1e-4
-    assert made.agreement.same_diagnosis == made.agreement.images == 5
-    assert made.bytes > 1000 and FORMATS[name].runtime in made.runtime
-    told = FACTS[name](made.path)
+def test_every_format_agrees_with_keras_and_says_what_it_is(run: Path, made: tuple[str, Exported]) -> None:
+    name, exported = made
+    assert exported.agreement.reference == "Keras" and exported.agreement.worst < 1e-4
+    assert exported.agreement.same_diagnosis == exported.agreement.images == 5
+    assert exported.bytes > 1000 and FORMATS[name].runtime in exported.runtime
+    told = FACTS[name](exported.path)
     assert [each["code"] for each in json.loads(told["classes"])] == list(tiny.CODES)
     size = tiny.SIZE_PX
     assert json.loads(told["input"])["shape"] == [1 if name == "litert" else "n", size, size, 3]
@@ -125,12 +138,11 @@ def test_every_format_agrees_with_keras_and_says_what_it_is(
     assert json.loads(told["calibration"])["temperature"] == 2.0
     assert told["disclaimer"] == DISCLAIMER
     assert told["bundle_sha256"] == load_bundle(find_bundle(str(run))).sha256
-    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+    assert [p.name for p in exported.path.parent.iterdir() if p.name.startswith(".")] == []
 
 
-def test_the_facts_are_enough_to_get_the_probabilities(run: Path, images: list[str], tmp_path: Path) -> None:
-    made = export(str(run), "openvino", tmp_path / "m.xml", images=images)
-    told = {name: facts_openvino(made.path)[name] for name in ("calibration", "probabilities")}
+def test_the_facts_are_enough_to_get_the_probabilities(run: Path, honest: Answer) -> None:
+    told = honest.facts
     assert told["probabilities"] == "softmax(logits / temperature + log(prior) - log(training_prior))"
     fitted = json.loads(told["calibration"])
     logits = np.array([[1.0, -2.0, 0.5]])
@@ -139,13 +151,16 @@ def test_the_facts_are_enough_to_get_the_probabilities(run: Path, images: list[s
     assert np.allclose(by_hand, probabilities(logits, load_bundle(run / "bundle").calibration))
 
 
-@pytest.mark.parametrize("name", ["openvino", "onnx", "saved-model"])
-def test_any_number_of_images_goes_through_at_once(run: Path, images: list[str], tmp_path: Path, name: str) -> None:
-    need_modules(name)
-    path = export(str(run), name, tmp_path / SUFFIX[name], images=images).path
-    pixels = np.random.default_rng(1).integers(0, 256, (7, tiny.SIZE_PX, tiny.SIZE_PX, 3), dtype=np.uint8)
+def test_as_many_images_as_it_says_go_through_at_once(made: tuple[str, Exported]) -> None:
+    name, path = made[0], made[1].path
+    count = FORMATS[name].batch or 7
+    pixels = np.random.default_rng(1).integers(0, 256, (count, tiny.SIZE_PX, tiny.SIZE_PX, 3), dtype=np.uint8)
     expected = np.asarray(network(0)(pixels.astype(np.float32), training=False)[0])
-    if name == "saved-model":
+    if name == "litert":
+        from ai_edge_litert.interpreter import Interpreter
+
+        found = Interpreter(str(path)).get_signature_runner()(pixels=pixels)["logits"]
+    elif name == "saved-model":
         loaded = tf.saved_model.load(str(path))
         found = loaded.signatures["serving_default"](pixels=tf.constant(pixels))["logits"].numpy()
     elif name == "onnx":
@@ -175,10 +190,11 @@ def test_what_disagrees_is_not_written_and_what_stood_there_stays(
     images: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    honest: Answer,
     spoil: Callable[[Answer], Answer],
     code: str,
 ) -> None:
-    monkeypatch.setattr(exporting, "read_back", lambda *arguments: spoil(read_back(*arguments)))
+    monkeypatch.setattr(exporting, "read_back", lambda *arguments: spoil(honest))
     (tmp_path / "m.xml").write_text("an earlier export")
     with pytest.raises(WeightsError) as caught:
         export(str(run), "openvino", tmp_path / "m.xml", images=images, overwrite=True)
