@@ -25,7 +25,7 @@ from dermlens.errors import DermlensError, UsageError, WeightsError
 from dermlens.inference.bundle import find_bundle, load_bundle, write_bundle
 from dermlens.inference.decision import probabilities
 from dermlens.inference.predict import DISCLAIMER
-from dermlens.training import exporting
+from dermlens.training import converters, exporting, readback
 from dermlens.training.export import to_openvino
 from dermlens.training.exporting import Exported, export
 from dermlens.training.formats import FORMATS
@@ -208,6 +208,24 @@ def test_a_file_that_its_runtime_refuses_is_told(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="openvino cannot use") as caught:
         read_back("openvino", tmp_path / "m.xml", np.zeros((1, 8, 8, 3), np.uint8))
     assert caught.value.code == "export_unusable"
+
+
+def test_a_runtime_that_never_answers_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readback, "TIMEOUT_S", 0.01)
+    with pytest.raises(WeightsError, match=r"no answer within 0\.01 seconds"):
+        read_back("openvino", tmp_path / "m.xml", np.zeros((1, 8, 8, 3), np.uint8))
+
+
+def test_a_network_that_cannot_be_converted_is_told(
+    run: Path, images: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("no such layer\nand much more")
+
+    monkeypatch.setattr(converters, "_write_saved_model", fails)
+    with pytest.raises(WeightsError, match="could not be converted to saved-model: no such layer") as caught:
+        export(str(run), "saved-model", tmp_path / "m", images=images)
+    assert caught.value.code == "export_failed" and list(tmp_path.iterdir()) == []
 
 
 def test_a_keras_model_of_another_training_is_refused(run: Path, images: list[str], tmp_path: Path) -> None:

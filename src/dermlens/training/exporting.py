@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -211,7 +212,7 @@ def _no_keras(model: str, chosen: Format) -> WeightsError:
 
 
 def _target(out: Path | None, bundle: Bundle, chosen: Format, overwrite: bool) -> Path:
-    path = out or Path(bundle.name + chosen.suffix)
+    path = out or Path(re.sub(r"[^\w.-]+", "_", bundle.name) + chosen.suffix)
     if chosen.suffix.startswith(".") and path.suffix != chosen.suffix:
         raise UsageError(
             f"--out {path} does not end in {chosen.suffix}, which --format {chosen.name} needs.",
@@ -253,9 +254,9 @@ def _staged(target: Path) -> Iterator[Path]:
             if part.is_dir():
                 shutil.rmtree(part)
             os.replace(staging / part.name, part)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         raise StorageError(
-            f"The export could not be written to {target}: {getattr(error, 'strerror', None) or error}.",
+            f"The export could not be written to {target}: {error.strerror or error}.",
             remedy="Free some space or choose another --out.",
         ) from error
     finally:

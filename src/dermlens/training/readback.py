@@ -47,7 +47,12 @@ def read_back(name: str, path: Path, pixels: np.ndarray) -> Answer:
         np.save(given, pixels)
         command = [sys.executable, "-m", "dermlens.training.readback", name, str(path), str(given), str(answered)]
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=False)
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise _refused(name, f"no answer within {TIMEOUT_S} seconds") from None
         if done.returncode != 0 or not answered.is_file():
             raise _refused(name, done.stderr)
         with np.load(answered, allow_pickle=False) as arrays:
