@@ -1,4 +1,4 @@
-"""Take the pictures of the page that the docs show, with the embedded model: docs/page.jpg, page-dark.jpg, page-phone.jpg.
+"""Take the pictures of the page in the docs, with the embedded model: page.jpg, page-dark.jpg, page-phone.jpg.
 
     .venv/bin/python scripts/page_pictures.py
 

@@ -12,6 +12,6 @@ SHOTS = ROOT / "build" / "screenshots"
 
 
 def shoot(page: Page, name: str) -> None:
-    """Keep a picture of the page as `build/screenshots/NAME.png`; of an open dialog, what one sees without scrolling."""
+    """Keep a picture of the page as `build/screenshots/NAME.png`; of an open dialog, what is on the screen."""
     SHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SHOTS / f"{name}.png", full_page=page.locator("dialog").count() == 0)

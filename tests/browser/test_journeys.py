@@ -147,6 +147,21 @@ def test_an_image_is_framed_by_keyboard_and_what_is_framed_is_what_is_read(
     expect(page.locator(".verdict h2")).to_have_text("Not an image I can read")
 
 
+def test_an_image_is_framed_by_mouse(watched: Open, address: str, pictures: Pictures) -> None:
+    page = watched(address)
+    page.set_input_files("#file", str(pictures["wide"]))
+    box = page.get_by_label("Image in its frame").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 40, box["y"] + 200)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 440, box["y"] + 200, steps=4)
+    page.mouse.up()
+    page.mouse.wheel(0, -300)
+    assert float(page.get_by_label("Zoom", exact=True).input_value()) > 1.5
+    page.get_by_role("button", name="Read this image").click()
+    expect(page.locator(".verdict h2")).to_have_text("Red")
+
+
 def test_an_untouched_image_is_sent_byte_for_byte_and_without_its_name(
     watched: Open, address: str, pictures: Pictures
 ) -> None:

@@ -21,6 +21,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dermlens.errors import WeightsError
 from dermlens.training.formats import FACTS_NAME, OUTPUTS
 from dermlens.training.network import in_float32
 
@@ -31,7 +32,7 @@ ASSET = "dermlens.json"
 
 
 def keras_outputs(model: keras.Model, pixels: np.ndarray) -> list[np.ndarray]:
-    """Return what Keras answers in float32 on the processor: logits, embedding and feature map of uint8 (n, h, w, 3)."""
+    """Return what Keras answers on the processor for uint8 (n, h, w, 3): logits, embedding and feature map."""
     with keras.device("cpu:0"):
         return [np.asarray(output) for output in model(pixels.astype(np.float32), training=False)]
 
@@ -43,10 +44,21 @@ def convert(model: keras.Model, name: str, told: Mapping[str, str], path: Path, 
         model: float32 RGB 0..255 (n, h, w, 3) -> [logits, embedding, feature_map].
         told: the facts, see `formats.facts`.
         precision: that the model computes in; what is written computes in float32.
+
+    Raises:
+        WeightsError: the converter does not manage this network.
     """
     write = {"onnx": _write_onnx, "litert": _write_litert, "saved-model": _write_saved_model}[name]
-    with in_float32(model, precision), _calm():
-        write(model, told, path)
+    try:
+        with in_float32(model, precision), _calm():
+            write(model, told, path)
+    except (RuntimeError, ValueError, tf.errors.OpError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(
+            f"The network could not be converted to {name}: {first[:300]}.",
+            remedy="Use the pinned versions in requirements/export.txt, or another format; nothing was written.",
+            code="export_failed",
+        ) from error
 
 
 def _write_onnx(model: keras.Model, told: Mapping[str, str], path: Path) -> None:

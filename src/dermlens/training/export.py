@@ -17,8 +17,7 @@ import tensorflow as tf
 from openvino.preprocess import PrePostProcessor
 
 from dermlens.errors import StorageError, WeightsError
-
-AGREEMENT = 1e-3
+from dermlens.training.formats import AGREEMENT
 
 
 def to_openvino(model: keras.Model) -> ov.Model:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -23,10 +24,9 @@ from dermlens.inference.bundle import Bundle, find_bundle, load_bundle
 from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.inputs import expand
 from dermlens.inference.runtime import Runtime
-from dermlens.training.formats import FORMATS, OUTPUTS, Format, facts, write_openvino
+from dermlens.training.formats import AGREEMENT, FORMATS, OUTPUTS, Format, facts, write_openvino
 from dermlens.training.readback import Answer, read_back
 
-AGREEMENT = 1e-3  # of the largest absolute value of an output
 MOST_IMAGES = 32
 PACKAGE = Path(__file__).resolve().parents[1]
 CLONE_EXAMPLES = PACKAGE.parents[1] / "examples" / "images"
@@ -170,8 +170,8 @@ def _difference(found: np.ndarray, expected: np.ndarray) -> float:
 def _check(agreement: Agreement, answer: Answer, told: dict[str, str], chosen: Format) -> None:
     if not agreement.worst <= AGREEMENT:
         raise WeightsError(
-            f"The exported {chosen.name} file differs from {agreement.reference} by {agreement.worst:.2g} of the largest "
-            f"value. Allowed is {AGREEMENT}.",
+            f"The exported {chosen.name} file differs from {agreement.reference} by {agreement.worst:.2g} of the "
+            f"largest value. Allowed is {AGREEMENT}.",
             remedy="Nothing was written. Use the pinned versions in requirements/export.txt, or another format.",
             code="export_disagrees",
         )
@@ -212,7 +212,7 @@ def _no_keras(model: str, chosen: Format) -> WeightsError:
 
 
 def _target(out: Path | None, bundle: Bundle, chosen: Format, overwrite: bool) -> Path:
-    path = out or Path(bundle.name + chosen.suffix)
+    path = out or Path(re.sub(r"[^\w.-]+", "_", bundle.name) + chosen.suffix)
     if chosen.suffix.startswith(".") and path.suffix != chosen.suffix:
         raise UsageError(
             f"--out {path} does not end in {chosen.suffix}, which --format {chosen.name} needs.",
@@ -254,9 +254,9 @@ def _staged(target: Path) -> Iterator[Path]:
             if part.is_dir():
                 shutil.rmtree(part)
             os.replace(staging / part.name, part)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         raise StorageError(
-            f"The export could not be written to {target}: {getattr(error, 'strerror', None) or error}.",
+            f"The export could not be written to {target}: {error.strerror or error}.",
             remedy="Free some space or choose another --out.",
         ) from error
     finally:

@@ -16,9 +16,11 @@ import openvino as ov
 
 from dermlens import __version__
 from dermlens.data.images import InputSpec
+from dermlens.errors import StorageError
 from dermlens.inference.bundle import Bundle
 from dermlens.inference.predict import DISCLAIMER
 
+AGREEMENT = 1e-3  # most that an export may differ from Keras, of the largest absolute value of an output
 OUTPUTS = ("logits", "embedding", "feature_map")
 FACTS_NAME = "dermlens"
 SCHEMA = "dermlens/export/1"
@@ -96,7 +98,7 @@ def write_openvino(graph_path: Path, told: Mapping[str, str], path: Path) -> Non
     """Write the bundle's graph with names and facts (`rt_info`, section `dermlens`) to `path` and its .bin beside it.
 
     Raises:
-        RuntimeError: OpenVINO's word for a disk that is full or a folder that cannot be written.
+        StorageError: it cannot be written.
     """
     graph = ov.Core().read_model(graph_path)
     graph.input(0).get_tensor().set_names({"pixels"})
@@ -104,4 +106,10 @@ def write_openvino(graph_path: Path, told: Mapping[str, str], path: Path) -> Non
         output.get_tensor().set_names({name})
     for name, text in told.items():
         graph.set_rt_info(text, [FACTS_NAME, name])
-    ov.save_model(graph, path, compress_to_fp16=False)
+    try:
+        ov.save_model(graph, path, compress_to_fp16=False)
+    except RuntimeError as error:  # OpenVINO's word for a full disk
+        raise StorageError(
+            f"OpenVINO could not write {path}: {str(error).splitlines()[0]}.",
+            remedy="Free some space or choose another --out.",
+        ) from error

@@ -47,7 +47,12 @@ def read_back(name: str, path: Path, pixels: np.ndarray) -> Answer:
         np.save(given, pixels)
         command = [sys.executable, "-m", "dermlens.training.readback", name, str(path), str(given), str(answered)]
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=False)
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise _refused(name, f"no answer within {TIMEOUT_S} seconds") from None
         if done.returncode != 0 or not answered.is_file():
             raise _refused(name, done.stderr)
         with np.load(answered, allow_pickle=False) as arrays:
@@ -71,9 +76,10 @@ def main(arguments: list[str]) -> None:
     pixels = np.load(given, allow_pickle=False)
     size = FORMATS[name].batch or len(pixels)
     parts = [run(np.ascontiguousarray(pixels[at : at + size])) for at in range(0, len(pixels), size)]
-    outputs = {output: np.concatenate([part[output] for part in parts]) for output in OUTPUTS}
     package = FORMATS[name].runtime
-    np.savez(Path(answered), facts=json.dumps(told), runtime=f"{package} {version(package)}", **outputs)
+    written: dict[str, Any] = {"facts": json.dumps(told), "runtime": f"{package} {version(package)}"}
+    written |= {output: np.concatenate([part[output] for part in parts]) for output in OUTPUTS}
+    np.savez(Path(answered), allow_pickle=False, **written)
 
 
 def _open_openvino(path: Path) -> tuple[Run, dict[str, str]]:

@@ -47,7 +47,7 @@ export default {
     uncertainLead: "The model does not name a diagnosis for this image:",
     uncertainBare: "The model is not sure enough to name a diagnosis.",
     rejectedLead: "The model declines to answer:",
-    closest: "For information only: the model does not decide by them here.",
+    closest: "For information only: the model names no diagnosis here.",
     kinds: { malignant: "Malignant", premalignant: "Premalignant", benign: "Benign", unknown: "Not classified" },
     icd: (ten, eleven) => [ten && `ICD-10 ${ten}`, eleven && `ICD-11 ${eleven}`].filter(Boolean).join("  ·  "),
     probabilities: "Probability of each class",
