@@ -18,6 +18,7 @@ from dermlens.cli.options import EXIT_IMAGE_FAILED, EXIT_INTERRUPTED, EXIT_WRONG
 from dermlens.cli.predict import predict
 from dermlens.cli.serve import serve
 from dermlens.cli.train import train
+from dermlens.cli.tune import tune
 from dermlens.errors import DermlensError, StorageError
 
 app = typer.Typer(
@@ -37,6 +38,9 @@ app.command(epilog="Example: `dermlens batch my_images --out answers`, and after
 app.command(epilog="Example: `dermlens serve --open`")(serve)
 app.command(epilog="Example: `dermlens audit my_images --out audit --repair --manifest repaired.csv`")(audit)
 app.command(epilog="Example: `dermlens train my_images --out runs/mine` (one folder per diagnosis)")(train)
+app.command(
+    epilog="Example: `dermlens tune my_images --out search --trials 20`, then `train --recipe search/recipe.toml`"
+)(tune)
 app.command(epilog="Example: `dermlens evaluate runs/mine other_images --out scores`")(evaluate)
 app.command(epilog="Example: `dermlens backbones --only lite0 --only b0 --latency`")(backbones)
 app.command(epilog="Example: `dermlens models --json`")(models)
