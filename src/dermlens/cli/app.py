@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from dermlens.cli.about import doctor, models
+from dermlens.cli.about import doctor
 from dermlens.cli.audit import audit
 from dermlens.cli.backbones import backbones
 from dermlens.cli.batch import batch
 from dermlens.cli.evaluate import evaluate
+from dermlens.cli.models import models, package
 from dermlens.cli.options import EXIT_IMAGE_FAILED, EXIT_INTERRUPTED, EXIT_WRONG_USE
 from dermlens.cli.predict import predict
 from dermlens.cli.serve import serve
@@ -43,7 +44,8 @@ app.command(
 )(tune)
 app.command(epilog="Example: `dermlens evaluate runs/mine other_images --out scores`")(evaluate)
 app.command(epilog="Example: `dermlens backbones --only lite0 --only b0 --latency`")(backbones)
-app.command(epilog="Example: `dermlens models --json`")(models)
+app.add_typer(models, name="models", epilog="Example: `dermlens models --json`, `dermlens models add PATH`")
+app.command(epilog="Example: `dermlens package runs/mine --out mine.dermlens.zip`")(package)
 app.command(epilog="Example: `dermlens doctor`")(doctor)
 
 
