@@ -43,9 +43,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what dermlens caches out of the user's folders; it is made at most once a session."""
+    """Keep what dermlens caches, and models it adds, out of the user's folders."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DERMLENS_CACHE", str(tmp_path_factory.mktemp("dermlens-cache")))
+        patch.setenv("DERMLENS_MODELS", str(tmp_path_factory.mktemp("dermlens-models")))
         yield
 
 

@@ -22,6 +22,8 @@ HEAVY = {
     "ray",
     "pyarrow",
     "fsspec",
+    "optuna",
+    "huggingface_hub",
 }
 REPORT = "import json, sys; print(json.dumps(sorted({name.partition('.')[0] for name in list(sys.modules)})))"
 
@@ -58,7 +60,7 @@ def test_lint_is_clean(check: list[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-VERBS = ["predict", "batch", "serve", "train", "audit"]
+VERBS = ["predict", "batch", "serve", "train", "tune", "audit", "models", "package"]
 
 
 @pytest.mark.parametrize("verb", [[], *([verb] for verb in VERBS)], ids=["dermlens", *VERBS])

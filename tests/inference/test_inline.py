@@ -50,6 +50,12 @@ def test_a_rejected_image_shows_no_probabilities(answers: Answers) -> None:
     assert "%</td>" in answers[0]._repr_html_()
 
 
+def test_a_referral_is_shown(answers: Answers) -> None:
+    for advised, times in ((True, 1), (False, 0)):
+        answer = replace(answers[0], referral={"advised": advised})
+        assert answer._repr_html_().count("specialist") == Answers([answer])._repr_html_().count("specialist") == times
+
+
 def test_only_the_first_answers_of_many_are_shown(answers: Answers) -> None:
     text = Answers([*answers] * 20)._repr_html_()
     assert text.count("<tr>") == 51 and "… and 10 more." in text

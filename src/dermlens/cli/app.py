@@ -9,16 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from dermlens.cli.about import doctor, models
+from dermlens.cli.about import doctor
 from dermlens.cli.audit import audit
 from dermlens.cli.backbones import backbones
 from dermlens.cli.batch import batch
 from dermlens.cli.evaluate import evaluate
 from dermlens.cli.export import export
+from dermlens.cli.models import models, package
 from dermlens.cli.options import EXIT_IMAGE_FAILED, EXIT_INTERRUPTED, EXIT_WRONG_USE
 from dermlens.cli.predict import predict
 from dermlens.cli.serve import serve
 from dermlens.cli.train import train
+from dermlens.cli.tune import tune
 from dermlens.errors import DermlensError, StorageError
 
 app = typer.Typer(
@@ -38,10 +40,14 @@ app.command(epilog="Example: `dermlens batch my_images --out answers`, and after
 app.command(epilog="Example: `dermlens serve --open`")(serve)
 app.command(epilog="Example: `dermlens audit my_images --out audit --repair --manifest repaired.csv`")(audit)
 app.command(epilog="Example: `dermlens train my_images --out runs/mine` (one folder per diagnosis)")(train)
+app.command(
+    epilog="Example: `dermlens tune my_images --out search --trials 20`, then `train --recipe search/recipe.toml`"
+)(tune)
 app.command(epilog="Example: `dermlens evaluate runs/mine other_images --out scores`")(evaluate)
 app.command(epilog="Example: `dermlens export runs/mine --format onnx`")(export)
 app.command(epilog="Example: `dermlens backbones --only lite0 --only b0 --latency`")(backbones)
-app.command(epilog="Example: `dermlens models --json`")(models)
+app.add_typer(models, name="models", epilog="Example: `dermlens models --json`, `dermlens models add PATH`")
+app.command(epilog="Example: `dermlens package runs/mine --out mine.dermlens.zip`")(package)
 app.command(epilog="Example: `dermlens doctor`")(doctor)
 
 

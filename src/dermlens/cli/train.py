@@ -82,12 +82,12 @@ def train(
     from dermlens.data.manifest import isic_ids_of_lesions, read_dataset
     from dermlens.training.recipe import make_recipe
 
-    given = _given(recipe, settings or [], flags)
+    given = given_settings(recipe, settings or [], flags)
     begun: dict[str, Any] = {}
     if resume:
         given, begun = _begun(out, given)
     chosen = make_recipe(given)
-    _check_network(chosen, out)
+    check_network(chosen, out)
     dataset = read_dataset(data, images=images, reference=reference, task=task.value, frame_aspect=frame_aspect)
     console.print("Starting TensorFlow ...", highlight=False)
     from dermlens.training.quiet import load_tensorflow
@@ -110,7 +110,7 @@ def train(
     )
 
 
-def _given(recipe: Path | None, settings: list[str], flags: dict[str, Any]) -> dict[str, Any]:
+def given_settings(recipe: Path | None, settings: list[str], flags: dict[str, Any]) -> dict[str, Any]:
     """Return all settings that were given, the file's under --set under the flags."""
     from dermlens.training.recipe import parse_settings, read_recipe
 
@@ -157,7 +157,7 @@ def _begun(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
     return saved, read_state(out)
 
 
-def _check_network(recipe: Recipe, out: Path) -> None:
+def check_network(recipe: Recipe, out: Path) -> None:
     """Refuse a backbone, size or weights that cannot be had before the data is read and TensorFlow starts."""
     from dermlens.training.family import backbone, check_size
     from dermlens.training.sources import resolve_weights

@@ -352,20 +352,22 @@ def _replace_folder(staging: Path, folder: Path) -> None:
 
 
 def find_bundle(model: str | Path) -> Path:
-    """Return the bundle folder that MODEL means: an embedded name, a run folder or a bundle folder.
+    """Return the bundle folder that MODEL means: an embedded name, an added one, a run folder or a bundle folder.
 
     Raises:
         BundleError: nothing is there.
     """
     if isinstance(model, str) and (MODELS_DIR / model / "bundle.json").is_file():
         return MODELS_DIR / model
+    if isinstance(model, str) and model in user_models():
+        return user_models_dir() / model
     path = Path(model)
     for candidate in (path, path / "bundle"):
         if (candidate / "bundle.json").is_file():
             return candidate
-    names = ", ".join(embedded_models()) or "none"
+    names = ", ".join([*embedded_models(), *user_models()]) or "none"
     raise BundleError(
-        f"No model {str(model)!r}. Embedded models: {names}; a run folder holds bundle/bundle.json.",
+        f"No model {str(model)!r}. Models here: {names}; a run folder holds bundle/bundle.json.",
         remedy="Run `dermlens models` for the names, or give the folder that `dermlens train --out` wrote.",
         code="bundle_missing",
     )
@@ -374,3 +376,17 @@ def find_bundle(model: str | Path) -> Path:
 def embedded_models() -> list[str]:
     """Return the names of the models that came with the package, sorted."""
     return sorted(p.parent.name for p in MODELS_DIR.glob("*/bundle.json"))
+
+
+def user_models_dir() -> Path:
+    """Return the folder of the models that were added: DERMLENS_MODELS, or one in the XDG data folder."""
+    own = os.environ.get("DERMLENS_MODELS")
+    if own:
+        return Path(own)
+    xdg = os.environ.get("XDG_DATA_HOME", "")
+    return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".local" / "share") / "dermlens" / "models"
+
+
+def user_models() -> list[str]:
+    """Return the names of the models that were added, sorted; one being written does not count."""
+    return sorted(p.parent.name for p in user_models_dir().glob("[!.]*/bundle.json"))

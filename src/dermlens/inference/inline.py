@@ -82,7 +82,7 @@ def _answer(answer: Prediction) -> str:
     kind = DIAGNOSES[answer.diagnosis_code].malignancy if answer.diagnosis_code in DIAGNOSES else ""
     told = f" ({kind})" if kind and answer.status != "rejected" else ""
     bars = "" if answer.status == "rejected" else "".join(_bar(c, p) for c, p in answer.top(SHOWN_CLASSES))
-    why = f"<p>{html.escape(_why(answer))}</p>" if answer.reasons else ""
+    why = f"<p>{html.escape(_why(answer))}</p>" if _why(answer) else ""
     return f"<p>{_status(answer)} <b>{html.escape(title)}</b>{told}</p>{why}<table>{bars}</table>{name}"
 
 
@@ -95,7 +95,10 @@ def _row(answer: Prediction) -> str:
 
 
 def _why(answer: Prediction) -> str:
-    return " ".join(reason.text for reason in answer.reasons)
+    advised = answer.referral is not None and answer.referral["advised"]
+    return " ".join(
+        [*(reason.text for reason in answer.reasons), *(["To be seen by a specialist."] if advised else [])]
+    )
 
 
 def _status(answer: Prediction) -> str:

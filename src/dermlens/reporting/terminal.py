@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from dermlens.inference.decision import OperatingPoint
 from dermlens.inference.nearest import Neighbour
 from dermlens.inference.predict import DISCLAIMER, Prediction
 from dermlens.inference.trust import Trust
+from dermlens.reporting.figures import figure
 
 BAR_WIDTH = 8
 WIDE = 110  # columns from which on there is room for bars
@@ -204,21 +205,18 @@ def model_facts(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def show_models(bundles: Sequence[Bundle], console: Console) -> None:
-    """Print a paragraph for each embedded model."""
+def show_models(bundles: Sequence[Bundle], console: Console, added: Mapping[str, Bundle] | None = None) -> None:
+    """Print a paragraph for each embedded model, and for each that was added, by its name here."""
     if not bundles:
         console.print("No embedded models.")
-    for bundle in bundles:
+    for name, bundle in [*((b.name, b) for b in bundles), *(added or {}).items()]:
         facts = model_facts(bundle)
-        score = facts["balanced_accuracy"]
-        console.print(f"[bold]{facts['name']}[/bold] {facts['version']}  ({facts['size_mb']} MB)", highlight=False)
+        own = "" if name == facts["name"] else f"  (added; its own name is {facts['name']})"
+        console.print(f"[bold]{name}[/bold] {facts['version']}  ({facts['size_mb']} MB){own}", highlight=False)
         console.print(f"  {facts['scope']}", highlight=False)
         console.print(f"  classes: {', '.join(f'{c} {display_name(c)}' for c in facts['classes'])}", highlight=False)
-        console.print(
-            f"  balanced accuracy on unseen lesions {score['value']:.3f} (95 % interval {score['low']:.3f} to "
-            f"{score['high']:.3f})",
-            highlight=False,
-        )
+        score = figure(facts["balanced_accuracy"])
+        console.print(f"  balanced accuracy on unseen lesions {score} (95 % interval)", markup=False, highlight=False)
         console.print(f"  weights: {facts['weights_licence']}", highlight=False)
         console.print(f"  {DISCLAIMER}", style="bold", highlight=False)
 

@@ -1,0 +1,54 @@
+"""`dermlens tune`: a search for a better recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dermlens.cli.options import EXIT_INTERRUPTED, FrameAspect, Images, Reference, console_of_messages, need
+from dermlens.cli.train import Task, check_network, given_settings
+
+
+def tune(
+    data: Annotated[Path, typer.Argument(help="Labelled images, in any layout that `train` reads.")],
+    out: Annotated[Path, typer.Option(help="Folder for recipe.toml, trials.csv, study.db and the caches.")],
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of earlier calls among them.")] = 20,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.0, metavar="MINUTES", help="End this call after so long.")
+    ] = None,
+    folds: Annotated[
+        int,
+        typer.Option(min=1, help="How often each trial learns; 1 scores on the select role alone: quick and noisy."),
+    ] = 3,
+    recipe: Annotated[Path | None, typer.Option(help="TOML file of settings; what it sets is not varied.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A recipe setting as name=value; it is not varied.")
+    ] = None,
+    images: Images = None,
+    reference: Reference = None,
+    task: Annotated[Task, typer.Option(help="isic2019 joins the labels to its eight classes.")] = Task.as_is,
+    frame_aspect: FrameAspect = None,
+    allow_leakage: Annotated[bool, typer.Option(help="Search although the split leaks.")] = False,
+) -> None:
+    """Search for a better recipe on the train and select images; the same command goes on after a stop."""
+    need("tune", "tensorflow", "sklearn", "matplotlib", "optuna")
+    from dermlens.data.manifest import read_dataset
+    from dermlens.training.recipe import make_recipe
+
+    given = given_settings(recipe, settings or [], {})
+    chosen = make_recipe(given)
+    check_network(chosen, out)
+    dataset = read_dataset(data, images=images, reference=reference, task=task.value, frame_aspect=frame_aspect)
+    console = console_of_messages()
+    console.print("Starting TensorFlow ...", highlight=False)
+    from dermlens.training.quiet import load_tensorflow
+
+    load_tensorflow()
+    from dermlens.training.tune import Limits
+    from dermlens.training.tune import tune as search
+
+    limits = Limits(trials, None if timeout is None else 60 * timeout, folds)
+    whole = search(dataset, out, chosen, given, limits, allow_leakage=allow_leakage, console=console)
+    raise typer.Exit(0 if whole else EXIT_INTERRUPTED)

@@ -1,0 +1,187 @@
+"""One recipe tried on the train and select roles: a score, epoch by epoch, and never a look at calibrate or test.
+
+The images of the other roles are dropped before anything is computed. Trunk features are kept in a folder for each cut
+and shared by all trials; each trial starts from the pretrained weights again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import keras
+import numpy as np
+from rich.console import Console
+
+from dermlens.training.checkpoint import assign, values_of
+from dermlens.training.export import compile_graph, to_openvino
+from dermlens.training.feed import EVAL_BATCH, EVAL_BATCH_PIXELS, Feed, from_arrays, from_images
+from dermlens.training.fit import History, Stage, fit
+from dermlens.training.material import Material
+from dermlens.training.network import Network, Stem, in_float32, open_backbone, with_head
+from dermlens.training.recipe import Recipe
+from dermlens.training.split import assign_folds
+from dermlens.training.trunk import batch_for, plain_outputs, trunk_cache
+from dermlens.training.watch import Watch
+
+Report = Callable[[int, float], None]
+"""Called after each epoch with its number over all folds and the score so far; raises to end the trial."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C ended a trial between two steps."""
+
+
+def learnable(material: Material) -> Material:
+    """Return the material without the images of calibrate and test."""
+    rows = np.flatnonzero(np.isin(material.roles, ("train", "select")))
+    return replace(
+        material,
+        records=tuple(material.records[i] for i in rows),
+        hashes=tuple(material.hashes[i] for i in rows),
+        roles=material.roles[rows],
+        labels=material.labels[rows],
+    )
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Rows of the material that are learned from and scored on."""
+
+    train: np.ndarray
+    select: np.ndarray
+
+
+def folds_of(material: Material, count: int, seed: int) -> list[Fold]:
+    """Return the folds: the split's own train and select for one, else a partition that cuts through no lesion."""
+    if count == 1:
+        return [Fold(material.rows("train"), material.rows("select"))]
+    place = np.array(assign_folds(material.records, material.hashes, folds=count, seed=seed))
+    return [Fold(np.flatnonzero(place != fold), np.flatnonzero(place == fold)) for fold in range(count)]
+
+
+@dataclass
+class Bench:
+    """What trials share.
+
+    Attributes:
+        material: from `learnable`.
+        out: folder of the caches.
+    """
+
+    material: Material
+    folds: Sequence[Fold]
+    out: Path
+    console: Console
+    _embeddings: np.ndarray | None = field(default=None, init=False)
+
+    def score(self, recipe: Recipe, report: Report) -> float:
+        """Train as the recipe says, once for each fold, and return the mean of the best balanced accuracies, 0..1.
+
+        Raises:
+            Interrupted: Ctrl-C. What `report` raises ends the trial too.
+        """
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(recipe.seed)
+        stem = open_backbone(recipe)
+        network = with_head(stem, recipe, len(self.material.codes))
+        start = values_of(network.whole.weights)
+        if self._embeddings is None:
+            self._embeddings = self._embed(stem, network, recipe)
+        best: list[float] = []
+        for number, fold in enumerate(self.folds):
+            assign(network.whole.weights, start)
+            epochs = 1 + (recipe.head_epochs if recipe.fine_tune == "head" else recipe.epochs)
+
+            def told(epoch: int, score: float, number: int = number, epochs: int = epochs) -> None:
+                report(number * epochs + epoch, float(np.mean([*best, score])))
+
+            best.append(self._fold(stem, network, recipe, fold, told))
+        return float(np.mean(best))
+
+    def _embed(self, stem: Stem, network: Network, recipe: Recipe) -> np.ndarray:
+        with in_float32(network.whole, recipe.precision):
+            graph = compile_graph(to_openvino(network.whole), batch=batch_for(recipe.size_px))
+        records = self.material.records
+        return plain_outputs(graph, records, stem.spec, output=1, console=self.console, what="Frozen features")
+
+    def _fold(self, stem: Stem, network: Network, recipe: Recipe, fold: Fold, told: Report) -> float:
+        """Train the head, then the blocks, on one fold and return the best score of the last stage."""
+        embeddings, labels = self._embeddings, self.material.labels
+        if embeddings is None:
+            raise Interrupted
+        only = recipe.fine_tune == "head"
+        spread = max(1.0, float(embeddings[fold.train].std()))
+        rate, patience = recipe.head_learning_rate / spread, recipe.patience if only else 0
+        stage = Stage("head", recipe.head_epochs, rate, mixup=0.0, salt=0, patience=patience)
+        feed = from_arrays(
+            embeddings[fold.train][:, None], labels[fold.train], embeddings[fold.select], labels[fold.select]
+        )
+        history = self._fit(network.head, feed, stage, recipe, told if only else None)
+        if only or not recipe.epochs:
+            return history.best
+        stage = Stage("tune", recipe.epochs, recipe.learning_rate, recipe.mixup, salt=1, patience=recipe.patience)
+        cached = recipe.fine_tune == "top" and recipe.views
+        model = network.classifier if cached else network.whole
+        return self._fit(model, self._feed(stem, network, recipe, fold), stage, recipe, told).best
+
+    def _fit(self, model: keras.Model, feed: Feed, stage: Stage, recipe: Recipe, told: Report | None) -> History:
+        history = fit(model, feed, stage, recipe, self.material.codes, _Reporting(self.material.codes, told))
+        if history.interrupted:
+            raise Interrupted
+        return history
+
+    def _feed(self, stem: Stem, network: Network, recipe: Recipe, fold: Fold) -> Feed:
+        material, labels = self.material, self.material.labels
+        if recipe.fine_tune == "full" or not recipe.views:
+            return from_images(
+                material.pick(fold.train),
+                [material.hashes[i] for i in fold.train],
+                labels[fold.train],
+                material.pick(fold.select),
+                labels[fold.select],
+                stem.spec,
+                seed=recipe.seed,
+                batch=min(EVAL_BATCH_PIXELS, 2 * recipe.batch_size),
+            )
+        features = self._features(stem, network, recipe)
+        chosen = np.ascontiguousarray(features[fold.select, 0])
+        scored = min(EVAL_BATCH, 2 * recipe.batch_size)
+        feed = from_arrays(features, labels[fold.train], chosen, labels[fold.select], batch=scored)
+        return replace(feed, load=lambda draw: features[fold.train[draw.rows], draw.views])
+
+    def _features(self, stem: Stem, network: Network, recipe: Recipe) -> np.ndarray:
+        with in_float32(network.trunk, recipe.precision):
+            trunk = to_openvino(network.trunk)
+        return trunk_cache(
+            self.out / "cache" / f"cut-{recipe.cut_block}",
+            trunk,
+            self.material.records,
+            self.material.hashes,
+            stem.spec,
+            view_count=recipe.views,
+            seed=recipe.seed,
+            weights_id=stem.trunk_id,
+            console=self.console,
+            what=f"Trunk features below block {recipe.cut_block + 1}",
+        )
+
+
+class _Reporting(Watch):
+    """Prints nothing; hands the best score so far on after each epoch."""
+
+    def __init__(self, codes: Sequence[str], told: Report | None) -> None:
+        super().__init__(Console(quiet=True), codes)
+        self._told, self._so_far = told, -math.inf
+
+    @contextmanager
+    def stage(self, name: str, images: int, *, step: int = 0) -> Iterator[Callable[[int, float], None]]:
+        yield lambda done, loss: None
+
+    def epoch(self, name: str, row: Mapping[str, float], *, better: bool) -> None:
+        self._so_far = max(self._so_far, row["select_balanced_accuracy"])
+        if self._told is not None:
+            self._told(int(row["epoch"]), self._so_far)

@@ -1,0 +1,53 @@
+"""`dermlens package` and `dermlens models`: handing a model on and taking one in, as a person does it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import tiny
+from dermlens.cli import main
+from dermlens.inference.bundle import load_bundle
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DERMLENS_MODELS", str(tmp_path / "models"))
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    return int(ended.value.code or 0)
+
+
+def test_from_a_run_to_another_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digest = load_bundle(tiny.write(tmp_path / "run" / "bundle")).sha256
+    file = str(tmp_path / "tiny.dermlens.zip")
+    assert run("package", str(tmp_path / "run"), "--out", file) == 0
+    assert digest in capsys.readouterr().out
+    assert run("models", "add", file, "--name", "mine", "--sha256", "0" * 64) == 2
+    assert "was not added" in capsys.readouterr().err
+    assert run("models", "add", file, "--name", "mine", "--sha256", digest) == 0
+    shown = capsys.readouterr().out
+    assert "SHA-256 that was asked for" in shown and "--model mine" in shown and "not a diagnosis" in shown
+    assert run("models", "--json") == 0
+    listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [model["name"] for model in listed] == ["default", "mine"] and listed[1]["sha256"] == digest
+    assert run("models") == 0
+    assert "its own name is tiny" in capsys.readouterr().out
+    assert run("models", "remove", "mine") == 0
+    assert run("models", "add", file, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["model"] == "tiny"
+
+
+def test_a_folder_for_the_hub_and_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny.write(tmp_path / "run" / "bundle")
+    assert run("package", str(tmp_path / "run"), "--hub", str(tmp_path / "repo")) == 0
+    assert (tmp_path / "repo" / "README.md").read_text().startswith("---\nlicense:")
+    assert run("package", str(tmp_path / "run"), "--hub", str(tmp_path / "repo")) == 2
+    assert run("package", str(tmp_path / "run"), "--hub", "a", "--out", "b") == 2
+    assert run("models", "add", str(tmp_path / "nothing")) == 2
+    assert "Traceback" not in capsys.readouterr().err
