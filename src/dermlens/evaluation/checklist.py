@@ -23,7 +23,7 @@ def checklist(card: Mapping[str, Any], report: Mapping[str, Any]) -> list[tuple[
     novelty, status = card.get("trust", {}).get("novelty"), report.get("status")
     histology = _share(groups.get("diagnosed by", {}), ("histo", "histopathology"))
     recorded = "skin type (Fitzpatrick)" in groups
-    counts = report["counts"]
+    counts, compared = report["counts"], report["baselines"]["available"]
     apart = not counts["set_aside_as_seen"] and not counts["of_the_models_own_test"]
     return [
         ("Kind of image", "model", str(card.get("modality") or "unknown")),
@@ -50,7 +50,7 @@ def checklist(card: Mapping[str, Any], report: Mapping[str, Any]) -> list[tuple[
         ("How the model was made", "model", f"{recipe.get('backbone', 'network')}, recipe in bundle.json"),
         ("How others can test it", "model", "the bundle and dermlens evaluate; code under Apache-2.0"),
         ("Measures with intervals", "results", "95 % intervals over lesions"),
-        ("Comparison with a simpler model", *_told(card.get("probe"), "results", "no linear probe in this bundle")),
+        ("Comparison with a simpler model", *_told(compared, "baselines", "no linear probe for these images")),
         ("Bias by group", *_told(groups, "subgroups", "no groups are recorded")),
         ("Use and limits", "model", str(card.get("scope") or "")),
         ("When it does not answer", *_told(status, "status", "this bundle has no status facts")),

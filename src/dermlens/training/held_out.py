@@ -7,6 +7,7 @@ and the probe can be made again. What the refitted probe reaches is compared wit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,14 +70,22 @@ def _embeddings(bundle: Bundle, records: Sequence[Record], console: Console) -> 
 
     load_tensorflow()
     from dermlens.training.export import compile_graph, to_openvino
-    from dermlens.training.network import in_float32, open_backbone, with_head
+    from dermlens.training.network import open_backbone, with_head
     from dermlens.training.trunk import batch_for, plain_outputs
 
-    recipe = make_recipe(bundle.card["recipe"])
+    spec = bundle.input_spec
+    recipe = replace(
+        make_recipe(bundle.card["recipe"]),
+        size_px=spec.size_px,
+        framing=spec.framing,
+        fine_tune="head",  # what is trained makes no difference before training
+        cut_block=1,
+        batch_norm="frozen",
+        precision="float32",
+    )
     stem = open_backbone(recipe)
     whole = with_head(stem, recipe, len(bundle.codes)).whole
-    with in_float32(whole, recipe.precision):
-        compiled = compile_graph(to_openvino(whole), batch=batch_for(recipe.size_px))
+    compiled = compile_graph(to_openvino(whole), batch=batch_for(recipe.size_px))
     return plain_outputs(compiled, records, stem.spec, output=1, console=console, what="Frozen features")
 
 

@@ -26,7 +26,7 @@ from dermlens.audit.findings import hash_records
 from dermlens.data.groups import lesions
 from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Dataset
-from dermlens.errors import DataError, DermlensError, RecipeError, WeightsError
+from dermlens.errors import DataError, DermlensError
 from dermlens.evaluation.baselines import compare_held_out, read_held_out
 from dermlens.evaluation.examples_fit import fit_examples
 from dermlens.evaluation.trust_fit import Labelled, fit_trust
@@ -73,7 +73,7 @@ def complete(folder: Path, roles: dict[str, Labelled], *, seed: int, console: Co
         return True
     try:
         held = refit_baselines(bundle, roles, console)
-    except (DataError, RecipeError, WeightsError, KeyError) as error:
+    except (DermlensError, KeyError) as error:
         why = f"the card has no {error}" if isinstance(error, KeyError) else str(error)
         console.print(f"No linear probe to compare with: {why}", style="yellow", highlight=False, soft_wrap=True)
         return False
