@@ -20,7 +20,7 @@ from dermlens.data.records import Record
 from dermlens.evaluation.checklist import MISSING, checklist
 from dermlens.evaluation.evaluate import evaluate
 from dermlens.evaluation.examples_fit import index_of
-from dermlens.evaluation.report import gravest
+from dermlens.evaluation.gallery import gravest
 from dermlens.evaluation.trust_report import Answers
 from dermlens.evaluation.verdict import verdict
 from dermlens.inference.bundle import add_trust, load_bundle

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,13 @@ from dermlens.diagnoses import display_name
 from dermlens.evaluation import weighted
 from dermlens.evaluation.baselines import MEASURES, MODEL, method_name, where
 from dermlens.evaluation.checklist import MISSING, checklist
+from dermlens.evaluation.gallery import Explain, gallery
 from dermlens.evaluation.operating_points import aims
 from dermlens.evaluation.trust_report import STATUSES, Answers
 from dermlens.evaluation.verdict import unmet, verdict
-from dermlens.inference.explain import Explanation
-from dermlens.inference.trust import grave_codes
-from dermlens.reporting.evaluation_page import Part, Shot, Table, write_evaluation_page
+from dermlens.reporting.evaluation_page import Part, Table, write_evaluation_page
 from dermlens.reporting.figures import figure
 from dermlens.reporting.plots import benefit_png, confusion_png, curves_png, reliability_png
-from dermlens.reporting.terminal import neighbours_words
-
-GALLERY = 12
-NEIGHBOURS = 3
-Explain = Callable[[int], Explanation]
 
 
 def write_report(
@@ -61,7 +55,7 @@ def write_report(
             _novelty(report, answers),
             _controls(report),
             _subgroups(report),
-            _gallery(answers, names, explain),
+            gallery(answers, names, explain),
             _data(report, answers),
             _checklist(report, answers),
         ],
@@ -330,41 +324,6 @@ def _subgroups(report: Mapping[str, Any]) -> Part:
 
 
 _MEASURES = ("accuracy", "balanced_accuracy", "auc")
-
-
-def _gallery(answers: Answers, names: Sequence[str], explain: Explain) -> Part:
-    shots = []
-    examples = answers.bundle.examples() if answers.bundle.has_examples else None
-    for row in gravest(answers):
-        explanation = explain(row)
-        truth, given = (answers.bundle.codes[int(c)] for c in (answers.y_true[row], answers.decision[row]))
-        share = answers.probability[row, answers.decision[row]]
-        label = f"{display_name(truth)}, called {display_name(given)} ({share:.0%}), {answers.predictions[row].status}"
-        embedding = answers.predictions[row].embedding
-        near = () if examples is None or embedding is None else examples.nearest(embedding, NEIGHBOURS)
-        note = f"Nearest in training: {neighbours_words(near)}" if near else ""
-        shots.append(Shot((explanation.image, explanation.overlay()), label, names[row], note))
-    return Part(
-        "failures",
-        "Where it fails",
-        [
-            "The gravest errors: malignant or premalignant lesions called benign, the surest first, then other errors. "
-            "On the right, what spoke for the diagnosis that it gave."
-            + (" Below, the training lesions most like it to the network, with their diagnosis." if examples else "")
-        ],
-        shots=shots,
-        note="" if shots else "It made no errors here.",
-    )
-
-
-def gravest(answers: Answers, most: int = GALLERY) -> list[int]:
-    """Return the rows of the gravest errors: what is malignant called benign first, then the surest ones."""
-    wrong = np.flatnonzero(~answers.right)
-    grave = [answers.bundle.codes.index(code) for code in grave_codes(answers.bundle.codes)]
-    missed = np.isin(answers.y_true[wrong], grave) & ~np.isin(answers.decision[wrong], grave)
-    sure = answers.probability[wrong, answers.decision[wrong]]
-    order = np.lexsort((-sure, ~missed))
-    return [int(row) for row in wrong[order][:most]]
 
 
 def _data(report: Mapping[str, Any], answers: Answers) -> Part:
