@@ -62,6 +62,13 @@ def predict(
     predictor = Predictor(model, max_bytes=max_bytes, max_pixels=max_pixels, views=views)
     if neighbours:
         predictor.bundle.examples()  # a model without them is told before any work is done
+    if predictor.views > 1:
+        stderr.print(
+            f"Probabilities are the mean over {predictor.views} views of each image; thresholds and sets were fitted on one.",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
     answers = []
     failed = False
     with _watched(len(inputs.paths), stderr) as advance:
