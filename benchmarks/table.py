@@ -13,7 +13,7 @@ from typing import Any
 from measure import RESULTS
 
 START, END = "<!-- measured: start -->", "<!-- measured: end -->"
-ORDER = ("network", "one_image", "many_images", "training_speed", "depthwise")
+ORDER = ("network", "one_image", "many_images", "family_speed", "training_speed", "depthwise", "precision")
 
 
 def figure(ratio: dict[str, float], digits: int = 2) -> str:

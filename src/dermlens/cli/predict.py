@@ -64,7 +64,7 @@ def predict(
         predictor.bundle.examples()  # a model without them is told before any work is done
     if predictor.views > 1:
         stderr.print(
-            f"Probabilities are the mean over {predictor.views} views of each image; thresholds and sets were fitted on one.",
+            f"Probabilities are means over {predictor.views} views; thresholds and sets were fitted on one.",
             style="yellow",
             highlight=False,
             soft_wrap=True,
