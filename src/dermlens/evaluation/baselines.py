@@ -243,10 +243,10 @@ def lines_of(found: Mapping[str, Any]) -> list[str]:
     """Return the comparison as lines for a terminal."""
     if not found["available"]:
         return [str(found["reason"])]
-    lines = [f"{where(found)}:", f"  {'':24} {'balanced accuracy':24} accuracy"]
-    for name, row in found["methods"].items():
-        lines.append(f"  {method_name(name, found):24} {figure(row['balanced_accuracy']):24} {figure(row['accuracy'])}")
-    for name in BASELINES:
-        row, label = found["model_minus"][name], f"model - {method_name(name, found)}"
-        lines.append(f"  {label:24} {figure(row['balanced_accuracy']):24} {figure(row['accuracy'])}")
+    rows = [(method_name(name, found), row) for name, row in found["methods"].items()]
+    rows += [(f"model - {method_name(name, found)}", found["model_minus"][name]) for name in BASELINES]
+    width = max(len(label) for label, _ in rows)
+    lines = [f"{where(found)}:", f"  {'':{width}}  {'balanced accuracy':22}  accuracy"]
+    for label, row in rows:
+        lines.append(f"  {label:{width}}  {figure(row['balanced_accuracy']):22}  {figure(row['accuracy'])}")
     return [*lines, *found["words"]]
