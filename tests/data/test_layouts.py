@@ -258,6 +258,7 @@ def test_ham10000(tmp_path: Path) -> None:
     ]
     assert (dataset.records[1].sex, dataset.records[1].anatom_site) == (None, None)
     assert "1 images below" in dataset.notes[0]
+    assert {r.licence for r in dataset.records} == {"CC BY-NC 4.0"}
 
 
 def test_isic_2019_one_hot_with_metadata(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ class TableLayout:
 
     `every_copy`: an image may stand in several subfolders, each copy is a record and the subfolder its source.
     `lesion_prefix`: put before lesion ids that are bare numbers, so that they stay apart from other collections'.
+    `licence`: of all its pictures, where the collection has one and the table does not say.
     """
 
     name: str
@@ -70,11 +71,12 @@ class TableLayout:
     site: str = "anatom_site"
     every_copy: bool = False
     lesion_prefix: str = ""
+    licence: str | None = None
 
 
 MANIFEST = TableLayout("manifest", "image", "diagnosis")
 TABLES = (
-    TableLayout("HAM10000", "image_id", "dx", age="age", site="localization", every_copy=True),
+    TableLayout("HAM10000", "image_id", "dx", age="age", site="localization", every_copy=True, licence="CC BY-NC 4.0"),
     TableLayout("PAD-UFES-20", "img_id", "diagnostic", age="age", sex="gender", site="region", lesion_prefix="PAD_"),
     TableLayout("ISIC 2020", "image_name", "diagnosis", site="anatom_site_general_challenge"),
     MANIFEST,
@@ -193,7 +195,7 @@ def _record(table: Table, layout: TableLayout, row: Row, root: Path, image: Path
         isic_id=isic_id_of(image.stem),
         dx_type=cell(row, "dx_type"),
         fitzpatrick=cell(row, "fitzpatrick") or cell(row, "fitspatrick"),  # PAD-UFES-20 spells it so
-        licence=cell(row, "licence", "license", "copyright_license"),  # the last is the ISIC archive's
+        licence=cell(row, "licence", "license", "copyright_license") or layout.licence,  # the third is the archive's
     )
 
 
