@@ -26,7 +26,9 @@ class FormatName(StrEnum):
 def export(
     model: Annotated[str, typer.Argument(help="A run folder, a bundle folder, or a name from `dermlens models`.")],
     format_name: Annotated[FormatName, typer.Option("--format", "-f", help="The file's format.")],
-    out: Annotated[Path | None, typer.Option(help="File to write; a folder for a SavedModel. MODEL.onnx ...")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write, a folder for a SavedModel; the model's name, here, by default.")
+    ] = None,
     images: Annotated[
         list[str] | None, typer.Option(help="Images, or folders of them, to compare on; the examples by default.")
     ] = None,
