@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 import tiny
 from dermlens import cli
+from dermlens.errors import StorageError
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +95,36 @@ def test_the_rows_of_a_part_are_those_of_the_library() -> None:
     from dermlens.inference import batch as library
 
     assert verb.DEFAULT_PART_ROWS == library.DEFAULT_PART_ROWS
+
+
+def test_machines_are_told_in_json_and_metrics_and_no_image_is_named(
+    model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = tmp_path / "batch.prom"
+    words = ["batch", str(images), "--out", str(tmp_path / "out"), "--model", model, "--log-json"]
+    assert call(*words, "--metrics", str(metrics)) == 0
+    said = capsys.readouterr().err
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert [line["event"] for line in lines] == ["batch.started", "batch.finished"]
+    assert lines[1] | {"rows": 4, "error_rows": 1, "done_ratio": 1.0, "model": "tiny"} == lines[1]
+    text = metrics.read_text()
+    assert 'state="finished"} 1' in text and 'dermlens_batch_error_rows{model="tiny"' in text
+    assert "RED" not in said + text and "bad.jpg" not in said + text
+    assert call(*words) == 2
+    (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert line["event"] == "batch.error" and line["level"] == "error" and "--resume" in line["remedy"]
+
+
+def test_a_batch_that_breaks_off_says_failed(
+    model: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise StorageError("The disk is full.", remedy="Free some space.")
+
+    monkeypatch.setattr("dermlens.inference.batch.run_local", broken)
+    metrics = tmp_path / "batch.prom"
+    words = ["batch", str(images), "--out", str(tmp_path / "out"), "--model", model]
+    assert call(*words, "--log-json", "--metrics", str(metrics)) == 1
+    events = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
+    assert events == ["batch.started", "batch.failed", "batch.error"]
+    assert 'state="failed"} 1' in metrics.read_text()

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
 from dermlens.cli.options import (
     DEFAULT_MAX_BYTES,
     DEFAULT_MAX_PIXELS,
+    EXIT_IMAGE_FAILED,
     EXIT_INTERRUPTED,
+    EXIT_WRONG_USE,
     FrameAspect,
     MaxBytes,
     MaxPixels,
@@ -19,10 +26,10 @@ from dermlens.cli.options import (
     console_of_messages,
     need,
 )
-from dermlens.errors import UsageError
+from dermlens.errors import DermlensError, StorageError, UsageError
 
 if TYPE_CHECKING:
-    from dermlens.inference.batch import Engine, Summary
+    from dermlens.inference.batch import Engine, Job, Summary
 
 DEFAULT_PART_ROWS = 10_000  # as in inference/batch.py, which --help must not load
 
@@ -61,6 +68,12 @@ def batch(
     frame_aspect: FrameAspect = None,
     max_bytes: MaxBytes = DEFAULT_MAX_BYTES,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="Say what happens as JSON lines on stderr instead of in words.")
+    ] = False,
+    metrics: Annotated[
+        Path | None, typer.Option(metavar="FILE.prom", help="Keep a file for Prometheus's textfile collector.")
+    ] = None,
 ) -> None:
     """Answer for any number of images; one row for every input, failures included, in Parquet files.
 
@@ -68,29 +81,76 @@ def batch(
     """
     need("batch", "fsspec", "pyarrow")
     run = _engine(engine, address, workers)
-    from dermlens.inference.batch import Settings, open_job, run_job
-    from dermlens.reporting.batch_progress import track_batch
+    from dermlens.inference.batch import Settings, open_job
 
-    console = console_of_messages()
     settings = Settings(part_rows, embedding, max_bytes, max_pixels)
-    with open_job(
-        inputs,
-        out,
-        model=model,
-        settings=settings,
-        images=images,
-        frame_aspect=frame_aspect,
-        shard=_shard(shard),
-        resume=resume,
-    ) as job:
-        for note in (*job.listing.notes, *job.ledger.notes):
-            console.print(note, style="yellow", highlight=False, soft_wrap=True)
-        if job.ledger.rows:
-            console.print(f"Going on after {job.ledger.rows:,} rows.", highlight=False)
-        with track_batch(job.listing.weight, job.weight_done(), console) as advance:
-            summary = run_job(job, run, lambda done: advance(done.rows, done.errors, done.weight))
-    console.print(_in_words(summary, out), highlight=False, soft_wrap=True)
+    with (
+        _errors_as_json(log_json),
+        open_job(
+            inputs,
+            out,
+            model=model,
+            settings=settings,
+            images=images,
+            frame_aspect=frame_aspect,
+            shard=_shard(shard),
+            resume=resume,
+        ) as job,
+    ):
+        summary = _told(job, run, log_json, metrics, shard)
+    if not log_json:
+        console_of_messages().print(_in_words(summary, out), highlight=False, soft_wrap=True)
     raise typer.Exit(0 if summary.finished else EXIT_INTERRUPTED)
+
+
+def _told(job: Job, run: Engine | None, log_json: bool, metrics: Path | None, shard: str) -> Summary:
+    """Run the job and say what happens: in words or as JSON, and as metrics where they are wanted."""
+    from dermlens.inference.batch import Progress, run_job
+    from dermlens.reporting.batch_progress import track_batch
+    from dermlens.reporting.batch_signals import Signals, State
+
+    ledger, console = job.ledger, Console(quiet=True) if log_json else console_of_messages()
+    labels = {"model": job.bundle.name, "version": job.bundle.version, "shard": shard}
+    signals = Signals(sys.stderr if log_json else None, metrics, labels)
+    state = State(ledger.rows, ledger.errors, job.listing.weight, job.weight_done())
+    for note in (*job.listing.notes, *ledger.notes):
+        console.print(note, style="yellow", highlight=False, soft_wrap=True)
+        signals.log("note", text=note)
+    if ledger.rows:
+        console.print(f"Going on after {ledger.rows:,} rows.", highlight=False)
+    signals.begin(state)
+    try:
+        with track_batch(job.listing.weight, job.weight_done(), console) as advance:
+
+            def report(done: Progress) -> None:
+                advance(done.rows, done.errors, done.weight)
+                state.rows, state.errors = state.rows + done.rows, state.errors + done.errors
+                state.weight += done.weight
+                signals.advance(state)
+
+            summary = run_job(job, run, report)
+    except BaseException:
+        state.name = "failed"
+        signals.end(state)
+        raise
+    state.name = "finished" if summary.finished else "interrupted"
+    state.rows, state.errors = summary.new_rows, summary.errors - state.errors_before
+    signals.end(state)
+    return summary
+
+
+@contextmanager
+def _errors_as_json(wanted: bool) -> Iterator[None]:
+    """Say an error as a JSON line too, so that a log holds nothing else; the exit code stays."""
+    try:
+        yield
+    except DermlensError as error:
+        if not wanted:
+            raise
+        from dermlens.reporting.batch_signals import Signals
+
+        Signals(sys.stderr, None, {}).log("error", **error.as_dict())
+        raise typer.Exit(EXIT_IMAGE_FAILED if isinstance(error, StorageError) else EXIT_WRONG_USE) from None
 
 
 def _engine(name: EngineName, address: str | None, workers: int | None) -> Engine | None:

@@ -16,7 +16,8 @@ import numpy as np
 import openvino as ov
 
 from dermlens.errors import DermlensError
-from dermlens.inference.bundle import MODELS_DIR, embedded_models, load_bundle
+from dermlens.inference.bundle import MODELS_DIR, embedded_models, load_bundle, user_models, user_models_dir
+from dermlens.inference.machine import advice, instructions, threads
 from dermlens.inference.runtime import Runtime
 
 PACKAGES = (
@@ -33,14 +34,16 @@ PRECISIONS = ("FP32", "BF16", "FP16", "INT8")
 EXTRAS = {
     "audit, train, evaluate": ("train", ("tensorflow", "keras", "sklearn", "pandas", "matplotlib")),
     "export": ("export", ("tensorflow", "tf2onnx", "onnx", "onnxruntime", "ai_edge_litert")),
+    "tune": ("tune", ("optuna",)),
     "serve": ("serve", ("fastapi", "uvicorn", "prometheus_client", "python_multipart")),
     "batch": ("batch", ("fsspec", "pyarrow")),
     "batch --engine ray": ("scale", ("ray",)),
+    "models add hf://": ("hub", ("huggingface_hub",)),
 }
 
 
 def examine() -> dict[str, Any]:
-    """Return the facts as one JSON-ready mapping; `ok` is False when an embedded model is unusable."""
+    """Return the facts as one JSON-ready mapping; `ok` is False when a model is missing or unusable."""
     found: dict[str, str | None] = {}
     for name in PACKAGES:
         try:
@@ -55,15 +58,19 @@ def examine() -> dict[str, Any]:
                 "modules": absent,
                 "install": f'{sys.executable} -m pip install -e ".[{extra}]" in the clone',
             }
-    models = [_try_model(name) for name in embedded_models()]
-    core = ov.Core()
+    models = [_try_model(name, MODELS_DIR / name) for name in embedded_models()]
+    models += [_try_model(name, user_models_dir() / name) for name in user_models()]
+    core, able, processors = ov.Core(), instructions(), threads()
     return {
-        "ok": bool(models) and all(m["status"] == "ok" for m in models),
+        "ok": bool(embedded_models()) and all(m["status"] == "ok" for m in models),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": core.get_property("CPU", "FULL_DEVICE_NAME"),
         "optimised_for": [c for c in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") if c in PRECISIONS],
         "cores": os.cpu_count(),
+        "instructions": able,
+        "threads": processors,
+        "advice": advice(able, processors),
         "free_disk_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
         "packages": found,
         "missing": missing,
@@ -71,12 +78,13 @@ def examine() -> dict[str, Any]:
     }
 
 
-def _try_model(name: str) -> dict[str, Any]:
+def _try_model(name: str, folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     try:
-        bundle = load_bundle(MODELS_DIR / name)
+        bundle = load_bundle(folder)
         size = bundle.input_spec.size_px
-        Runtime(bundle.graph_path, precision=bundle.precision).run(np.zeros((1, size, size, 3), np.uint8))
+        runtime = Runtime(bundle.graph_path, precision=bundle.precision)
+        runtime.run(np.zeros((1, size, size, 3), np.uint8))
     except DermlensError as error:
         return {"name": name, "status": "error", "error": error.as_dict()}
     return {
@@ -85,4 +93,7 @@ def _try_model(name: str) -> dict[str, Any]:
         "version": bundle.version,
         "precision": bundle.precision,
         "load_and_first_answer_ms": round((time.perf_counter() - start) * 1000),
+        "graph": str(bundle.graph_path),
+        "input_px": size,
+        "runs": runtime.facts(),
     }

@@ -65,6 +65,17 @@ class Runtime:
             self._requests[batch] = compiled.create_infer_request()
         return self._requests[batch]
 
+    def facts(self) -> dict[str, Any]:
+        """Return how OpenVINO compiled the graph for one image: where, in which precision, on how many threads."""
+        compiled = self._request(1).get_compiled_model()
+        precision = compiled.get_property("INFERENCE_PRECISION_HINT")
+        return {
+            "device": ", ".join(compiled.get_property("EXECUTION_DEVICES")),
+            "precision": precision.to_string(),
+            "threads": int(compiled.get_property("INFERENCE_NUM_THREADS")),
+            "batches": [1, BATCH],
+        }
+
     def run(self, pixels: np.ndarray) -> Outputs:
         """Run the network.
 

@@ -229,18 +229,32 @@ def show_doctor(facts: dict[str, Any], console: Console) -> None:
         "processor",
         f"{facts['processor']}, {facts['cores']} cores, fast in {', '.join(facts['optimised_for'])}",
     )
+    told = "not told by this system" if facts["instructions"] is None else ", ".join(facts["instructions"]) or "none"
+    table.add_row("instructions", told)
+    table.add_row("threads", _threads(facts["threads"]))
     table.add_row("free disk", f"{facts['free_disk_gb']} GB here")
     table.add_row("packages", ", ".join(f"{n} {v}" for n, v in facts["packages"].items() if v))
     for model in facts["models"]:
-        state = (
-            f"ok, {model['precision']}, first answer after {model['load_and_first_answer_ms']} ms"
-            if model["status"] == "ok"
-            else ""
-        )
-        table.add_row(f"model {model['name']}", state or f"{model['error']['message']} {model['error']['remedy']}")
+        state = _runs(model) if model["status"] == "ok" else f"{model['error']['message']} {model['error']['remedy']}"
+        table.add_row(f"model {model['name']}", Text(state))
     for verb, gap in facts["missing"].items():
         table.add_row(f"for {verb}", Text(f"missing {', '.join(gap['modules'])}: {gap['install']}"))
     console.print(table, highlight=False)
-    predicting = "Predicting: all well." if facts["ok"] else "Predicting: an embedded model is missing or unusable."
+    for sentence in facts["advice"]:
+        console.print(sentence, style="yellow", highlight=False)
+    predicting = "Predicting: all well." if facts["ok"] else "Predicting: a model is missing or unusable."
     rest = "".join(f" {verb.capitalize()}: not installed." for verb in facts["missing"])
     console.print(predicting + rest, highlight=False)
+
+
+def _threads(facts: Mapping[str, Any]) -> str:
+    share = "" if facts["container_share"] is None else f", a container's quota of {facts['container_share']:g}"
+    return f"{facts['allowed']} of {facts['processors']} processors may be used{share}"
+
+
+def _runs(model: Mapping[str, Any]) -> str:
+    runs = model["runs"]
+    return (
+        f"ok, first answer after {model['load_and_first_answer_ms']} ms; runs {Path(model['graph']).name} at "
+        f"{model['input_px']} px on {runs['device']} in {runs['precision']} with {runs['threads']} threads"
+    )
