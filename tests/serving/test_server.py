@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import re
 import signal
 import socket
 import threading
 import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -24,7 +26,7 @@ CLIENTS = 200
 def test_sigterm_answers_what_is_in_flight_and_takes_no_more(model: Path, red: bytes) -> None:
     """Clients behave like a load balancer: they send until `/readyz` is no longer 200."""
     results: Counter[str] = Counter()
-    with live.as_process("--model", str(model), "--drain", "1.5", "--queue", "64") as (process, port):
+    with live.as_process("--model", str(model), "--drain", "6", "--queue", "64") as (process, port):
         stop = threading.Event()
 
         def load() -> None:
@@ -54,12 +56,24 @@ def test_sigterm_answers_what_is_in_flight_and_takes_no_more(model: Path, red: b
     assert results["200"] > before > 0, "requests were answered before and after the signal"
 
 
+def wait_until_held(port: int) -> None:
+    """Wait until the server has taken up an upload: before that, the request is not in flight."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+            found = re.search(r"^dermlens_upload_bytes (\S+)", answer.read().decode(), re.MULTILINE)
+        if found and float(found[1]) > 0:
+            return
+        time.sleep(0.05)
+    pytest.fail("The server took no upload up.")
+
+
 def test_a_request_that_is_being_sent_when_the_signal_comes_is_answered(model: Path, red: bytes) -> None:
     with live.as_process("--model", str(model), "--drain", "0") as (process, port):
         connection = socket.create_connection(("127.0.0.1", port), timeout=30)
         head = f"POST /api/v1/predictions HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(red)}"
         connection.sendall(head.encode() + b"\r\n\r\n" + red[:20])
-        time.sleep(0.3)
+        wait_until_held(port)
         process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
         connection.sendall(red[20:])
