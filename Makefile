@@ -5,7 +5,7 @@ PY := $(BIN)/python
 RUN ?= runs/default
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-long lint bench train-default notebook sbom
+.PHONY: help demo serve test test-long lint bench train-default notebook docs sbom
 
 help:
 	@echo "make demo           classify the example images (light core, a minute or two)"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-long      the slow tests"
 	@echo "make lint           ruff, mypy, import contracts"
 	@echo "make notebook       examples/dermlens.ipynb from examples/notebook.py"
+	@echo "make docs           the documents as a site, in build/site/index.html"
 	@echo "make sbom           what an installation consists of: CycloneDX SBOMs and licences, in build/sbom"
 	@echo "make bench          the measurements behind the README"
 	@echo "make train-default DERMLENS_DATA=...   train the embedded model again (up to 90 minutes)"
@@ -64,6 +65,10 @@ train-default: $(VENV)/dev.stamp
 
 notebook: $(VENV)/dev.stamp
 	$(PY) scripts/notebook.py
+
+docs: $(VENV)/dev.stamp
+	NO_MKDOCS_2_WARNING=true $(PY) -m mkdocs build --quiet
+	@echo "build/site/index.html"
 
 sbom: $(VENV)/dev.stamp
 	$(PY) scripts/sbom.py $(EXTRA)

@@ -45,8 +45,14 @@ def licence(package: Distribution) -> str:
         line.rpartition(" :: ")[2] for line in facts.get_all("Classifier") or [] if line.startswith("License")
     ]
     text = (facts.get("License") or "").strip()
-    short = text if len(text) <= 60 and "\n" not in text else ""
-    return expression or "; ".join(c for c in classified if c != "OSI Approved") or short or _from_file(package)
+    short = text if len(text) <= 60 and "\n" not in text and text.upper() != "UNKNOWN" else ""
+    named = "; ".join(c for c in classified if c != "OSI Approved")
+    return expression or named or short or _from_file(package)
+
+
+def taken(said: str) -> bool:
+    """Say whether the project takes a licence; an unknown one it does not."""
+    return bool(said) and (not REFUSED.search(said) or bool(WEAK.search(said)))
 
 
 def _from_file(package: Distribution) -> str:
@@ -64,6 +70,7 @@ _TEXTS = {
     "GNU AFFERO GENERAL PUBLIC LICENSE": "AGPL-3.0",
     "GNU GENERAL PUBLIC LICENSE": "GPL",
     "Apache License Version 2.0": "Apache-2.0",
+    "Apache License, Version 2.0": "Apache-2.0",
     "Permission is hereby granted, free of charge": "MIT",
     "Redistribution and use in source and binary forms": "BSD",
 }
@@ -109,7 +116,7 @@ def write(extra: str, bom: dict[str, Any], installed: dict[str, Distribution]) -
         for name in sorted(names & installed.keys()):
             said = licence(installed[name])
             writer.writerow([name, installed[name].version, said or "unknown"])
-            if not said or (REFUSED.search(said) and not WEAK.search(said)):
+            if not taken(said):
                 wrong.append(f"{extra}: {name} {installed[name].version}: licence {said or 'unknown'}")
     print(f"{OUT.relative_to(ROOT)}/{extra}.cdx.json, {extra}-licences.csv: {len(names & installed.keys())} packages")
     return wrong

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class Answers(tuple[Prediction, ...]):
     """Predictions in order, bad images included.
 
-    >>> answers = Answers(predictor.predict_many(paths))  # doctest: +SKIP
-    >>> answers.to_frame().groupby("status").size()       # doctest: +SKIP
+    Examples:
+        >>> answers = Answers(predictor.predict_many(paths))  # doctest: +SKIP
+        >>> answers.to_frame().groupby("status").size()  # doctest: +SKIP
     """
 
     __slots__ = ()

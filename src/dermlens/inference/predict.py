@@ -119,10 +119,11 @@ class Prediction:
 class Predictor:
     """Loads a model once and answers for images.
 
-    >>> from dermlens import Predictor
-    >>> predictor = Predictor("default")
-    >>> answer = predictor.predict("examples/images/MEL_ISIC_0000029.jpg")  # doctest: +SKIP
-    >>> answer.diagnosis_code, answer.probability                            # doctest: +SKIP
+    Examples:
+        >>> from dermlens import Predictor
+        >>> predictor = Predictor("default")
+        >>> answer = predictor.predict("examples/images/MEL_ISIC_0000029.jpg")  # doctest: +SKIP
+        >>> answer.diagnosis_code, answer.probability  # doctest: +SKIP
 
     Args:
         model: a name from `dermlens models`, a run folder or a bundle folder.
