@@ -17,6 +17,7 @@ from rich.console import Console
 from dermlens import Predictor
 from dermlens.data.manifest import read_dataset
 from dermlens.diagnoses import ISIC2019
+from dermlens.evaluation.baselines import compare_held_out, read_held_out
 from dermlens.evaluation.evaluate import evaluate
 from dermlens.inference.bundle import MODELS_DIR
 
@@ -98,6 +99,18 @@ def test_its_limits_reach_what_was_asked_for(predictor: Predictor) -> None:
     sets = measured["prediction_sets"]
     assert abs(sets["coverage"]["value"] - 0.9) <= 0.02
     assert all(row["coverage"]["high"] >= 0.8 for row in sets["per_class"].values())
+
+
+def test_it_keeps_what_model_and_probe_said_of_its_test(predictor: Predictor) -> None:
+    bundle = predictor.bundle
+    held = read_held_out(bundle)
+    assert held is not None and len(held.hashes) == bundle.card["metrics"]["n"]
+    found = compare_held_out(held, bundle.codes, seed=0)
+    for name, row in (("model", bundle.card["metrics"]), ("linear_probe", bundle.card["probe"])):
+        score = found["methods"][name]["balanced_accuracy"]["value"]
+        assert score == pytest.approx(row["balanced_accuracy"]["value"], abs=1e-9)
+    assert bundle.card["baselines"]["words"] == found["words"] and found["better_than_probe"]
+    assert (bundle.folder / "baselines.npz").stat().st_size < 60_000
 
 
 def test_activation_map_contract_on_real_images(predictor: Predictor) -> None:

@@ -19,7 +19,9 @@ from dermlens.training.held_out import refit_baselines
 
 
 def test_a_probe_of_another_score_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = load_bundle(tiny.write(tmp_path / "b", probe={"balanced_accuracy": {"value": 0.5}}))
+    bundle = load_bundle(
+        tiny.write(tmp_path / "b", probe={"balanced_accuracy": {"value": 0.5}, "regularisation_c": 0.01})
+    )
     y = np.arange(30) % 3
     records = [Record(tmp_path / f"{i}.png", f"{i}.png", "RED") for i in range(30)]
     roles = {role: Labelled(records, y, np.arange(30)) for role in ("train", "select", "test")}

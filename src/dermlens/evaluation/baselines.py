@@ -16,7 +16,7 @@ import numpy.typing as npt
 from dermlens.diagnoses import display_name
 from dermlens.errors import BundleError
 from dermlens.evaluation import weighted
-from dermlens.evaluation.bootstrap import resample_weights, sampled_figure
+from dermlens.evaluation.bootstrap import lesion_index, resample_weights, sampled_figure
 from dermlens.evaluation.weighted import Floats, Ints
 from dermlens.inference.bundle import BASELINES_FILE, HASH_CHARS, Bundle
 from dermlens.reporting.figures import figure
@@ -139,7 +139,7 @@ def _compared(
     truth: Ints, model: Ints, probe: Ints, majority: int, lesions: Ints, codes: Sequence[str], *, seed: int
 ) -> dict[str, Any]:
     """Return the figures of the three, the differences of the model to the others in pairs, and what that means."""
-    lesions = np.unique(lesions, return_inverse=True)[1].astype(np.int64)
+    lesions = lesion_index(lesions.tolist(), len(truth))  # in the order of `scores.score`, for the same resamples
     decisions = {MODEL: model, PROBE: probe, MAJORITY: np.full(len(truth), majority, dtype=np.int64)}
     samples = _samples(truth, decisions, lesions, len(codes), seed)
     count = int(lesions.max()) + 1
@@ -243,10 +243,10 @@ def lines_of(found: Mapping[str, Any]) -> list[str]:
     """Return the comparison as lines for a terminal."""
     if not found["available"]:
         return [str(found["reason"])]
-    rows = [(method_name(name, found), row) for name, row in found["methods"].items()]
-    rows += [(f"model - {method_name(name, found)}", found["model_minus"][name]) for name in BASELINES]
-    width = max(len(label) for label, _ in rows)
-    lines = [f"{where(found)}:", f"  {'':{width}}  {'balanced accuracy':22}  accuracy"]
-    for label, row in rows:
-        lines.append(f"  {label:{width}}  {figure(row['balanced_accuracy']):22}  {figure(row['accuracy'])}")
+    rows = {method_name(name, found): row for name, row in found["methods"].items()}
+    rows |= {f"minus {method_name(name, found)}": row for name, row in found["model_minus"].items()}
+    width = max(map(len, rows))
+    lines = [f"{where(found)}:", f"  {'':{width}}  {'balanced accuracy':21}  accuracy"]
+    for label, row in rows.items():
+        lines.append(f"  {label:{width}}  {figure(row['balanced_accuracy']):21}  {figure(row['accuracy'])}")
     return [*lines, *found["words"]]

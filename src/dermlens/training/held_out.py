@@ -21,7 +21,7 @@ from dermlens.evaluation.metrics import balanced_accuracy_score
 from dermlens.evaluation.trust_fit import Labelled
 from dermlens.inference.bundle import HASH_CHARS, Bundle
 from dermlens.inference.predict import Predictor
-from dermlens.training.probe import fit_probe
+from dermlens.training.probe import STRENGTHS, fit_probe
 from dermlens.training.recipe import make_recipe
 
 NEEDED = ("train", "select", "test")
@@ -50,7 +50,10 @@ def refit_baselines(bundle: Bundle, roles: Mapping[str, Labelled], console: Cons
     ends = np.cumsum([len(roles[role].records) for role in NEEDED])
     train, select, tested = np.split(_embeddings(bundle, records, console), ends[:-1])
     console.print("Fitting the linear probe ...", highlight=False)
-    fitted = fit_probe((train, roles["train"].y_true), (select, roles["select"].y_true), len(bundle.codes))
+    chosen = bundle.card["probe"]["regularisation_c"]  # stronger fits were tried after it and were no better
+    strengths = [strength for strength in STRENGTHS if strength <= chosen] or STRENGTHS
+    parts = ((train, roles["train"].y_true), (select, roles["select"].y_true))
+    fitted = fit_probe(*parts, len(bundle.codes), strengths)
     probe = fitted.probabilities(tested).argmax(axis=1)
     _check(bundle.card, test.y_true, probe, console)
     return HeldOut(

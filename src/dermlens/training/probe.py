@@ -7,6 +7,7 @@ score beside the model's (Kornblith et al. 2019, "Do better ImageNet models tran
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +47,12 @@ class Probe:
         return result
 
 
-def fit_probe(train: tuple[np.ndarray, np.ndarray], select: tuple[np.ndarray, np.ndarray], classes: int) -> Probe:
+def fit_probe(
+    train: tuple[np.ndarray, np.ndarray],
+    select: tuple[np.ndarray, np.ndarray],
+    classes: int,
+    strengths: Sequence[float] = STRENGTHS,
+) -> Probe:
     """Fit the probe on (embeddings, labels) of train and choose its regularisation by balanced accuracy on select.
 
     Strengths are tried from the weakest fit up, each starting from the one before; of equals the simplest is kept.
@@ -55,7 +61,7 @@ def fit_probe(train: tuple[np.ndarray, np.ndarray], select: tuple[np.ndarray, np
     x_train, x_select = scaler.transform(train[0]), scaler.transform(select[0])
     classifier = LogisticRegression(class_weight="balanced", max_iter=MAX_ITERATIONS, warm_start=True)
     probes: list[tuple[float, Probe]] = []
-    for strength in STRENGTHS:
+    for strength in strengths:
         classifier.set_params(C=strength)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # recorded below instead
