@@ -24,10 +24,15 @@ REPEATS, WARM_UP = 20, 3
 def in_turn(
     variants: Mapping[str, Callable[[], object]], *, repeats: int = REPEATS, warm_up: int = WARM_UP
 ) -> dict[str, list[float]]:
-    """Call each variant once a round and return milliseconds by name, one a round; warm-up rounds are left out."""
+    """Call each variant twice a round and return the milliseconds of the second calls by name, one a round.
+
+    The first call of a round brings back what the variant before it has pushed out: caches, and the processor, where the
+    other's threads still wait actively for more. Warm-up rounds are left out.
+    """
     took: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(warm_up + repeats):
         for name, call in variants.items():
+            call()
             start = time.perf_counter()
             call()
             if number >= warm_up:

@@ -76,12 +76,13 @@ def measure(pixels: npt.NDArray[np.uint8]) -> Quality:
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
     mean, deviation = cv2.meanStdDev(grey)
     share, border = _lesion(grey)
+    weakest = np.minimum(np.minimum(small[..., 0], small[..., 1]), small[..., 2])  # many times faster than min(axis=2)
     return Quality(
         sharpness=sharpness(grey.astype(np.float32)),
         contrast=float(deviation[0, 0]),
         brightness=float(mean[0, 0]),
         dark_share=float(np.count_nonzero(grey < DARK)) / grey.size,
-        bright_share=float(np.count_nonzero(small.min(axis=2) >= BRIGHT)) / grey.size,
+        bright_share=float(np.count_nonzero(weakest >= BRIGHT)) / grey.size,
         lesion_share=share,
         lesion_border=border,
     )
