@@ -19,6 +19,7 @@ import numpy as np
 
 RESULTS = Path(__file__).resolve().parent / "results" / "speed"
 REPEATS, WARM_UP = 20, 3
+PAUSE_S = 0.05  # until the threads of the variant before have stopped waiting actively
 
 
 def in_turn(
@@ -32,6 +33,7 @@ def in_turn(
     took: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(warm_up + repeats):
         for name, call in variants.items():
+            time.sleep(PAUSE_S)
             call()
             start = time.perf_counter()
             call()
