@@ -27,8 +27,8 @@ def in_turn(
 ) -> dict[str, list[float]]:
     """Call each variant twice a round and return the milliseconds of the second calls by name, one a round.
 
-    The first call of a round brings back what the variant before it has pushed out: caches, and the processor, where the
-    other's threads still wait actively for more. Warm-up rounds are left out.
+    The first call of a round brings back what the variant before it has pushed out of the caches; a pause before it
+    lets the other's threads come to rest. Warm-up rounds are left out.
     """
     took: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(warm_up + repeats):
