@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from huggingface_hub import ModelCard
 
 import tiny
 from dermlens import Predictor
-from dermlens.errors import BundleError, UsageError
+from dermlens.errors import BundleError, StorageError, UsageError
 from dermlens.inference.bundle import MODELS_DIR, find_bundle, load_bundle, user_models, user_models_dir
 from dermlens.inference.hub import write_repository
 from dermlens.inference.library import add_model, known_digests, remove_model
@@ -58,6 +59,35 @@ def test_names_are_not_taken_over(source: Path, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"name|called"):
             add_model(str(other), name=name)
     assert user_models() == ["tiny"]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_what_is_no_model_is_not_replaced(source: Path, tmp_path: Path, replace: bool) -> None:
+    run = user_models_dir() / "mine"
+    tiny.write(run / "bundle")
+    (run / "model.keras").write_text("weights")
+    with pytest.raises(UsageError, match="is no model"):
+        add_model(str(run), name="mine", replace=replace)
+    assert sorted(path.name for path in run.iterdir()) == ["bundle", "model.keras"]
+
+
+def test_a_damaged_model_is_replaced_and_stays_when_the_move_fails(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = add_model(str(source)).folder
+    (target / "graph.bin").write_bytes(b"damaged")
+    with monkeypatch.context() as patched:
+        moves = iter([os.replace, refused, os.replace])
+        patched.setattr(os, "replace", lambda old, new: next(moves)(old, new))
+        with pytest.raises(StorageError, match="could not be added"):
+            add_model(str(source))
+    assert (target / "graph.bin").read_bytes() == b"damaged"
+    assert add_model(str(source)).folder == target
+    assert [path.name for path in user_models_dir().iterdir()] == ["tiny"]
+
+
+def refused(old: Path, new: Path) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def test_another_digest_is_not_added(source: Path) -> None:

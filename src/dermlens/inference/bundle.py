@@ -330,7 +330,7 @@ def _staged(folder: Path) -> Iterator[Path]:
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         yield staging
         staging.chmod(0o755)
-        _replace_folder(staging, folder)
+        replace_folder(staging, folder)
     except (OSError, RuntimeError) as error:  # OpenVINO tells a full disk by a RuntimeError
         raise StorageError(
             f"The model bundle could not be written to {folder}: {getattr(error, 'strerror', None) or error}.",
@@ -341,7 +341,8 @@ def _staged(folder: Path) -> Iterator[Path]:
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def _replace_folder(staging: Path, folder: Path) -> None:
+def replace_folder(staging: Path, folder: Path) -> None:
+    """Move a folder into the place of another, which goes only when that went well (OSError otherwise)."""
     if not folder.exists():
         os.replace(staging, folder)
         return

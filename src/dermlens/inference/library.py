@@ -16,6 +16,7 @@ from dermlens.inference.bundle import (
     embedded_models,
     find_bundle,
     load_bundle,
+    replace_folder,
     user_models,
     user_models_dir,
 )
@@ -61,8 +62,7 @@ def add_model(source: str, *, name: str | None = None, sha256: str | None = None
             target = home / _checked_name(name or bundle.name)
             _check_place(target, bundle, replace)
             if not target.exists() or load_or_none(target) is None or replace:
-                shutil.rmtree(target, ignore_errors=True)
-                staged.rename(target)
+                replace_folder(staged, target)
     except OSError as error:
         raise StorageError(
             f"The model could not be added to {home}: {error.strerror or error}.",
@@ -139,6 +139,12 @@ def _checked_name(name: str) -> str:
 
 
 def _check_place(target: Path, bundle: Bundle, replace: bool) -> None:
+    if target.exists() and not (target / "bundle.json").is_file():
+        raise UsageError(
+            f"{target} stands there already and is no model.",
+            remedy="Give another name with --name, or name another folder in DERMLENS_MODELS.",
+            code="model_name",
+        )
     there = load_or_none(target) if target.exists() else None
     if there is not None and there.sha256 != bundle.sha256 and not replace:
         raise UsageError(
