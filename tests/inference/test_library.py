@@ -15,9 +15,9 @@ import tiny
 from dermlens import Predictor
 from dermlens.errors import BundleError, StorageError, UsageError
 from dermlens.inference.bundle import MODELS_DIR, find_bundle, load_bundle, user_models, user_models_dir
-from dermlens.inference.hub import write_repository
+from dermlens.inference.hub import fetch, write_repository
 from dermlens.inference.library import add_model, known_digests, remove_model
-from dermlens.inference.packing import pack, signature
+from dermlens.inference.packing import file_names, pack, signature
 from dermlens.reporting.signature import signature_lines
 
 
@@ -142,6 +142,35 @@ def test_a_repository_of_the_hub_is_added_without_a_network(
         add_model("hf://owner")
     with pytest.raises(UsageError, match="not an empty folder"):
         write_repository(bundle, tmp_path / "repo")
+
+
+def test_an_incomplete_cache_is_fetched_again(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(source, broken)
+    (broken / "graph.bin").unlink()
+    asked = []
+
+    def download(*, local_files_only: bool = False, **wanted: object) -> str:
+        asked.append(local_files_only)
+        return str(broken if local_files_only else source)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert fetch("hf://owner/tiny") == source and asked == [True, False]
+    shutil.copy(source / "graph.bin", broken)
+    assert fetch("hf://owner/tiny") == broken and asked == [True, False, True]
+
+
+def test_the_hub_is_asked_for_every_file_of_a_bundle_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def download(*, allow_patterns: list[str], **wanted: object) -> str:
+        asked.extend(allow_patterns)
+        return str(MODELS_DIR / "default")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    fetch("hf://owner/tiny")
+    assert set(asked) >= set(file_names(load_bundle(MODELS_DIR / "default")))
+    assert not any("*" in pattern for pattern in asked)
 
 
 def test_the_card_is_one_that_the_hub_reads(tmp_path: Path) -> None:

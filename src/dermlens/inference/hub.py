@@ -1,7 +1,7 @@
 """Bundles on the Hugging Face hub: the folder to push, with its model card, and what `hf://owner/name` means.
 
 The network part is `huggingface_hub`, the ordinary client, behind the extra `hub` and imported here alone. What the
-client has already is taken without asking the network.
+client has already, whole, is taken without asking the network.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dermlens.errors import BundleError, MissingExtraError, StorageError, UsageError
-from dermlens.inference.bundle import Bundle
+from dermlens.inference.bundle import BASELINES_FILE, NEIGHBOURS_FILE, TRUST_FILE, Bundle, load_bundle
 from dermlens.inference.packing import copy_files
 
 SCHEME = "hf://"
 _ADDRESS = re.compile(r"hf://([\w.-]{1,96}/[\w.-]{1,96})(?:@([\w./-]{1,96}))?")
-_FILES = ["bundle.json", "MODEL_CARD.md", "*.xml", "*.bin", "*.npz", "*.json", "*.png"]
+_FILES = ["MODEL_CARD.md", "bundle.json", "seen.json", "graph.xml", "graph.bin", "head.npz"]
+_FILES += [TRUST_FILE, NEIGHBOURS_FILE, BASELINES_FILE]
 _LICENCES = (
     ("CC BY-NC-SA 4.0", "cc-by-nc-sa-4.0"),
     ("CC BY-NC 4.0", "cc-by-nc-4.0"),
@@ -54,10 +56,11 @@ def fetch(address: str) -> Path:
         ) from error
     wanted: dict[str, Any] = {"repo_id": match[1], "revision": match[2], "allow_patterns": _FILES}
     try:
-        try:
-            return Path(snapshot_download(**wanted, local_files_only=True))
-        except LocalEntryNotFoundError:
-            return Path(snapshot_download(**wanted))
+        with suppress(LocalEntryNotFoundError, BundleError):
+            found = Path(snapshot_download(**wanted, local_files_only=True))
+            load_bundle(found)  # a fetch that was cut off leaves a snapshot with files missing
+            return found
+        return Path(snapshot_download(**wanted))
     except Exception as error:  # the client raises its own errors, those of HTTP and of the system
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BundleError(
