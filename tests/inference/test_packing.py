@@ -13,7 +13,7 @@ import pytest
 
 import tiny
 from dermlens import Predictor
-from dermlens.errors import BundleError, DermlensError, StorageError
+from dermlens.errors import BundleError, DermlensError, StorageError, UsageError
 from dermlens.inference import packing
 from dermlens.inference.bundle import load_bundle
 from dermlens.inference.packing import pack, unpack
@@ -78,6 +78,41 @@ def test_what_is_no_bundle_is_refused_and_nothing_lands_outside(
     with pytest.raises(BundleError, match=said):
         unpack(path, tmp_path / "in" / "out")
     assert {p.name for p in tmp_path.iterdir()} == {"bad.zip", "in"} and len(list((tmp_path / "in").iterdir())) == 1
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_damaged_compressed_file_is_refused_unread(packed: Path, tmp_path: Path, method: int) -> None:
+    with zipfile.ZipFile(packed) as source, zipfile.ZipFile(tmp_path / "c.zip", "w", method) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    data = bytearray((tmp_path / "c.zip").read_bytes())
+    data[60:90] = b"\xff" * 30
+    (tmp_path / "c.zip").write_bytes(data)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(BundleError, match="compressed"):
+        unpack(tmp_path / "c.zip", tmp_path / "out")
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_a_name_that_is_no_text_is_refused(packed: Path, tmp_path: Path) -> None:
+    spoiled(packed, tmp_path / "n.zip", exträ=b"x")
+    path = tmp_path / "bad.zip"
+    path.write_bytes((tmp_path / "n.zip").read_bytes().replace("exträ".encode(), b"extr\xff\xff"))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(BundleError, match="damaged"):
+        unpack(path, tmp_path / "out")
+
+
+def test_only_a_package_is_written_over(packed: Path, tmp_path: Path) -> None:
+    bundle = load_bundle(packed.parent / "b")
+    for path in (tmp_path / "thesis.txt", tmp_path / "folder"):
+        path.mkdir() if path.name == "folder" else path.write_text("years of work")
+        with pytest.raises(UsageError, match="is no package"):
+            pack(bundle, path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    pack(bundle, tmp_path / "x.zip")
+    pack(bundle, tmp_path / "x.zip")
+    assert (tmp_path / "x.zip").read_bytes() == packed.read_bytes()
 
 
 def test_a_card_that_names_a_file_outside_is_not_packed(tmp_path: Path) -> None:

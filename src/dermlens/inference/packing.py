@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dermlens.errors import BundleError, StorageError
+from dermlens.errors import BundleError, StorageError, UsageError
 from dermlens.inference.bundle import Bundle, load_bundle
 
 ENDING = ".dermlens.zip"
@@ -49,8 +49,11 @@ def pack(bundle: Bundle, path: Path) -> None:
     """Write a bundle as one file.
 
     Raises:
-        StorageError: no space or no permission; an earlier file stays.
+        UsageError: something else than a package stands there. StorageError: no space or no permission; an earlier
+        file stays.
     """
+    if path.exists() and not zipfile.is_zipfile(path):
+        raise UsageError(f"{path} stands there already and is no package.", remedy="Choose another --out.")
     temporary = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +86,7 @@ def unpack(path: Path, folder: Path) -> Bundle:
             left = MAX_BYTES
             for entry in entries:
                 left -= _extract(file, entry, folder / entry.filename, left)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
         raise _refusal(path, f"it is damaged or no zip file ({error})") from error
     except OSError as error:
         raise StorageError(
@@ -107,6 +110,8 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if kind not in (0, stat.S_IFREG) or entry.is_dir():
             raise _refusal(path, f"{entry.filename!r} is no plain file")
+        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
+            raise _refusal(path, f"{entry.filename!r} is compressed or encrypted, which dermlens never writes")
     if sum(entry.file_size for entry in entries) > MAX_BYTES:
         raise _refusal(path, f"it unpacks to more than {MAX_BYTES / 1e9:.0f} GB")
 
