@@ -51,3 +51,23 @@ def test_a_folder_for_the_hub_and_wrong_use(tmp_path: Path, capsys: pytest.Captu
     assert run("package", str(tmp_path / "run"), "--hub", "a", "--out", "b") == 2
     assert run("models", "add", str(tmp_path / "nothing")) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_card_cannot_forge_a_line_or_break_the_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scope = "all [/x] pictures\n  known   it is the model 'default' that came with dermlens\x1b[2J\u202e"
+    folder = tiny.write(tmp_path / "run" / "bundle", scope=scope, licence={"weights": "[/bold]\r\nknown yes"})
+    for words in (["models", "add", str(folder)], ["models"]):
+        assert run(*words) == 0
+        shown = capsys.readouterr().out
+        assert "all [/x] pictures" in shown and "[/bold] known yes" in shown
+        assert not any(line.lstrip().startswith("known ") and "NO" not in line for line in shown.splitlines())
+        assert "\x1b" not in shown and "\u202e" not in shown
+
+
+def test_an_added_model_with_a_bad_card_is_called_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny.write(tmp_path / "models" / "old", licence="MIT")
+    assert run("models") == 0
+    told = capsys.readouterr()
+    assert "'old' is damaged" in " ".join(told.err.split()) and "not a diagnosis" in told.out
+    tiny.write(tmp_path / "run" / "bundle")
+    assert run("models", "add", str(tmp_path / "run"), "--name", "old") == 0

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 import tiny
 from dermlens import Predictor
 from dermlens.errors import BundleError, StorageError, UsageError
-from dermlens.inference.bundle import MODELS_DIR, find_bundle, load_bundle, user_models, user_models_dir
+from dermlens.inference.bundle import MODELS_DIR, Bundle, find_bundle, load_bundle, user_models, user_models_dir
 from dermlens.inference.hub import fetch, write_repository
 from dermlens.inference.library import add_model, known_digests, remove_model
 from dermlens.inference.packing import file_names, pack, signature
@@ -105,6 +105,50 @@ def test_what_to_know_is_shown(source: Path) -> None:
     assert "CC BY-NC 4.0" in "\n".join(signature_lines(embedded))
     add_model(str(source))
     assert signature(load_bundle(source), known_digests())["known"] == "added before as 'tiny'"
+
+
+FIGURE = {"value": 0.9, "low": 0.8, "high": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"licence": "MIT"}, "'licence' is no mapping"),
+        ({"licence": {"weights": ["MIT"]}}, r"'licence\.weights' is no text"),
+        ({"metrics": None}, "'metrics' is no mapping"),
+        ({"metrics": {"balanced_accuracy": "0.9"}}, "'metrics.balanced_accuracy' is no figure"),
+        ({"metrics": {"balanced_accuracy": {**FIGURE, "low": "0.8"}}}, "'metrics.balanced_accuracy' is no figure"),
+        ({"metrics": {"accuracy": {"value": 10**400, "low": None, "high": None}}}, "'metrics.accuracy' is no figure"),
+        ({"metrics": {"per_class": {"MEL": 1}}}, "'metrics.per_class' is no mapping"),
+        ({"metrics": {"per_class": {"MEL": {"auc": {"value": 1}}}}}, r"'metrics.per_class.MEL.auc' is no figure"),
+        ({"metrics": {"n": "many"}}, "'metrics.n' is no number"),
+        ({"data": {"leaky": False, "sources": "ISIC"}}, "'data.sources' is no list"),
+        ({"scope": ["all"]}, "'scope' is no text"),
+        ({"version": "1\n  known  yes"}, "is no name"),
+        ({"name": "tiny\x1b[2J"}, "is no name"),
+    ],
+)
+def test_a_card_that_cannot_be_shown_is_not_kept(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+    with pytest.raises(BundleError, match=said):
+        add_model(str(tiny.write(tmp_path / "bad", **changes)), name="bad")
+    assert not any(user_models_dir().iterdir())
+
+
+def test_half_a_surrogate_pair_is_no_text(source: Path) -> None:
+    card = json.loads((source / "bundle.json").read_text())
+    (source / "bundle.json").write_text(json.dumps({**card, "scope": "all \ud800"}))
+    with pytest.raises(BundleError, match="'scope' is no text"):
+        add_model(str(source))
+
+
+def test_a_model_is_shown_before_it_is_kept(source: Path) -> None:
+    def show(bundle: Bundle) -> None:
+        assert bundle.name == "tiny" and user_models() == []
+        raise UsageError("seen", remedy="")
+
+    with pytest.raises(UsageError, match="seen"):
+        add_model(str(source), show=show)
+    assert user_models() == []
 
 
 def test_a_leaky_model_says_so_and_gives_the_hub_no_figures(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -35,7 +35,9 @@ def _list(context: typer.Context, as_json: AsJson = False) -> None:
     else:
         terminal.show_models(bundles, Console(), added=sound)
     for name in added.keys() - sound.keys():
-        console_of_messages().print(f"The added model {name!r} is damaged; add it again.", style="red", highlight=False)
+        console_of_messages().print(
+            f"The added model {name!r} is damaged; add it again.", style="red", highlight=False, markup=False
+        )
 
 
 @models.command(epilog="Example: `dermlens models add mine.dermlens.zip --sha256 3ced…`, then `predict --model NAME`")
@@ -51,21 +53,24 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Check a model, show what to know before trusting it, and keep it under a name."""
+    from dermlens.inference.bundle import Bundle
     from dermlens.inference.library import add_model, known_digests
     from dermlens.inference.packing import signature
     from dermlens.reporting.signature import signature_lines
 
-    known = known_digests()
-    bundle = add_model(source, name=name, sha256=sha256, replace=replace)
-    if sha256 is not None:
-        known = {bundle.sha256: "it is the SHA-256 that was asked for", **known}
-    facts = signature(bundle, known)
+    asked = {} if sha256 is None else {sha256.strip().lower(): "it is the SHA-256 that was asked for"}
+    facts: dict[str, Any] = {}
+    console = Console(soft_wrap=True)
+
+    def show(bundle: Bundle) -> None:
+        facts.update(signature(bundle, {**asked, **known_digests()}))
+        for line in [] if as_json else signature_lines(facts):
+            console.print(line, highlight=False, markup=False)
+
+    bundle = add_model(source, name=name, sha256=sha256, replace=replace, show=show)
     if as_json:
         print(json.dumps({**facts, "model": bundle.folder.name}, ensure_ascii=False))  # noqa: T201
         return
-    console = Console(soft_wrap=True)
-    for line in signature_lines(facts):
-        console.print(line, highlight=False, markup=False)
     console.print(f"Added: dermlens predict IMAGE --model {bundle.folder.name}", highlight=False, markup=False)
 
 
@@ -74,7 +79,7 @@ def remove(name: Annotated[str, typer.Argument(help="A model that was added.")])
     """Delete a model that was added."""
     from dermlens.inference.library import remove_model
 
-    console_of_messages().print(f"Deleted {remove_model(name)}.", highlight=False, soft_wrap=True)
+    console_of_messages().print(f"Deleted {remove_model(name)}.", highlight=False, markup=False, soft_wrap=True)
 
 
 def package(

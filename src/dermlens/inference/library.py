@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from dermlens.errors import BundleError, StorageError, UsageError
@@ -20,6 +21,7 @@ from dermlens.inference.bundle import (
     user_models,
     user_models_dir,
 )
+from dermlens.inference.card import check_card
 from dermlens.inference.hub import SCHEME, fetch
 from dermlens.inference.packing import copy_files, temporary_folder, unpack
 
@@ -39,7 +41,14 @@ def known_digests() -> dict[str, str]:
     return found
 
 
-def add_model(source: str, *, name: str | None = None, sha256: str | None = None, replace: bool = False) -> Bundle:
+def add_model(
+    source: str,
+    *,
+    name: str | None = None,
+    sha256: str | None = None,
+    replace: bool = False,
+    show: Callable[[Bundle], None] | None = None,
+) -> Bundle:
     """Copy a model into the user's folder, so that `--model NAME` finds it, and return it from there.
 
     Args:
@@ -47,6 +56,7 @@ def add_model(source: str, *, name: str | None = None, sha256: str | None = None
         name: what to call it; the bundle's own name when None.
         sha256: the digest that it must have.
         replace: put it in the place of another model of that name.
+        show: called with the checked bundle before it is kept; what it raises leaves all as it was.
 
     Raises:
         BundleError: there is no sound bundle, or it has another digest. UsageError: the name is taken or no name.
@@ -58,9 +68,12 @@ def add_model(source: str, *, name: str | None = None, sha256: str | None = None
             staged = Path(holder) / "bundle"
             staged.mkdir()
             bundle = _stage(source, staged)
+            check_card(bundle)
             _check_digest(bundle, sha256)
             target = home / _checked_name(name or bundle.name)
             _check_place(target, bundle, replace)
+            if show is not None:
+                show(bundle)
             if not target.exists() or load_or_none(target) is None or replace:
                 replace_folder(staged, target)
     except OSError as error:
@@ -94,11 +107,13 @@ def remove_model(name: str) -> Path:
 
 
 def load_or_none(folder: Path) -> Bundle | None:
-    """Return the bundle of a folder, None where there is no sound one."""
+    """Return the bundle of a folder, None where there is no sound one that can be shown."""
     try:
-        return load_bundle(folder)
+        bundle = load_bundle(folder)
+        check_card(bundle)
     except BundleError:
         return None
+    return bundle
 
 
 def _stage(source: str, folder: Path) -> Bundle:

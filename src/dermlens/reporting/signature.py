@@ -7,10 +7,11 @@ from typing import Any
 
 from dermlens.inference.predict import DISCLAIMER
 from dermlens.reporting.figures import figure
+from dermlens.reporting.plain import one_line
 
 
 def signature_lines(facts: Mapping[str, Any]) -> list[str]:
-    """Return the facts of `packing.signature` in words."""
+    """Return the facts of `packing.signature` in words; what the card says cannot make a line of its own."""
     tested = facts["tested_on"]
     on = "" if not tested["images"] else f" on {tested['images']} images of {tested['lesions']} lesions"
     score = "not stated" if not facts["balanced_accuracy"] else figure(facts["balanced_accuracy"]) + on
@@ -30,8 +31,9 @@ def signature_lines(facts: Mapping[str, Any]) -> list[str]:
         *(["Its probabilities are NOT calibrated."] * (not facts["calibrated"])),
         *(["It does not know its limits: it answers for any picture."] * (not facts["knows_its_limits"])),
     ]
-    told = [f"  {name:{width}}  {value}" for name, value in lines.items()]
-    return [f"{facts['name']} {facts['version']}", *told, *(f"  {line}" for line in [*warnings, DISCLAIMER])]
+    told = [f"  {name:{width}}  {one_line(value)}" for name, value in lines.items()]
+    title = one_line(f"{facts['name']} {facts['version']}")
+    return [title, *told, *(f"  {line}" for line in [*warnings, DISCLAIMER])]
 
 
 def _licence(licence: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ from dermlens.inference.nearest import Neighbour
 from dermlens.inference.predict import DISCLAIMER, Prediction
 from dermlens.inference.trust import Trust
 from dermlens.reporting.figures import figure
+from dermlens.reporting.plain import one_line
 
 BAR_WIDTH = 8
 WIDE = 110  # columns from which on there is room for bars
@@ -78,7 +79,7 @@ def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Co
         console.print(f"{len(answers) - failed} read, {failed} not.", highlight=False)
     if failed == len(answers):
         return
-    console.print(Text("\n" + bundle.scope, style="dim"))
+    console.print(Text("\n" + one_line(bundle.scope), style="dim"))
     if any(answer.probabilities and answer.diagnosis_code != answer.top(1)[0][0] for answer in answers):
         console.print(Text(RULE_WORDS, style="dim"))
     if any(a.prediction_set and a.prediction_set[0] != a.top(1)[0][0] for a in answers if a.status != "rejected"):
@@ -145,7 +146,7 @@ def _show_neighbours(answers: Sequence[Prediction], console: Console) -> None:
 
 def neighbours_words(neighbours: Sequence[Neighbour]) -> str:
     """Return `ISIC_0024306 NV 0.93, ...`: name, diagnosis and similarity of training lesions."""
-    return ", ".join(f"{n.image} {n.diagnosis} {n.similarity:.2f}" for n in neighbours)
+    return ", ".join(f"{one_line(n.image)} {one_line(n.diagnosis)} {n.similarity:.2f}" for n in neighbours)
 
 
 def _show_referrals(answers: Sequence[Prediction], trust: Trust, console: Console) -> None:
@@ -191,15 +192,16 @@ def percent(probability: float) -> str:
 def model_facts(bundle: Bundle) -> dict[str, Any]:
     """Return what `dermlens models` shows of a bundle."""
     card = bundle.card
+    metrics = card.get("metrics", {})
     return {
         "name": bundle.name,
         "version": bundle.version,
         "scope": bundle.scope,
         "classes": list(bundle.codes),
-        "balanced_accuracy": card["metrics"]["balanced_accuracy"],
-        "melanoma_auc": card["metrics"]["per_class"].get("MEL", {}).get("auc"),
+        "balanced_accuracy": metrics.get("balanced_accuracy"),
+        "melanoma_auc": metrics.get("per_class", {}).get("MEL", {}).get("auc"),
         "leaky": bundle.leaky,
-        "weights_licence": card["licence"]["weights"],
+        "weights_licence": card.get("licence", {}).get("weights"),
         "size_mb": round(sum(p.stat().st_size for p in bundle.folder.iterdir()) / 1e6, 1),
         "sha256": bundle.sha256,
     }
@@ -212,12 +214,13 @@ def show_models(bundles: Sequence[Bundle], console: Console, added: Mapping[str,
     for name, bundle in [*((b.name, b) for b in bundles), *(added or {}).items()]:
         facts = model_facts(bundle)
         own = "" if name == facts["name"] else f"  (added; its own name is {facts['name']})"
-        console.print(f"[bold]{name}[/bold] {facts['version']}  ({facts['size_mb']} MB){own}", highlight=False)
-        console.print(f"  {facts['scope']}", highlight=False)
-        console.print(f"  classes: {', '.join(f'{c} {display_name(c)}' for c in facts['classes'])}", highlight=False)
-        score = figure(facts["balanced_accuracy"])
-        console.print(f"  balanced accuracy on unseen lesions {score} (95 % interval)", markup=False, highlight=False)
-        console.print(f"  weights: {facts['weights_licence']}", highlight=False)
+        console.print(Text(name, "bold") + Text(one_line(f" {facts['version']}  ({facts['size_mb']} MB){own}")))
+        console.print(Text(f"  {one_line(facts['scope'])}"))
+        classes = ", ".join(f"{c} {display_name(c)}" for c in facts["classes"])
+        console.print(Text(f"  classes: {one_line(classes)}"))
+        score = figure(facts["balanced_accuracy"]) if facts["balanced_accuracy"] else "not stated"
+        console.print(Text(f"  balanced accuracy on unseen lesions {score} (95 % interval)"))
+        console.print(Text(f"  weights: {one_line(facts['weights_licence'] or 'not stated')}"))
         console.print(f"  {DISCLAIMER}", style="bold", highlight=False)
 
 
