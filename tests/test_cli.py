@@ -218,3 +218,20 @@ def test_resume_takes_settings_that_are_the_runs_and_names_those_that_are_not(
     assert call("train", str(images), "--out", str(run), "--resume", "--seed", "1", "--set", "epochs=10") == 2
     told = capsys.readouterr().err
     assert "seed is 3, got 1" in told and "epochs" not in told
+
+
+@pytest.mark.parametrize(("flags", "named"), [([], True), (["--no-neighbours"], False), (["--resume"], False)])
+def test_a_model_names_no_training_image_where_that_is_asked_and_resume_remembers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], named: bool
+) -> None:
+    for code in tiny.CODES:
+        (tmp_path / "in" / code).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "in" / code / "a.png"), tiny.colour(code)[:, :, ::-1])
+    out = tmp_path / "run"
+    out.mkdir()
+    Recipe().save(out / "recipe.json")
+    (out / "state.json").write_text('{"neighbours": false}')
+    asked: list[bool] = []
+    monkeypatch.setattr("dermlens.training.run.train", lambda *args, **options: asked.append(args[3].neighbours))
+    assert call("train", str(tmp_path / "in"), "--out", str(out), *flags) == 0
+    assert asked == [named]

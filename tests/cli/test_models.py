@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tiny
 from dermlens.cli import main
-from dermlens.inference.bundle import load_bundle
+from dermlens.data.records import Record
+from dermlens.evaluation.examples_fit import index_of
+from dermlens.inference.bundle import add_trust, load_bundle
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +30,8 @@ def test_from_a_run_to_another_machine(tmp_path: Path, capsys: pytest.CaptureFix
     digest = load_bundle(tiny.write(tmp_path / "run" / "bundle")).sha256
     file = str(tmp_path / "tiny.dermlens.zip")
     assert run("package", str(tmp_path / "run"), "--out", file) == 0
-    assert digest in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert digest in told and "It names its training images" not in told
     assert run("models", "add", file, "--name", "mine", "--sha256", "0" * 64) == 2
     assert "was not added" in capsys.readouterr().err
     assert run("models", "add", file, "--name", "mine", "--sha256", digest) == 0
@@ -41,6 +45,19 @@ def test_from_a_run_to_another_machine(tmp_path: Path, capsys: pytest.CaptureFix
     assert run("models", "remove", "mine") == 0
     assert run("models", "add", file, "--json") == 0
     assert json.loads(capsys.readouterr().out)["model"] == "tiny"
+
+
+@pytest.mark.parametrize("target", ["--out", "--hub"])
+def test_who_hands_a_model_on_learns_that_it_names_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str
+) -> None:
+    folder = tiny.write(tmp_path / "run" / "bundle")
+    pictures = np.array([tiny.colour(code).mean((0, 1)) for code in tiny.CODES])
+    records = [Record(Path(code), f"Jane_Doe/{code}.png", code) for code in tiny.CODES]
+    add_trust(folder, load_bundle(folder).card, {}, "# b\n", index_of(pictures, np.arange(3), records, tiny.CODES))
+    assert run("package", str(tmp_path / "run"), target, str(tmp_path / "packed")) == 0
+    assert "It names its training images and lesions" in capsys.readouterr().out
+    assert list(load_bundle(folder).examples().texts["image"]) == [f"{code}.png" for code in tiny.CODES]
 
 
 def test_a_folder_for_the_hub_and_wrong_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

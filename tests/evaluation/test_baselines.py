@@ -78,8 +78,9 @@ def test_accuracy_below_the_most_common_class_is_told() -> None:
     assert "NOT shown to be better than always answering melanoma" in useless["words"][1]
 
 
-def test_a_difference_without_spread_is_judged_by_its_value() -> None:
-    assert standing({"value": 0.2, "low": None, "high": None}) == "better"
+def test_a_difference_without_interval_claims_nothing() -> None:
+    assert standing({"value": 0.2, "low": None, "high": None}) == "alike"
+    assert standing({"value": -0.2, "low": None, "high": None}) == "alike"
     assert standing({"value": 0.0, "low": None, "high": None}) == "alike"
     assert standing({"value": 0.2, "low": -0.01, "high": 0.4}) == "alike"
 

@@ -39,12 +39,12 @@ def painted(folder: Path, n: int) -> Labelled:
         code = tiny.CODES[row // 2 % 3]
         path = folder / f"{row}.png"
         cv2.imwrite(str(path), tiny.colour(code)[:, :, ::-1])
-        records.append(Record(path=path, image=path.name, diagnosis=code))
+        records.append(Record(path=path, image=f"{code}/Jane_Doe/{path.name}", diagnosis=code))
     (folder / "2.png").write_text("no image")
     return Labelled(records, np.arange(2 * n) // 2 % 3, np.arange(2 * n) // 2)
 
 
-def test_the_index_names_what_could_be_read(tmp_path: Path) -> None:
+def test_the_index_names_what_could_be_read_without_its_folder(tmp_path: Path) -> None:
     index = fit_examples(load_bundle(tiny.write(tmp_path / "b")), painted(tmp_path / "in", 6), seed=0, console=QUIET)
     assert index is not None
     assert list(index.texts["image"]) == [f"{row}.png" for row in (0, 4, 6, 8, 10)]

@@ -271,6 +271,43 @@ def test_nothing_is_overwritten_unasked_and_a_wrong_name_is_told(run: Path, imag
     assert (tmp_path / "m.bin").stat().st_size > 500
 
 
+@pytest.mark.parametrize("name", ["openvino", "saved-model"])
+def test_overwrite_replaces_no_folder_but_an_earlier_export(run: Path, tmp_path: Path, name: str) -> None:
+    other = tmp_path / SUFFIX[name]
+    other.mkdir()
+    (other / "model.keras").write_text("hours of training")
+    (other / "saved_model.pb").write_text("made into the run folder")
+    with pytest.raises(UsageError, match="no earlier export"):
+        export(str(run), name, other, overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == [other.name]
+    assert (other / "model.keras").read_text() == "hours of training"
+
+
+def test_an_earlier_saved_model_is_replaced_whole(run: Path, images: list[str], tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    for name in ("saved_model.pb", "of_the_earlier_one"):
+        (tmp_path / "m" / name).write_text("earlier")
+    export(str(run), "saved-model", tmp_path / "m", images=images[:1], overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["m"]
+    assert (tmp_path / "m" / "saved_model.pb").stat().st_size > 1000
+    assert not (tmp_path / "m" / "of_the_earlier_one").exists()
+
+
+def test_a_folder_comes_back_when_its_successor_cannot_take_its_place(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "saved_model.pb").write_text("earlier")
+    with pytest.raises(FileNotFoundError):
+        exporting._swap(tmp_path / "never made", tmp_path / "m", tmp_path / "aside")
+    assert (tmp_path / "m" / "saved_model.pb").read_text() == "earlier"
+
+
+@pytest.mark.parametrize("out", [".", "/", ".."])
+@pytest.mark.parametrize("name", ["openvino", "saved-model"])
+def test_an_out_without_a_name_is_told(run: Path, name: str, out: str) -> None:
+    with pytest.raises(UsageError, match="names no file"):
+        export(str(run), name, Path(out), overwrite=True)
+
+
 def test_a_missing_extra_gives_the_line_that_installs_it(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,7 +33,7 @@ def made(tmp_path: Path) -> tuple[Path, Path]:
             hashes.append(content_hash(path.read_bytes())[:HASH_CHARS])
         seen[role] = {"content_hashes": hashes, "lesion_ids": [], "isic_ids": []}
     # the colours are swapped by cv2, so RED and BLUE change places: a model that errs on them
-    data = {"fingerprint": "0" * 64, "leaky": False}
+    data = {"fingerprint": "0" * 64, "leaky": False, "unreadable": ["Jane_Doe/broken.jpg"]}
     return tiny.write(tmp_path / "b", seen=seen, data=data, **CARD), tmp_path / "data"
 
 
@@ -63,9 +63,10 @@ def test_facts_are_fitted_from_the_roles_the_bundle_remembers(
     assert answer.prediction_set is not None and answer.novelty is not None
     assert facts["neighbours"] == {"lesions": 60}
     near = predictor.neighbours(answer, 3)
-    assert [n.diagnosis for n in near] == ["GREEN"] * 3 and near[0].image.startswith("GREEN/train")
+    assert [n.diagnosis for n in near] == ["GREEN"] * 3 and near[0].image.startswith("train")
     assert main([str(folder), "--data", str(data), "--no-neighbours"]) == 0
-    assert not Predictor(folder).bundle.has_examples
+    bundle = Predictor(folder).bundle
+    assert not bundle.has_examples and bundle.card["data"]["unreadable"] == []
 
 
 def test_other_data_are_refused_and_the_bundle_stays(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from dermlens.cli.options import console_of_messages
 from dermlens.errors import UsageError
+
+if TYPE_CHECKING:
+    from dermlens.inference.bundle import Bundle
 
 models = typer.Typer(help="List the models that are here, add one by name, remove one.", invoke_without_command=True)
 
@@ -53,7 +56,6 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Check a model, show what to know before trusting it, and keep it under a name."""
-    from dermlens.inference.bundle import Bundle
     from dermlens.inference.library import add_model, known_digests
     from dermlens.inference.packing import signature
     from dermlens.reporting.signature import signature_lines
@@ -103,12 +105,20 @@ def package(
     console = Console(soft_wrap=True)
     if hub is not None:
         write_repository(bundle, hub)
+        _say_names(bundle, console)
         console.print(f"Written: {hub}. Push it: hf upload OWNER/NAME {hub}", highlight=False, markup=False)
         console.print(f"SHA-256 of the model: {bundle.sha256}", highlight=False, markup=False)
         return
     path = out or Path(f"{bundle.name}-{bundle.version}{ENDING}".replace("/", "_"))
     pack(bundle, path)
+    _say_names(bundle, console)
     size = path.stat().st_size / 1e6
     console.print(f"Written: {path} ({size:.1f} MB, SHA-256 {sha256_of_file(path)})", highlight=False, markup=False)
     console.print(f"SHA-256 of the model: {bundle.sha256}", highlight=False, markup=False)
     console.print(f"Elsewhere: dermlens models add {path.name} --sha256 {bundle.sha256}", highlight=False, markup=False)
+
+
+def _say_names(bundle: Bundle, console: Console) -> None:
+    """Tell who hands a model on that others will read names of training images in it."""
+    if bundle.has_examples:
+        console.print("It names its training images and lesions (neighbours.npz, seen.json).", highlight=False)

@@ -64,6 +64,7 @@ def train(
     frame_aspect: FrameAspect = None,
     name: Annotated[str | None, typer.Option(help="Name of the model; the run folder's by default.")] = None,
     allow_leakage: Annotated[bool, typer.Option(help="Train although the split leaks; marks the model leaky.")] = False,
+    no_neighbours: Annotated[bool, typer.Option("--no-neighbours", help="Keep no names of training images.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, at the step where it was stopped or killed.")
     ] = False,
@@ -96,7 +97,8 @@ def train(
     from dermlens.training.run import About
     from dermlens.training.run import train as run_training
 
-    about = About(name=name or begun.get("name") or out.resolve().name)
+    neighbours = not no_neighbours and bool(begun.get("neighbours", True))
+    about = About(name=name or begun.get("name") or out.resolve().name, neighbours=neighbours)
     run_training(
         dataset,
         out,

@@ -185,8 +185,10 @@ def _figures(rows: Mapping[str, Floats], truth: Ints, lesions: int, codes: Seque
 
 
 def standing(difference: Mapping[str, Any]) -> str:
-    """Return "better", "worse" or "alike": which side of 0 the whole interval of a difference lies on."""
-    low, high = (difference["value"] if difference[key] is None else difference[key] for key in ("low", "high"))
+    """Return "better", "worse" or "alike": which side of 0 the whole interval lies on; without interval "alike"."""
+    low, high = difference["low"], difference["high"]
+    if low is None or high is None:
+        return "alike"
     return "better" if low > 0 else "worse" if high < 0 else "alike"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
@@ -40,14 +42,14 @@ def fit_examples(bundle: Bundle, train: Labelled, *, seed: int, console: Console
 def index_of(
     embedding: npt.NDArray[np.floating], y_true: Ints, records: list[Record], codes: tuple[str, ...]
 ) -> TrainingExamples:
-    """Return the index of n images from their embeddings, (n, d)."""
+    """Return the index of n images from their embeddings, (n, d); of an image's path it keeps the file's name alone."""
     unit = normalised(embedding)
     mean = unit.mean(axis=0)
     components = principal_directions(unit - mean, min(DIRECTIONS, unit.shape[1]))
     # as they will be read, so that a picture of the training is at similarity 1 to itself
     mean, components = mean.astype(np.float32), components.astype(np.float16).astype(np.float32)
     places = place_of(embedding, mean, components).astype(np.float16)
-    told = [(r.isic_id or r.image, r.lesion_id or "", r.source or "", r.licence or "") for r in records]
+    told = [(r.isic_id or Path(r.image).name, r.lesion_id or "", r.source or "", r.licence or "") for r in records]
     texts = dict(zip(TEXTS, zip(*told, strict=True), strict=True))
     return TrainingExamples(codes, mean, components, places, y_true, texts)
 

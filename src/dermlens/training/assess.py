@@ -44,7 +44,7 @@ from dermlens.training.trunk import batch_for, plain_outputs
 
 @dataclass(frozen=True)
 class About:
-    """What a bundle says of itself beyond what the training measures."""
+    """What a bundle says of itself beyond what the training measures; `neighbours`: also names of training images."""
 
     name: str
     version: str = "1.0.0"
@@ -53,6 +53,7 @@ class About:
     weights_licence: str = "that of the training images; see their source"
     data_sources: tuple[str, ...] = ()
     not_tested_on: tuple[str, ...] = ()
+    neighbours: bool = True
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -121,7 +122,13 @@ def finish(
         model_card=model_card(card),
         baselines=held.arrays(),
     )
-    refit(out / "bundle", _roles(material), seed=candidate.recipe.seed, console=console)
+    refit(
+        out / "bundle",
+        _roles(material),
+        seed=candidate.recipe.seed,
+        console=console,
+        neighbours=about.neighbours,
+    )
     _aside(
         console,
         lambda: write_predictions(
@@ -250,7 +257,8 @@ def _data(candidate: Candidate, about: About, dataset: Dataset) -> dict[str, Any
         "fingerprint": data_fingerprint(material.records, material.hashes),
         "manifest_sha256": manifest_sha256(dataset),
         "images": len(material.records),
-        "unreadable": list(material.unreadable),
+        "images_unreadable": len(material.unreadable),
+        "unreadable": [Path(image).name for image in material.unreadable] if about.neighbours else [],
         "lesions_known": round(material.lesions_known, 4),
         "roles": role_table(material.records, material.hashes, list(material.roles)),
         "sources": list(about.data_sources) or [dataset.layout],

@@ -213,6 +213,8 @@ def _no_keras(model: str, chosen: Format) -> WeightsError:
 
 def _target(out: Path | None, bundle: Bundle, chosen: Format, overwrite: bool) -> Path:
     path = out or Path(re.sub(r"[^\w.-]+", "_", bundle.name) + chosen.suffix)
+    if path.name in ("", ".."):
+        raise UsageError(f"--out {path} names no file.", remedy=f"For example --out model{chosen.suffix}.")
     if chosen.suffix.startswith(".") and path.suffix != chosen.suffix:
         raise UsageError(
             f"--out {path} does not end in {chosen.suffix}, which --format {chosen.name} needs.",
@@ -224,7 +226,20 @@ def _target(out: Path | None, bundle: Bundle, chosen: Format, overwrite: bool) -
             f"{taken[0]} stands there already. An export is not overwritten by default.",
             remedy="Choose another --out, or add --overwrite.",
         )
+    for each in taken:
+        if each.is_dir() and not _may_go(each, chosen):
+            raise UsageError(
+                f"{each} is a folder, and no earlier export. --overwrite replaces nothing else.",
+                remedy="Choose another --out.",
+            )
     return path
+
+
+def _may_go(folder: Path, chosen: Format) -> bool:
+    """Tell whether a folder is an export of the same kind, or empty; a run or a bundle is never taken for one."""
+    inside = {path.name for path in folder.iterdir()}
+    export = not chosen.suffix.startswith(".") and "saved_model.pb" in inside
+    return not inside or (export and not inside & {"model.keras", "bundle", "bundle.json"})
 
 
 def _parts(path: Path) -> list[Path]:
@@ -251,9 +266,7 @@ def _staged(target: Path) -> Iterator[Path]:
         staging = Path(tempfile.mkdtemp(prefix=".dermlens-export-", dir=target.parent))
         yield staging
         for part in _parts(target):
-            if part.is_dir():
-                shutil.rmtree(part)
-            os.replace(staging / part.name, part)
+            _swap(staging / part.name, part, staging / f"old-{part.name}")
     except OSError as error:
         raise StorageError(
             f"The export could not be written to {target}: {error.strerror or error}.",
@@ -262,3 +275,15 @@ def _staged(target: Path) -> Iterator[Path]:
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _swap(made: Path, place: Path, aside: Path) -> None:
+    """Move `made` to `place`; a folder that stood there goes to `aside`, and comes back when the move fails."""
+    if place.is_dir():
+        os.replace(place, aside)
+    try:
+        os.replace(made, place)
+    except OSError:
+        if aside.is_dir():
+            os.replace(aside, place)
+        raise

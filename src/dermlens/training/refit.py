@@ -41,7 +41,7 @@ def refit(folder: Path, roles: dict[str, Labelled], *, seed: int, console: Conso
     """Fit the trust facts of the bundle at `folder` and write them into it, with its card.
 
     Args:
-        neighbours: also keep the names of the training lesions and where they lie.
+        neighbours: also keep the names of the training lesions and where they lie; otherwise no image is named.
 
     Raises:
         StorageError: it cannot be written; the bundle is untouched.
@@ -53,6 +53,8 @@ def refit(folder: Path, roles: dict[str, Labelled], *, seed: int, console: Conso
     facts["neighbours"] = None if examples is None else {"lesions": len(examples.places)}
     facts["fitted_in_s"] = round(time.monotonic() - started, 1)
     card = {**bundle.card, "trust": facts}
+    if not neighbours:
+        card["data"] = {**card["data"], "unreadable": []}
     add_trust(folder, card, arrays, model_card(card), examples)
     return folder
 
