@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,22 @@ def test_time_is_kept_and_a_diverged_trial_is_only_noted(
     scored(monkeypatch, diverged)
     told = search(data, tmp_path / "out", 2)[1]
     assert told.count("diverged") == 2 and not (tmp_path / "out" / BEST).exists()
+
+
+def test_a_timeout_in_the_midst_of_a_trial_is_no_stop(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def long(bench: Bench, recipe: Recipe, report: Callable[[int, float], None]) -> float:
+        report(0, 0.5)
+        clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 7200)
+        monkeypatch.setattr(tune_module, "time", clock)
+        report(1, 0.6)
+        raise AssertionError("the second report ends the trial")
+
+    scored(monkeypatch, long)
+    whole, told = search(data, tmp_path, 5, timeout_s=3600.0)
+    assert whole and "Stopped." not in told and "goes on" in told
+    assert [row["state"] for row in table(tmp_path)] == ["fail"]
 
 
 def test_another_search_is_not_mixed_in(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

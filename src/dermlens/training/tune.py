@@ -192,7 +192,7 @@ def _told(search: _Search) -> None:
 
 
 def _one(search: _Search) -> bool:
-    """Try one recipe; False where Ctrl-C or the time ended it."""
+    """Try one recipe; False where Ctrl-C ended it."""
     trial = search.study.ask()
     found: dict[str, Any] = {name: values.suggest(trial, name) for name, values in search.varied.items()}
     recipe = resolve(replace(search.recipe, **found), backbone(search.recipe.backbone))
@@ -215,8 +215,10 @@ def _one(search: _Search) -> bool:
         if error.code != "diverged":
             raise
         state, words = TrialState.PRUNED, "diverged"
-    except (Interrupted, _Late):
+    except Interrupted:
         return False
+    except _Late:  # the caller's loop ends by the clock
+        return True
     except tf.errors.ResourceExhaustedError as error:
         raise out_of_memory(recipe) from error
     finally:
