@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,11 +51,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def search(
-    data: Dataset, out: Path, trials: int, *, given: dict[str, Any] | None = None, **limits: Any
+    data: Dataset,
+    out: Path,
+    trials: int,
+    *,
+    given: dict[str, Any] | None = None,
+    reading: Sequence[str] = (),
+    **limits: Any,
 ) -> tuple[bool, str]:
     told, given = io.StringIO(), given or GIVEN
     console = Console(file=told, width=300)
-    whole = tune(data, out, make_recipe(given), given, Limits(trials, **limits), console=console)
+    whole = tune(data, out, make_recipe(given), given, Limits(trials, **limits), reading=reading, console=console)
     return whole, told.getvalue()
 
 
@@ -165,6 +172,22 @@ def test_time_is_kept_and_a_diverged_trial_is_only_noted(
     assert told.count("diverged") == 2 and not (tmp_path / "out" / BEST).exists()
 
 
+def test_a_timeout_in_the_midst_of_a_trial_is_no_stop(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def long(bench: Bench, recipe: Recipe, report: Callable[[int, float], None]) -> float:
+        report(0, 0.5)
+        clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 7200)
+        monkeypatch.setattr(tune_module, "time", clock)
+        report(1, 0.6)
+        raise AssertionError("the second report ends the trial")
+
+    scored(monkeypatch, long)
+    whole, told = search(data, tmp_path, 5, timeout_s=3600.0)
+    assert whole and "Stopped." not in told and "goes on" in told
+    assert [row["state"] for row in table(tmp_path)] == ["fail"]
+
+
 def test_another_search_is_not_mixed_in(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scored(monkeypatch, by_dropout)
     search(data, tmp_path, 1)
@@ -172,6 +195,38 @@ def test_another_search_is_not_mixed_in(data: Dataset, tmp_path: Path, monkeypat
     for changed, given, folds in ((fewer, GIVEN, 3), (data, {**GIVEN, "seed": 1}, 3), (data, GIVEN, 2)):
         with pytest.raises(UsageError, match="holds a search over other"):
             search(changed, tmp_path, 2, given=given, folds=folds)
+
+
+def test_files_of_no_search_are_not_overwritten(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored(monkeypatch, by_dropout)
+    for name in (BEST, TABLE):
+        out = tmp_path / name
+        out.mkdir()
+        (out / name).write_text("mine\n")
+        with pytest.raises(UsageError, match="stands there already"):
+            search(data, out, 1)
+        assert [path.name for path in out.iterdir()] == [name] and (out / name).read_text() == "mine\n"
+
+
+def test_the_recipe_holds_the_split_of_the_search(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where nobody gave it: `train` with another split would test on images that the search looked at."""
+    scored(monkeypatch, by_dropout)
+    given = {name: GIVEN[name] for name in ("fine_tune", "size_px")}
+    search(data, tmp_path / "plain", 1, given=given)
+    written, default = read_recipe(tmp_path / "plain" / BEST), Recipe()
+    assert {name: written[name] for name in default.fractions} == default.fractions and written["seed"] == default.seed
+    search(data, tmp_path / "seeded", 1, given={**GIVEN, "seed": 7})
+    written = read_recipe(tmp_path / "seeded" / BEST)
+    assert written["seed"] == 7 and {name: written[name] for name in default.fractions} == make_recipe(GIVEN).fractions
+
+
+def test_the_hint_names_how_the_data_was_read(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored(monkeypatch, by_dropout)
+    reading = ["--images", "my pictures", "--task", "isic2019"]
+    told = search(data, tmp_path, 1, reading=reading)[1]
+    assert f"--recipe {tmp_path / BEST} --images 'my pictures' --task isic2019\n" in told
 
 
 @pytest.mark.long

@@ -50,5 +50,17 @@ def tune(
     from dermlens.training.tune import tune as search
 
     limits = Limits(trials, None if timeout is None else 60 * timeout, folds)
-    whole = search(dataset, out, chosen, given, limits, allow_leakage=allow_leakage, console=console)
+    reading = _given(images=images, reference=reference, task=task, frame_aspect=frame_aspect)
+    whole = search(dataset, out, chosen, given, limits, allow_leakage=allow_leakage, reading=reading, console=console)
     raise typer.Exit(0 if whole else EXIT_INTERRUPTED)
+
+
+def _given(*, images: Path | None, reference: Path | None, task: Task, frame_aspect: float | None) -> list[str]:
+    """Return the options that say how the data is read, as `train` takes them; none that was left out."""
+    values = {
+        "--images": images,
+        "--reference": reference,
+        "--task": None if task is Task.as_is else task.value,
+        "--frame-aspect": frame_aspect,
+    }
+    return [word for name, value in values.items() if value is not None for word in (name, str(value))]

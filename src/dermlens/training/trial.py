@@ -145,6 +145,7 @@ class Bench:
                 labels[fold.select],
                 stem.spec,
                 seed=recipe.seed,
+                artefacts=recipe.artefacts,
                 batch=min(EVAL_BATCH_PIXELS, 2 * recipe.batch_size),
             )
         features = self._features(stem, network, recipe)
@@ -166,6 +167,7 @@ class Bench:
             seed=recipe.seed,
             weights_id=stem.trunk_id,
             console=self.console,
+            artefacts=recipe.artefacts,
             what=f"Trunk features below block {recipe.cut_block + 1}",
         )
 

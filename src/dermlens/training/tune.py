@@ -11,8 +11,10 @@ import csv
 import hashlib
 import io
 import json
+import os
+import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,7 @@ class _Search:
     limits: Limits
     out: Path
     console: Console
+    reading: Sequence[str]
     begun: float = field(default_factory=time.monotonic)
 
     def late(self) -> bool:
@@ -82,20 +85,24 @@ def tune(
     limits: Limits,
     *,
     allow_leakage: bool = False,
+    reading: Sequence[str] = (),
     console: Console,
 ) -> bool:
     """Search, and leave `recipe.toml`, `trials.csv` and `study.db` in `out`; go on with the search that is there.
 
     Args:
         given: the settings that a person gave; they are fixed and stand in `recipe.toml`.
+        reading: the options that the data was read with, such as `("--task", "isic2019")`; `train` needs them too.
 
     Returns:
         Whether the wanted trials or the time ran out; False after Ctrl-C.
 
     Raises:
-        UsageError: `out` holds a search over other images, settings or folds. LeakageError, DataError, RecipeError,
+        UsageError: `out` holds a search over other images, settings or folds, or files of no search that would be
+        overwritten. LeakageError, DataError, RecipeError,
         WeightsError, StorageError: as in a training.
     """
+    _check_place(out)
     keep_freed_memory()
     set_up(recipe, console)
     recipe = resolve(recipe, backbone(recipe.backbone))
@@ -117,6 +124,7 @@ def tune(
             limits,
             out,
             console,
+            reading,
         )
         return _run(search)
     except (OSError, optuna.exceptions.StorageInternalError) as error:
@@ -124,6 +132,17 @@ def tune(
             f"The search could not be kept in {out}: {getattr(error, 'strerror', None) or error}.",
             remedy="Free some space or choose another --out; the trials that are kept there stay.",
         ) from error
+
+
+def _check_place(out: Path) -> None:
+    """Refuse a folder whose files have the names of the results and come from no search."""
+    there = [name for name in (BEST, TABLE, DATABASE) if os.path.exists(out / name)]  # False where it may not be read
+    if there and DATABASE not in there:
+        raise UsageError(
+            f"{out / there[0]} stands there already, and {out} holds no search ({DATABASE}).",
+            remedy="Choose another --out, or move the file away.",
+            code="not_a_search",
+        )
 
 
 def _key(recipe: Recipe, weights_id: str, material: Material, varied: Mapping[str, Range], folds: int) -> str:
@@ -192,7 +211,7 @@ def _told(search: _Search) -> None:
 
 
 def _one(search: _Search) -> bool:
-    """Try one recipe; False where Ctrl-C or the time ended it."""
+    """Try one recipe; False where Ctrl-C ended it."""
     trial = search.study.ask()
     found: dict[str, Any] = {name: values.suggest(trial, name) for name, values in search.varied.items()}
     recipe = resolve(replace(search.recipe, **found), backbone(search.recipe.backbone))
@@ -215,8 +234,10 @@ def _one(search: _Search) -> bool:
         if error.code != "diverged":
             raise
         state, words = TrialState.PRUNED, "diverged"
-    except (Interrupted, _Late):
+    except Interrupted:
         return False
+    except _Late:  # the caller's loop ends by the clock
+        return True
     except tf.errors.ResourceExhaustedError as error:
         raise out_of_memory(recipe) from error
     finally:
@@ -234,11 +255,12 @@ def _best(search: _Search) -> Any | None:
 
 
 def _settings(search: _Search, trial: Any) -> dict[str, Any]:
-    """Return what the recipe file says: what was given, the mode, and what the trial had."""
+    """Return what the recipe file says: the split, which keeps the test unseen, what was given, the mode, the trial."""
     found = {name: trial.params[name] for name in search.varied}
     rounded = {name: float(f"{v:.3g}") if isinstance(v, float) else v for name, v in found.items()}
     given = {name: value for name, value in search.given.items() if name != "schema"}
-    return {**given, "fine_tune": search.recipe.fine_tune, **rounded}
+    split = {"seed": search.recipe.seed, **search.recipe.fractions}
+    return {**split, **given, "fine_tune": search.recipe.fine_tune, **rounded}
 
 
 def _keep(search: _Search) -> None:
@@ -286,8 +308,7 @@ def _close(search: _Search, whole: bool) -> None:
         soft_wrap=True,
     )
     more = "" if len(ended) >= search.limits.trials else " The same command goes on."
+    command = shlex.join(["--recipe", str(search.out / BEST), *search.reading])
     console.print(
-        f"Train with it: dermlens train DATA --out RUN --recipe {search.out / BEST}{more}",
-        highlight=False,
-        soft_wrap=True,
+        f"Train with it: dermlens train DATA --out RUN {command}{more}", highlight=False, markup=False, soft_wrap=True
     )
