@@ -113,6 +113,9 @@ def test_machines_are_told_in_json_and_metrics_and_no_image_is_named(
     assert call(*words) == 2
     (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert line["event"] == "batch.error" and line["level"] == "error" and "--resume" in line["remedy"]
+    assert call(*words, "--engine", "local", "--workers", "2") == 2
+    (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert line["event"] == "batch.error" and "--engine ray" in line["remedy"]
 
 
 def test_a_batch_that_breaks_off_says_failed(

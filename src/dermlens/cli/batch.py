@@ -79,25 +79,22 @@ def batch(
 
     For research and decision support only; not a diagnosis.
     """
-    need("batch", "fsspec", "pyarrow")
-    run = _engine(engine, address, workers)
-    from dermlens.inference.batch import Settings, open_job
+    with _errors_as_json(log_json):
+        need("batch", "fsspec", "pyarrow")
+        run = _engine(engine, address, workers)
+        from dermlens.inference.batch import Settings, open_job
 
-    settings = Settings(part_rows, embedding, max_bytes, max_pixels)
-    with (
-        _errors_as_json(log_json),
-        open_job(
+        with open_job(
             inputs,
             out,
             model=model,
-            settings=settings,
+            settings=Settings(part_rows, embedding, max_bytes, max_pixels),
             images=images,
             frame_aspect=frame_aspect,
             shard=_shard(shard),
             resume=resume,
-        ) as job,
-    ):
-        summary = _told(job, run, log_json, metrics, shard)
+        ) as job:
+            summary = _told(job, run, log_json, metrics, shard)
     if not log_json:
         console_of_messages().print(_in_words(summary, out), highlight=False, soft_wrap=True)
     raise typer.Exit(0 if summary.finished else EXIT_INTERRUPTED)

@@ -1,6 +1,6 @@
 """A batch for machines that watch it: JSON log lines, and a metrics file for Prometheus's textfile collector.
 
-Neither holds a name of an image: what an image was answered stands in the data set.
+Neither names the image of a row: what it was answered stands in the data set. An argument that is wrong is named.
 """
 
 from __future__ import annotations
