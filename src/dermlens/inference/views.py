@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from dermlens.errors import UsageError
+from dermlens.inference.decision import softmax
 from dermlens.inference.runtime import Outputs, Runtime
 
 VIEWS = (1, 2, 4, 8)
@@ -46,14 +47,8 @@ def run_views(runtime: Runtime, pixels: np.ndarray, views: int) -> Outputs:
     first = runtime.run(pixels)
     if views == 1:
         return first
-    total = _softmax(first.logits)
+    total = softmax(first.logits.astype(np.float64))
     for view in range(1, views):
-        total += _softmax(runtime.run(turned(pixels, view)).logits)
+        total += softmax(runtime.run(turned(pixels, view)).logits.astype(np.float64))
     logits = np.log(np.maximum(total / views, 1e-30)).astype(np.float32)
     return Outputs(logits, first.embedding, first.feature_map)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponent = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    share: np.ndarray = exponent / exponent.sum(axis=1, keepdims=True)
-    return share
