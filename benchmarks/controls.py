@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
+from embedded import embedded_roles
 from rich.console import Console
 
 from dermlens.data.images import Pixels, load_image
 from dermlens.evaluation.controls import MOST_IMAGES, run_controls
 from dermlens.inference.bundle import MODELS_DIR, load_bundle
 from dermlens.reporting.figures import figure
-from dermlens.training.default_model import default_dataset
-from dermlens.training.refit import roles_of
 
 
 def main() -> None:
@@ -30,7 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(stderr=True, width=120)
     bundle = load_bundle(MODELS_DIR / "default")
-    test = roles_of(bundle, default_dataset(Path(os.environ["DERMLENS_DATA"]), console), console)["test"]
+    test = embedded_roles(bundle, console)["test"]
 
     def load(row: int) -> Pixels:
         record = test.records[row]

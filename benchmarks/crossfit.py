@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from embedded import embedded_roles
 from rich.console import Console
 
 from dermlens.evaluation import metrics, weighted
@@ -26,8 +26,6 @@ from dermlens.evaluation.trust_fit import look
 from dermlens.inference.bundle import MODELS_DIR, load_bundle
 from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.runtime import Runtime
-from dermlens.training.default_model import default_dataset
-from dermlens.training.refit import roles_of
 
 
 def main() -> None:
@@ -40,7 +38,7 @@ def main() -> None:
     console = Console(stderr=True, width=120)
     bundle = load_bundle(MODELS_DIR / "default")
     runtime = Runtime(bundle.graph_path, precision=bundle.precision)
-    roles = roles_of(bundle, default_dataset(Path(os.environ["DERMLENS_DATA"]), console), console)
+    roles = embedded_roles(bundle, console)
     samples = [look(bundle, runtime, roles[role], console, role) for role in ("calibrate", "test")]
     weights, bias = bundle.head()
     y = np.concatenate([s.y_true for s in samples])

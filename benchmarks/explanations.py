@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
+from embedded import embedded_roles
 from rich.console import Console
 
 from dermlens import Predictor
@@ -27,8 +27,6 @@ from dermlens.evaluation.conformal import wilson_interval
 from dermlens.inference.decision import probabilities
 from dermlens.inference.explain import class_map, relevance_of
 from dermlens.reporting.progress import track
-from dermlens.training.default_model import default_dataset
-from dermlens.training.refit import roles_of
 
 STEPS = 14
 CELLS = 14  # places are squares of 16 px
@@ -90,7 +88,7 @@ def main() -> None:
     console = Console(stderr=True, width=120)
     predictor = Predictor("default")
     bundle = predictor.bundle
-    test = roles_of(bundle, default_dataset(Path(os.environ["DERMLENS_DATA"]), console), console)["test"]
+    test = embedded_roles(bundle, console)["test"]
     rng = np.random.default_rng(options.seed)
     chosen = np.sort(rng.choice(len(test.records), options.images, replace=False))
     records = [test.records[i] for i in chosen]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import in_turn, save, spread, times_faster
+from measure import classifiers, in_turn, save, spread, times_faster
 from network import compiled
 
 from dermlens.training.family import BACKBONES
@@ -29,18 +29,13 @@ def measured(name: str, repeats: int, batch: int) -> dict[str, Any]:
     from dermlens.training.quiet import load_tensorflow
 
     load_tensorflow()
-    import keras
     import openvino as ov
     import tensorflow as tf
 
-    from dermlens.training.backbones import build_backbone
     from dermlens.training.export import to_openvino
 
-    backbone = build_backbone(name, weights="none")
-    embedding = keras.layers.GlobalAveragePooling2D()(backbone.outputs[0])
-    outputs = [keras.layers.Dense(8, name="logits")(embedding), embedding, backbone.outputs[0]]
-    model = keras.Model(backbone.inputs[0], outputs)
-    graph, side = to_openvino(model), int(backbone.inputs[0].shape[1])
+    _, model = classifiers(name)
+    graph, side = to_openvino(model), int(model.inputs[0].shape[1])
     call = tf.function(lambda x: model(x, training=False), jit_compile=False)
     pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
     tensor = tf.constant(pixels[:1].astype(np.float32))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import in_turn, save, spread, times_faster, with_goal
+from measure import classifiers, in_turn, save, spread, times_faster, with_goal
 from PIL import Image
 
 from serving import images
@@ -46,14 +46,9 @@ def pipeline(paths: list[Path]) -> Any:
     from dermlens.training.quiet import load_tensorflow
 
     load_tensorflow()
-    import keras
     import tensorflow as tf
 
-    from dermlens.training.backbones import build_backbone
-
-    backbone = build_backbone("lite0", weights="none")
-    embedding = keras.layers.GlobalAveragePooling2D()(backbone.outputs[0])
-    model = keras.Model(backbone.inputs[0], keras.layers.Dense(8, activation="softmax")(embedding))
+    model, _ = classifiers("lite0")
 
     def load(path: Any) -> Any:
         image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)

@@ -73,6 +73,24 @@ def _version(name: str) -> str | None:
         return None
 
 
+def classifiers(name: str) -> tuple[Any, Any]:
+    """Build a backbone with random weights and 8 classes, once as a user would and once as dermlens does.
+
+    Returns:
+        pixels -> probabilities, and over the same layers pixels -> [logits, embedding, feature map].
+    """
+    import keras
+
+    from dermlens.training.backbones import build_backbone
+
+    backbone = build_backbone(name, weights="none")
+    pixels, feature_map = backbone.inputs[0], backbone.outputs[0]
+    embedding = keras.layers.GlobalAveragePooling2D()(feature_map)
+    usual = keras.Model(pixels, keras.layers.Dense(8, activation="softmax")(embedding))
+    logits = keras.layers.Dense(8, name="logits")(embedding)
+    return usual, keras.Model(pixels, [logits, embedding, feature_map])
+
+
 def peak_gflops(precision: str = "f32", side: int = 1024, repeats: int = 20) -> float:
     """Fastest matrix product of this machine at a precision, in 10^9 multiply-adds a second: the limit to come near."""
     import openvino as ov

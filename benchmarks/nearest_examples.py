@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from embedded import embedded_roles
 from rich.console import Console
 
 from dermlens.evaluation import weighted
@@ -28,8 +28,6 @@ from dermlens.inference.nearest import place_of
 from dermlens.inference.novelty import normalised
 from dermlens.inference.runtime import Runtime
 from dermlens.reporting.figures import figure
-from dermlens.training.default_model import default_dataset
-from dermlens.training.refit import roles_of
 
 K = 5
 RESAMPLES = 1000
@@ -48,7 +46,7 @@ def main() -> None:
     console = Console(stderr=True, width=120)
     bundle = load_bundle(MODELS_DIR / "default")
     runtime = Runtime(bundle.graph_path, precision=bundle.precision)
-    roles = roles_of(bundle, default_dataset(Path(os.environ["DERMLENS_DATA"]), console), console)
+    roles = embedded_roles(bundle, console)
     known, rows = roles["train"], first_of_lesion(roles["train"].lesions)
     part = Labelled([known.records[i] for i in rows], known.y_true[rows], known.lesions[rows])
     train = look(bundle, runtime, part, console, "train")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import REPEATS, in_turn, peak_gflops, save, spread, times_faster, with_goal
+from measure import REPEATS, classifiers, in_turn, peak_gflops, save, spread, times_faster, with_goal
 
 GOALS = {"lite0": (15, 3), "b0": (11, 3)}  # model.predict, tf.function
 BATCHES = (1, 32)
@@ -47,21 +47,15 @@ def onnx_session(model: Any) -> Any:
 
 
 def measured(name: str, repeats: int, precisions: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    import keras
     import tensorflow as tf
 
-    from dermlens.training.backbones import build_backbone
-    from dermlens.training.counting import multiply_adds
     from dermlens.training.export import to_openvino
+    from dermlens.training.family import backbone
 
-    backbone = build_backbone(name, weights="none")
-    embedding = keras.layers.GlobalAveragePooling2D()(backbone.outputs[0])
-    model = keras.Model(backbone.inputs[0], keras.layers.Dense(8, activation="softmax")(embedding))
-    outputs = [keras.layers.Dense(8, name="logits")(embedding), embedding, backbone.outputs[0]]
-    whole = keras.Model(backbone.inputs[0], outputs)
-    graph, side = to_openvino(whole), int(backbone.inputs[0].shape[1])
+    model, whole = classifiers(name)
+    graph, side = to_openvino(whole), int(model.inputs[0].shape[1])
     call = tf.function(lambda x: model(x, training=False), jit_compile=False)
-    ratios, details = {}, {"multiply_adds": multiply_adds(backbone), "size_px": side}
+    ratios, details = {}, {"multiply_adds": backbone(name).multiply_adds, "size_px": side}
     for batch in BATCHES:
         pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
         floats = pixels.astype(np.float32)

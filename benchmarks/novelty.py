@@ -25,6 +25,7 @@ import matplotlib
 import numpy as np
 import skimage
 import sklearn
+from embedded import embedded_roles
 from left_out import markdown as left_out_markdown
 from left_out import without
 from rich.console import Console
@@ -37,8 +38,6 @@ from dermlens.evaluation.novelty_fit import KEPT, fit_novelty, sample_per_class
 from dermlens.evaluation.trust_fit import Labelled, Sample, judged, look
 from dermlens.inference.novelty import normalised
 from dermlens.inference.runtime import Runtime
-from dermlens.training.default_model import default_dataset
-from dermlens.training.refit import roles_of
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
 SKLEARN = Path(sklearn.__file__).parent / "datasets" / "images"
@@ -174,7 +173,7 @@ def main() -> None:
     predictor = Predictor("default")
     bundle, trust = predictor.bundle, predictor.bundle.trust
     runtime = Runtime(bundle.graph_path, precision=bundle.precision)
-    roles = roles_of(bundle, default_dataset(Path(os.environ["DERMLENS_DATA"]), console), console)
+    roles = embedded_roles(bundle, console)
     known = roles["train"]
     rows = sample_per_class(known.y_true, seed=options.seed)
     train = look(bundle, runtime, pick(known, rows), console, "train")

@@ -17,7 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from measure import REPEATS, in_turn, save, spread, times_faster, with_goal
+from measure import REPEATS, classifiers, in_turn, save, spread, times_faster, with_goal
 from PIL import Image
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "images" / "MEL_ISIC_0000029.jpg"
@@ -97,14 +97,9 @@ def keras_ways() -> tuple[Any, Any]:
     from dermlens.training.quiet import load_tensorflow
 
     load_tensorflow()
-    import keras
     import tensorflow as tf
 
-    from dermlens.training.backbones import build_backbone
-
-    backbone = build_backbone("lite0", weights="none")
-    embedding = keras.layers.GlobalAveragePooling2D()(backbone.outputs[0])
-    model = keras.Model(backbone.inputs[0], keras.layers.Dense(8, activation="softmax")(embedding))
+    model, _ = classifiers("lite0")
     call = tf.function(lambda x: model(x, training=False), jit_compile=False)
 
     def pixels(path: Path) -> np.ndarray:

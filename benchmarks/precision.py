@@ -11,11 +11,10 @@ which images changed (their margin between the two most probable classes), and w
 from __future__ import annotations
 
 import argparse
-import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
+from embedded import embedded_roles
 from measure import in_turn, save, spread, times_faster
 from rich.console import Console
 
@@ -25,9 +24,7 @@ from dermlens.inference.bundle import MODELS_DIR, load_bundle
 from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.runtime import BATCH, Runtime
 from dermlens.reporting.progress import track
-from dermlens.training.default_model import default_dataset
 from dermlens.training.pipeline import plain_view
-from dermlens.training.refit import roles_of
 
 AGREEMENT, CHANGE = 0.99, 0.05
 
@@ -38,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(stderr=True, width=120)
     bundle = load_bundle(MODELS_DIR / "default")
-    roles = roles_of(bundle, default_dataset(Path(os.environ["DERMLENS_DATA"]), console), console)
+    roles = embedded_roles(bundle, console)
     held = [roles[role] for role in ("calibrate", "test")]
     records = [record for role in held for record in role.records]
     truth = np.concatenate([role.y_true for role in held])

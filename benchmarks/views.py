@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from embedded import embedded_roles
 from rich.console import Console
 
 from dermlens.evaluation import metrics
@@ -26,9 +26,7 @@ from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.runtime import BATCH, Runtime
 from dermlens.inference.views import VIEWS, run_views
 from dermlens.reporting.progress import track
-from dermlens.training.default_model import default_dataset
 from dermlens.training.pipeline import plain_view
-from dermlens.training.refit import roles_of
 
 
 def main() -> None:
@@ -38,7 +36,7 @@ def main() -> None:
     console = Console(stderr=True, width=120)
     bundle = load_bundle(MODELS_DIR / "default")
     runtime = Runtime(bundle.graph_path, precision=bundle.precision)
-    test = roles_of(bundle, default_dataset(Path(os.environ["DERMLENS_DATA"]), console), console)["test"]
+    test = embedded_roles(bundle, console)["test"]
     records, truth, groups = test.records, test.y_true, test.lesions
     logits: dict[int, list[np.ndarray]] = {views: [] for views in VIEWS}
     with ThreadPoolExecutor() as pool, track("Test images", len(records), console) as advance:
