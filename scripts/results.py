@@ -55,8 +55,8 @@ def results() -> str:
         )
         + ".",
         *trust(card),
-        "The whole card: `src/dermlens/models/default/MODEL_CARD.md`. `make train-default DERMLENS_DATA=...` trains its like, "
-        "by a recipe\nthat has changed since ([docs/accuracy.md](docs/accuracy.md)).",
+        "The whole card: `src/dermlens/models/default/MODEL_CARD.md`. `make train-default DERMLENS_DATA=...` "
+        "trains its like, by a recipe\nthat has changed since ([docs/accuracy.md](docs/accuracy.md)).",
     ]
     return "\n".join(lines)
 
