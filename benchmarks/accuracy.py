@@ -27,9 +27,8 @@ FOLDS = 5
 INSIDE = {"train": 0.83, "select": 0.07, "calibrate": 0.10}
 METHODS: dict[str, dict[str, Any]] = {
     "head": {"fine_tune": "head", "head_epochs": 30},
-    "top": {"fine_tune": "top", "cut_block": 7, "views": 8, "epochs": 9},
-    "top_fresh": {"fine_tune": "top", "cut_block": 7, "views": 0, "epochs": 15},
-    "top_4_fresh": {"fine_tune": "top", "cut_block": 4, "views": 0, "epochs": 15},
+    "top": {"fine_tune": "top", "cut_block": 7, "views": 8, "epochs": 8, "learning_rate": 4e-4},
+    "top_5": {"fine_tune": "top", "cut_block": 5, "views": 8, "epochs": 10, "learning_rate": 4e-4},
     "full": {"fine_tune": "full", "epochs": 8},
     "student": {},
 }
