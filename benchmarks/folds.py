@@ -19,6 +19,7 @@ import numpy as np
 from accuracy_table import Fold, figure_of, predictions  # beside this file
 from rich.console import Console
 
+from dermlens.data.images import load_image
 from dermlens.data.records import Record
 from dermlens.evaluation.bootstrap import resample_weights, sampled_figure
 from dermlens.evaluation.conformal import wilson_interval
@@ -114,15 +115,13 @@ def _run(
     bundle: Bundle, records: Sequence[Record], views: range, console: Console, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return logits (views, n, classes) and the embedding (n, d) of the first of these views."""
-    from dermlens.training.pipeline import plain_view
-
     runtime = Runtime(bundle.graph_path, precision=bundle.precision)
     logits: list[list[np.ndarray]] = [[] for _ in views]
     embedding = []
     with ThreadPoolExecutor() as pool, track(f"Test images, {name}", len(records), console) as advance:
         for start in range(0, len(records), BATCH):
             part = records[start : start + BATCH]
-            pixels = np.stack(list(pool.map(lambda record: plain_view(record, bundle.input_spec), part)))
+            pixels = np.stack(list(pool.map(lambda record: _pixels(record, bundle), part)))
             for place, view in enumerate(views):
                 outputs = runtime.run(turned(pixels, view) if view else pixels)
                 logits[place].append(outputs.logits)
@@ -130,6 +129,10 @@ def _run(
                     embedding.append(outputs.embedding)
             advance(len(part))
     return np.stack([np.concatenate(rows) for rows in logits]), np.concatenate(embedding)
+
+
+def _pixels(record: Record, bundle: Bundle) -> np.ndarray:
+    return load_image(record.path, bundle.input_spec, frame_aspect=record.frame_aspect)
 
 
 def _kept(path: Path, bundle: Bundle, table: Fold) -> tuple[np.ndarray, np.ndarray | None]:
