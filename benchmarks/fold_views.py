@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from folds import Tested, arguments, draws, markdown, mean_figure, pooled, read_folds, write
+from folds import OutOfFold, arguments, column, draws, markdown, mean_figure, read_folds, write
 from rich.console import Console
 
 from dermlens.evaluation import metrics, weighted
@@ -35,10 +35,10 @@ PLAIN = "1"
 PARTS = 5
 
 
-def compared(folds: Mapping[int, Tested], *, seed: int) -> dict[str, Any]:
+def compared(folds: Mapping[int, OutOfFold], *, seed: int) -> dict[str, Any]:
     """Return the figures of every choice of views, each in pairs with the plain view."""
     tables = {number: part.table for number, part in folds.items()}
-    truth, lesions = pooled(tables, "truth"), pooled(tables, "lesion").tolist()
+    truth, lesions = column(tables, "truth"), column(tables, "lesion").tolist()
     weights, codes = draws(truth, seed=seed), next(iter(folds.values())).bundle.codes
     shares = {name: [part.probability(views) for part in folds.values()] for name, views in CHOICES.items()}
     decided = {

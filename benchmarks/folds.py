@@ -35,7 +35,7 @@ LEAST_AGREEMENT = 0.98  # of the decisions with those that the run wrote: below 
 
 
 @dataclass(frozen=True)
-class Tested:
+class OutOfFold:
     """One finished fold: its bundle, its table (see `predictions`), logits (views, n, classes), embedding (n, d)."""
 
     bundle: Bundle
@@ -83,7 +83,7 @@ def records_of(fold: Fold, data: Path) -> list[Record]:
     ]
 
 
-def tested(folder: Path, data: Path | None, keep: Path, views: int, console: Console) -> Tested:
+def answers_of(folder: Path, data: Path | None, keep: Path, views: int, console: Console) -> OutOfFold:
     """Run a fold's network over its test images at the precision that serves, or read what is kept of it.
 
     Args:
@@ -108,7 +108,7 @@ def tested(folder: Path, data: Path | None, keep: Path, views: int, console: Con
     agree = float(np.mean(answers == table["decision"]))
     if agree < LEAST_AGREEMENT:
         raise SystemExit(f"{folder}: only {agree:.1%} of the decisions are those of the run. Is --data its data set?")
-    return Tested(bundle, table, logits, embedding)
+    return OutOfFold(bundle, table, logits, embedding)
 
 
 def _run(
@@ -150,18 +150,18 @@ def _keep(path: Path, bundle: Bundle, table: Fold, logits: np.ndarray, embedding
     os.replace(half, path)
 
 
-def read_folds(options: argparse.Namespace, views: int, console: Console) -> dict[int, Tested]:
+def read_folds(options: argparse.Namespace, views: int, console: Console) -> dict[int, OutOfFold]:
     """Return every finished fold of `--method`, its networks run where nothing is kept."""
     folders = finished(options.runs, options.method)
     keep = options.keep or options.runs
     data = Path(options.data) if options.data else None
     return {
-        number: tested(folder, data, keep / options.method / folder.name, views, console)
+        number: answers_of(folder, data, keep / options.method / folder.name, views, console)
         for number, folder in folders.items()
     }
 
 
-def pooled(folds: Mapping[int, Mapping[str, np.ndarray]], key: str) -> np.ndarray:
+def column(folds: Mapping[int, Mapping[str, np.ndarray]], key: str) -> np.ndarray:
     """Return a column of all folds, one below the other.
 
     Raises:

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from accuracy_table import predictions
-from folds import arguments, draws, finished, markdown, pooled, write
+from folds import arguments, column, draws, finished, markdown, write
 
 from dermlens.evaluation import weighted
 from dermlens.evaluation.bootstrap import sampled_figure
@@ -67,11 +67,11 @@ def read(folders: Mapping[int, Path]) -> Seen:
     names = ("truth", "decision", "probability")
     return Seen(
         tuple(first.codes),
-        *(pooled(tables, name) for name in names),
+        *(column(tables, name) for name in names),
         prior=np.repeat(priors, sizes, axis=0),
         fold=np.repeat(list(folders), sizes),
-        source=pooled(tables, "source"),
-        isic_id=pooled(tables, "isic_id"),
+        source=column(tables, "source"),
+        isic_id=column(tables, "isic_id"),
         rule=first.decision_rule,
     )
 

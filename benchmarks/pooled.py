@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from accuracy_table import reliability
-from folds import Tested, arguments, draws, markdown, mean_figure, pooled, read_folds, share_figure, write
+from folds import OutOfFold, arguments, column, draws, markdown, mean_figure, read_folds, share_figure, write
 from rich.console import Console
 
 from dermlens.evaluation import metrics, weighted
@@ -38,8 +38,8 @@ ECE_AIM, COVERAGE_AIM, CLASS_AIM = 0.03, 0.02, 0.8
 RAW, SERVED, FITTED, BIASED = (
     "the network's softmax",
     "its own bundle's calibration, as served",
-    "and a temperature, cross-fitted",
-    "and a temperature and class biases, cross-fitted",
+    "then one temperature for all, cross-fitted",
+    "then a temperature and a bias for each class, cross-fitted",
 )
 
 
@@ -73,7 +73,7 @@ class Crossfit:
     thresholds: Mapping[str, list[float]]
 
 
-def pool_folds(folds: Mapping[int, Tested]) -> Pool:
+def pool_folds(folds: Mapping[int, OutOfFold]) -> Pool:
     """Put the folds below each other."""
     parts = list(folds.values())
     shares = [part.probability() for part in parts]
@@ -91,10 +91,10 @@ def pool_folds(folds: Mapping[int, Tested]) -> Pool:
     tables = {number: part.table for number, part in folds.items()}
     return Pool(
         codes=tuple(parts[0].bundle.codes),
-        truth=pooled(tables, "truth"),
+        truth=column(tables, "truth"),
         raw=np.concatenate([softmax(part.logits[0].astype(np.float64)) for part in parts]),
         probability=np.concatenate(shares),
-        decision=pooled(tables, "decision"),
+        decision=column(tables, "decision"),
         inside=np.concatenate(inside) if len(inside) == len(parts) else None,
         called={name: np.concatenate([row[name] for row in called]).astype(float) for name in names},
         prior=tuple((prior / prior.sum()).tolist()),
@@ -102,7 +102,7 @@ def pool_folds(folds: Mapping[int, Tested]) -> Pool:
     )
 
 
-def _fitted(part: Tested) -> dict[str, Any] | None:
+def _fitted(part: OutOfFold) -> dict[str, Any] | None:
     """The trust facts without the novelty score, whose arrays are not needed here."""
     facts = part.bundle.card.get("trust")
     return None if facts is None else {**facts, "novelty": None}
