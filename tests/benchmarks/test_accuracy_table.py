@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from accuracy_table import STUDENT, aligned, mean_of_folds, predictions, reliability, write_table
 
+ROOT = Path(__file__).resolve().parents[2]
 CODES = ("MEL", "NV", "VASC")
 
 
@@ -104,3 +107,22 @@ def test_reliability_is_confidence_against_share_right() -> None:
     truth = np.array([0] * 45 + [1] * 5 + [0] * 20 + [1] * 30)
     found = reliability(truth, probability, bins=2)
     assert found["confidence"] == pytest.approx([0.6, 0.9]) and found["accuracy"] == pytest.approx([0.4, 0.9])
+
+
+def results() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("results", ROOT / "scripts" / "results.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_takes_the_protocols_table_as_it_is(tmp_path: Path) -> None:
+    assert results().protocol(tmp_path / "accuracy.json") == []
+    for number in range(2):
+        write_fold(tmp_path / "top" / f"fold{number}", errors=2 + number, probe_errors=10)
+    expected = write_table(tmp_path, ["top"], 5)
+    lines = results().protocol(tmp_path / "accuracy.json")
+    assert lines[-len(expected) :] == expected
+    text = " ".join(lines)
+    assert "`top`" in text and "`linear probe`" not in text and "same 60 lesions" in text
