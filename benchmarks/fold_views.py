@@ -114,7 +114,16 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     for name, row in found["views"].items():
         again = (row["refitted"][key] for key in ("ece", "log_loss"))
         rows.append([name, *(row.get(key, "") for key in keys), *again])
-    header = ["views", "balanced accuracy", "minus plain", "accuracy", "minus plain", "melanoma AUC", "ECE", "log loss"]
+    header = [
+        "views",
+        "balanced accuracy",
+        "minus plain",
+        "accuracy",
+        "accuracy minus plain",
+        "melanoma AUC",
+        "ECE",
+        "log loss",
+    ]
     return [
         f"{found['lesions']} lesions, one image each, of {len(found['folds'])} of 5 folds ({folds}) of "
         f"`{found['method']}`, seed {found['seed']}.",
