@@ -100,7 +100,7 @@ def answers_of(folder: Path, data: Path | None, keep: Path, views: int, console:
     if len(logits) < views:
         if data is None:
             raise SystemExit("Name the data folder with --data or DERMLENS_DATA.")
-        more, first = _run(bundle, records_of(table, data), range(len(logits), views), console, folder.name)
+        more, first = outputs_of(bundle, records_of(table, data), range(len(logits), views), console, folder.name)
         logits = np.concatenate([logits, more]) if len(logits) else more
         embedding = first if embedding is None else embedding
         _keep(path, bundle, table, logits, embedding)
@@ -111,14 +111,14 @@ def answers_of(folder: Path, data: Path | None, keep: Path, views: int, console:
     return OutOfFold(bundle, table, logits, embedding)
 
 
-def _run(
+def outputs_of(
     bundle: Bundle, records: Sequence[Record], views: range, console: Console, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return logits (views, n, classes) and the embedding (n, d) of the first of these views."""
     runtime = Runtime(bundle.graph_path, precision=bundle.precision)
     logits: list[list[np.ndarray]] = [[] for _ in views]
     embedding = []
-    with ThreadPoolExecutor() as pool, track(f"Test images, {name}", len(records), console) as advance:
+    with ThreadPoolExecutor() as pool, track(f"Outputs, {name}", len(records), console) as advance:
         for start in range(0, len(records), BATCH):
             part = records[start : start + BATCH]
             pixels = np.stack(list(pool.map(lambda record: _pixels(record, bundle), part)))

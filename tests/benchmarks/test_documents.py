@@ -10,7 +10,7 @@ import pytest
 from folds import marks
 
 ROOT = Path(__file__).resolve().parents[2]
-PLACES = {"pooled": "trust.md", "limits": "accuracy.md", "fold_views": "accuracy.md"}
+PLACES = {"pooled": "trust.md", "limits": "accuracy.md", "fold_views": "accuracy.md", "ablations": "accuracy.md"}
 
 
 @pytest.mark.parametrize("name", PLACES)
