@@ -52,7 +52,7 @@ def main() -> None:
     full, low = (probabilities(np.concatenate(logits[name]), bundle.calibration) for name in graphs)
     decided = [decide(shares, bundle.calibration, bundle.decision_rule) for shares in (full, low)]
     changed = decided[0] != decided[1]
-    weighed = np.sort(full / np.array(bundle.calibration.prior), axis=1)
+    weighed = np.sort(full / (np.array(bundle.calibration.prior) * np.exp(bundle.calibration.bias)), axis=1)
     margin = weighed[:, -2] / weighed[:, -1]
     change = np.abs(full - low).max(axis=1)
     gain = paired_difference(truth, decided[1], decided[0], lesions)

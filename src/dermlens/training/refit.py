@@ -1,13 +1,14 @@
 """Fit what a bundle knows of its own limits, on a bundle that is finished; nothing is trained again.
 
     python -m dermlens.training.refit MODEL --data DATA [--images DIR] [--reference CSV] [--frame-aspect W/H]
-                                      [--no-neighbours]
+                                      [--no-neighbours] [--calibrate]
     python -m dermlens.training.refit default --data DATA --as-default [--only-baselines]
 
 A bundle that was made before the linear probe's test predictions were kept gets them too: the probe is fitted again.
 MODEL is a run folder, a bundle folder or an embedded name. DATA holds the images that it was trained from; the roles
 they had are read from the bundle's `seen.json` by content. `--as-default` reads DATA as `default_model` does. The
 bundle then also names its training lesions (`predict --neighbours`); `--no-neighbours` leaves their names out.
+`--calibrate` first fits temperature and biases again, and measures the test role with them (`recalibrate.py`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +32,15 @@ from dermlens.errors import DataError, DermlensError
 from dermlens.evaluation.baselines import compare_held_out, read_held_out
 from dermlens.evaluation.examples_fit import fit_examples
 from dermlens.evaluation.trust_fit import Labelled, fit_trust
-from dermlens.inference.bundle import HASH_CHARS, Bundle, add_baselines, add_trust, find_bundle, load_bundle
+from dermlens.inference.bundle import (
+    HASH_CHARS,
+    Bundle,
+    add_baselines,
+    add_trust,
+    copy_bundle,
+    find_bundle,
+    load_bundle,
+)
 from dermlens.reporting.progress import track
 from dermlens.training.card import model_card
 
@@ -122,8 +132,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--as-default", action="store_true", help="read DATA as the embedded model's data set")
     parser.add_argument("--no-neighbours", action="store_true", help="keep no names of training images")
     parser.add_argument("--only-baselines", action="store_true", help="leave the trust facts as they are")
+    parser.add_argument("--calibrate", action="store_true", help="fit temperature and biases again")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
+    if options.calibrate and options.only_baselines:
+        parser.error("--calibrate changes the trust facts: leave --only-baselines out")
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
     try:
         bundle = load_bundle(find_bundle(options.model))
@@ -131,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         roles = roles_of(bundle, dataset, console)
         whole = complete(bundle.folder, roles, seed=options.seed, console=console)
         if not options.only_baselines:
-            refit(bundle.folder, roles, seed=options.seed, console=console, neighbours=not options.no_neighbours)
+            _refit(bundle.folder, roles, options, console)
         elif not whole:
             return 2
     except DermlensError as error:
@@ -139,6 +152,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     console.print(f"Fitted: {bundle.folder}", highlight=False)
     return 0
+
+
+def _refit(folder: Path, roles: dict[str, Labelled], options: argparse.Namespace, console: Console) -> None:
+    """Work on a copy, so that a bundle never has new probabilities and old thresholds."""
+    with tempfile.TemporaryDirectory(prefix="dermlens-refit-") as place:
+        copy = Path(place) / "bundle"
+        copy_bundle(folder, copy)
+        if options.calibrate:
+            from dermlens.training.recalibrate import recalibrate
+
+            recalibrate(copy, roles, seed=options.seed, console=console)
+        refit(copy, roles, seed=options.seed, console=console, neighbours=not options.no_neighbours)
+        copy_bundle(copy, folder)
 
 
 def _dataset(options: argparse.Namespace, console: Console) -> Dataset:
