@@ -127,7 +127,9 @@ def test_folds_become_tables(
             csv.writer(text).writerows(table)
             (folder / name).write_text(text.getvalue())
     bundle = SimpleNamespace(
-        codes=CODES, calibration=Calibration(1.0, tuple(PRIOR), tuple(PRIOR)), decision_rule=DecisionRule("prior_adjusted", 1.0)
+        codes=CODES,
+        calibration=Calibration(1.0, tuple(PRIOR), tuple(PRIOR)),
+        decision_rule=DecisionRule("prior_adjusted", 1.0),
     )
     monkeypatch.setattr(limits, "load_bundle", lambda folder: bundle)
     out = tmp_path / "out"
