@@ -48,8 +48,8 @@ def main() -> None:
             paths[-1].write_bytes(raws[number % len(raws)])
         list(predictor.predict_many(paths))
         predictor._load = watched("read, decode, resize", predictor._load)  # type: ignore[method-assign]
-        predictor._runtime.run = watched("network", predictor._runtime.run)  # type: ignore[method-assign]
-        classify = predictor._classify
+        runtime, classify = predictor._runtime, predictor._classify
+        runtime.run_beside = watched("network", runtime.run_beside)  # type: ignore[method-assign]
         predictor._classify = watched("calibrate, judge", classify)  # type: ignore[method-assign]
         list(predictor.predict_many(paths))
     draw(spans, options.out, options.count)
@@ -62,7 +62,7 @@ def draw(spans: list[tuple[str, str, float, float]], out: Path, count: int) -> N
     for name, stage, start, end in spans:
         bar = [((start - first) * 1000, (end - start) * 1000)]
         axes.broken_barh(bar, (threads.index(name) - 0.4, 0.8), color=COLOURS[stage], edgecolor="white", linewidth=0.4)
-    axes.set_yticks(range(len(threads)), [name.replace("dermlens-decode_", "decode ") for name in threads])
+    axes.set_yticks(range(len(threads)), [name.replace("dermlens-answer_", "thread ") for name in threads])
     axes.invert_yaxis()
     axes.set_xlabel(f"ms since the first of {count} images of 600 x 450 px")
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in COLOURS.values()]
