@@ -13,7 +13,17 @@ from typing import Any
 from measure import RESULTS
 
 START, END = "<!-- measured: start -->", "<!-- measured: end -->"
-ORDER = ("network", "one_image", "many_images", "family_speed", "training_speed", "depthwise", "precision")
+ORDER = (
+    "network",
+    "one_image",
+    "many_images",
+    "quick",
+    "pass_size",
+    "family_speed",
+    "training_speed",
+    "depthwise",
+    "precision",
+)
 
 
 def figure(ratio: dict[str, float], digits: int = 2) -> str:

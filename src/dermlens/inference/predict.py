@@ -30,6 +30,7 @@ from dermlens.inference.views import Run, check_views, run_views
 
 SCHEMA = "dermlens/prediction/1"
 DECODE_THREADS = min(8, os.cpu_count() or 2)  # for callers that decode in threads of their own
+AHEAD = 3  # groups of images begun for each thread, so that one slow group does not hold up the others
 PIXELS_AT_ONCE = 100_000_000
 """Decoded at one time, by their headers: eight photographs of 12 megapixels, or two of the largest that are allowed."""
 
@@ -270,7 +271,7 @@ class Predictor:
         with ThreadPoolExecutor(max_workers=self._workers, thread_name_prefix="dermlens-answer") as pool:
             try:
                 while True:
-                    while len(waiting) < 2 * self._workers and (some := list(islice(jobs, size))):
+                    while len(waiting) < AHEAD * self._workers and (some := list(islice(jobs, size))):
                         waiting.append(pool.submit(self._answer, some, run, explaining))
                     if not waiting:
                         return
