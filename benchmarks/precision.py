@@ -16,7 +16,7 @@ from embedded import embedded_roles
 from measure import in_turn, save, spread, times_faster
 from rich.console import Console
 
-from dermlens.evaluation.precision_gate import both_logits, compare
+from dermlens.evaluation.precision_gate import all_logits, compare
 from dermlens.inference.bundle import MODELS_DIR, Bundle, load_bundle
 from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.runtime import BATCH, Runtime
@@ -47,11 +47,11 @@ def main() -> None:
     records = [record for role in held for record in role.records]
     truth = np.concatenate([role.y_true for role in held])
     lesions = np.concatenate([role.lesions for role in held])
-    (full, low), kept = both_logits(bundle, records, console, options.precision)
+    graphs = {name: Runtime(bundle.graph_path, precision=name) for name in ("f32", options.precision)}
+    (full, low), kept = all_logits(list(graphs.values()), bundle.input_spec, records, console)
     truth, lesions, own = truth[kept], lesions[kept], bundle.calibration
     found = compare(truth, lesions, (full, low), (own, own), bundle.decision_rule)
     found |= margins(full, low, bundle)
-    graphs = {name: Runtime(bundle.graph_path, precision=name) for name in ("f32", options.precision)}
     many = np.stack([plain_view(record, bundle.input_spec) for record in records[:BATCH]])
     one = many[:1]
     for name, batch in (("one image", one), (f"batch of {BATCH}", many)):

@@ -44,7 +44,7 @@ def test_each_quick_benchmark_has_committed_ratios(compare: object) -> None:
     platform.machine().lower() not in ("x86_64", "amd64"),
     reason=f"speed is not compared: the committed ratios are of x86-64, this is {platform.machine()}",
 )
-def test_no_ratio_has_fallen_to_half(compare: object, tmp_path: Path) -> None:
+def test_no_ratio_has_fallen_far(compare: object, tmp_path: Path) -> None:
     """Ratios of processor time in one run, so that a busy machine does not matter; three tries for a strange one."""
     before = json.loads((BENCHMARKS / "results" / "speed" / "quick.json").read_text())["ratios"]
     fallen = ["not measured"]
@@ -60,7 +60,7 @@ def test_no_ratio_has_fallen_to_half(compare: object, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr[-2000:]
         now = json.loads((tmp_path / "quick.json").read_text())["ratios"]
         assert set(now) == set(before)
-        fallen = compare.fallen(before, now, 0.5)  # type: ignore[attr-defined]
+        fallen = compare.fallen(before, now, 0.4)  # type: ignore[attr-defined]
         if not fallen:
             break
     assert fallen == []

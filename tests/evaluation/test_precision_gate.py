@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from dermlens import Predictor
 from dermlens.data.records import Record
 from dermlens.evaluation import precision_gate
 from dermlens.evaluation.precision_gate import choose_precision, compare
+from dermlens.evaluation.precision_layers import heavy_layers, keeping_float32
 from dermlens.evaluation.trust_fit import Labelled
-from dermlens.inference.bundle import add_trust, load_bundle
+from dermlens.inference.bundle import MODELS_DIR, add_trust, load_bundle
 from dermlens.inference.decision import Calibration, DecisionRule
+from dermlens.inference.precision import has_bfloat16
+from dermlens.inference.runtime import Runtime
 
 EVEN = Calibration(1.0, (1 / 3,) * 3, (1 / 3,) * 3)
 RULE = DecisionRule("largest_probability", 0.0)
@@ -77,8 +81,10 @@ def test_without_instructions_nothing_is_tried(
     roles: dict[str, Labelled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision_gate, "has_bfloat16", lambda: False)
-    record, arrays = choose_precision(load_bundle(tiny.write(tmp_path / "b")), roles, seed=0, console=SILENT)
-    assert record["policy"] == "f32" and record["gate"] is None and "no instructions" in record["reason"]
+    record, arrays, graph = choose_precision(load_bundle(tiny.write(tmp_path / "b")), roles, seed=0, console=SILENT)
+    assert (
+        record["policy"] == "f32" and record["gate"] is None and graph is None and "no instructions" in record["reason"]
+    )
     assert arrays == {}
 
 
@@ -89,10 +95,10 @@ def test_a_passed_gate_brings_facts_of_its_own_and_other_machines_keep_float32(
     calibration = {"temperature": 1.0, "prior": [0.2, 0.3, 0.5], "training_prior": [1 / 3] * 3}
     folder = tiny.write(tmp_path / "b", calibration=calibration)
     bundle = load_bundle(folder)
-    record, arrays = choose_precision(bundle, roles, seed=0, console=SILENT)
+    record, arrays, graph = choose_precision(bundle, roles, seed=0, console=SILENT)
     assert record["gate"]["passed"] and record["policy"] == "bf16" and record["gate"]["role"] == "calibrate"
     record["bf16"]["calibration"]["temperature"] = 3.0
-    add_trust(folder, {**bundle.card, "precision": record}, {}, "# tiny\n", None, arrays)
+    add_trust(folder, {**bundle.card, "precision": record}, {}, "# tiny\n", None, arrays, graph)
     for able, precision, temperature in ((True, "bf16", 3.0), (False, "f32", 1.0)):
         monkeypatch.setattr("dermlens.inference.precision.has_bfloat16", lambda able=able: able)
         loaded = load_bundle(folder)
@@ -106,8 +112,28 @@ def test_a_failed_gate_keeps_its_figures_and_float32(
     roles: dict[str, Labelled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
-    full, low = rng.normal(0, 1, (60, 3)), rng.normal(0, 1, (60, 3))
+    logits = [rng.normal(0, 1, (60, 3)) for _ in range(3)]
+    monkeypatch.setattr(precision_gate, "KEPT", (0.0, 1.0))
     monkeypatch.setattr(precision_gate, "has_bfloat16", lambda: True)
-    monkeypatch.setattr(precision_gate, "both_logits", lambda *a: ((full, low), np.arange(60)))
-    record, arrays = choose_precision(load_bundle(tiny.write(tmp_path / "b")), roles, seed=0, console=SILENT)
+    monkeypatch.setattr(precision_gate, "all_logits", lambda *a: (logits, np.arange(60)))
+    record, arrays, _ = choose_precision(load_bundle(tiny.write(tmp_path / "b")), roles, seed=0, console=SILENT)
     assert record["policy"] == "f32" and not record["gate"]["passed"] and record["gate"]["failed"] and arrays == {}
+    assert record["gate"]["float32_layers"] == record["gate"]["layers"] == 1  # the last that was tried
+
+
+def test_marks_keep_layers_in_float32_and_say_nothing_to_float32(tmp_path: Path) -> None:
+    source = MODELS_DIR / "default"
+    shutil.copy(source / "graph.bin", tmp_path / "graph.bin")
+    marked, layers = tmp_path / "graph.xml", len(heavy_layers(source / "graph.xml"))
+    assert layers == 50
+    marked.write_text(keeping_float32(source / "graph.xml", set(range(16))))
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 224, 224, 3), dtype=np.uint8)
+    plain = Runtime(source / "graph.xml", threads=1).run(pixels)
+    np.testing.assert_array_equal(Runtime(marked, threads=1).run(pixels).logits, plain.logits)
+    if has_bfloat16():
+        ran = Runtime(marked, threads=1, precision="bf16")._single.get_compiled_model().get_runtime_model()
+        facts = [op.get_rt_info() for op in ran.get_ordered_ops()]
+        done = [f["runtimePrecision"].astype(str) for f in facts if f["layerType"].astype(str) == "Convolution"]
+        assert done == ["f32"] * 16 + ["bf16"] * 33
+    marked.write_text(keeping_float32(marked, set()))
+    assert "precise" not in marked.read_text()

@@ -7,21 +7,25 @@ calibration error stays within the interval of float32's. Each precision is cali
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from dermlens.data.images import load_image
+from dermlens.data.images import InputSpec, load_image
 from dermlens.data.records import Record
 from dermlens.errors import ImageError
 from dermlens.evaluation import metrics, weighted
 from dermlens.evaluation.bootstrap import lesion_index, paired_difference, resample_weights, sampled_figure
 from dermlens.evaluation.calibration import fit_calibration
+from dermlens.evaluation.precision_layers import heavy_layers, keeping_float32
 from dermlens.evaluation.trust_fit import MIN_LESIONS, Labelled, fit_trust
 from dermlens.evaluation.weighted import Floats, Ints
 from dermlens.inference.bundle import Bundle
@@ -32,55 +36,72 @@ from dermlens.inference.runtime import BATCH, Runtime
 from dermlens.reporting.progress import track
 
 AGREEMENT, CHANGE = 0.99, 0.05
+KEPT = (0.0, 1 / 3)  # shares of the layers, from the first on, that stay in float32: the first that passes is taken
 
 
 def choose_precision(
     bundle: Bundle, roles: Mapping[str, Labelled], *, seed: int, console: Console
-) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]]]:
-    """Run the gate and, where it is passed, fit the facts of bfloat16.
+) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]], str | None]:
+    """Run the gate, on all layers and on all but the first, and fit the facts of bfloat16 for what passes it first.
 
     Args:
         bundle: with the facts of float32.
         roles: as for `fit_trust`.
 
     Returns:
-        The `precision` object of bundle.json and the arrays of trust_bf16.npz.
+        The `precision` object of bundle.json, the arrays of trust_bf16.npz, and the text of graph.xml, None to leave
+        it as it is.
     """
     held_out = roles["calibrate"]
     count = len(np.unique(held_out.lesions))
     if not has_bfloat16():
-        return _float32("not tried in bfloat16: this processor has no instructions for it"), {}
+        return _float32("not tried in bfloat16: this processor has no instructions for it"), {}, None
     if count < MIN_LESIONS:
-        return _float32(f"not tried in bfloat16: {count} held-out lesions, at least {MIN_LESIONS} are needed"), {}
-    (full, low), kept = both_logits(bundle, held_out.records, console)
-    truth, lesions = held_out.y_true[kept], held_out.lesions[kept]
-    own = bundle.calibration
-    if bundle.calibrated:
-        own = fit_calibration(low, truth, lesions, prior=own.prior, training_prior=own.training_prior)
-    found = compare(truth, lesions, (full, low), (bundle.calibration, own), bundle.decision_rule, seed=seed)
-    gate = {"role": "calibrate", **found}
-    if not gate["passed"]:
-        return {"policy": FLOAT32, "gate": gate}, {}
-    twin = replace(bundle, precision=BFLOAT16, calibration=own)
-    facts, arrays = fit_trust(twin, roles, seed=seed, console=console)
-    return {"policy": BFLOAT16, "gate": gate, BFLOAT16: {"calibration": own.as_dict(), "trust": facts}}, arrays
+        return _float32(f"not tried in bfloat16: {count} held-out lesions, at least {MIN_LESIONS} are needed"), {}, None
+    layers = len(heavy_layers(bundle.graph_path))
+    with tempfile.TemporaryDirectory(prefix="dermlens-precision-") as place:
+        twins = {n: _twin(bundle, Path(place, str(n)), n) for n in sorted({round(layers * share) for share in KEPT})}
+        runtimes = [Runtime(one.graph_path, precision=one.precision) for one in (bundle, *twins.values())]
+        (full, *lows), kept = all_logits(runtimes, bundle.input_spec, held_out.records, console)
+        truth, lesions = held_out.y_true[kept], held_out.lesions[kept]
+        gate: dict[str, Any] = {}
+        for (n, twin), low in zip(twins.items(), lows, strict=True):
+            own = bundle.calibration
+            if bundle.calibrated:
+                own = fit_calibration(low, truth, lesions, prior=own.prior, training_prior=own.training_prior)
+            found = compare(truth, lesions, (full, low), (bundle.calibration, own), bundle.decision_rule, seed=seed)
+            gate = {"role": "calibrate", "layers": layers, "float32_layers": n, **found}
+            if gate["passed"]:
+                facts, arrays = fit_trust(replace(twin, calibration=own), roles, seed=seed, console=console)
+                record = {"policy": BFLOAT16, "gate": gate, BFLOAT16: {"calibration": own.as_dict(), "trust": facts}}
+                return record, arrays, twin.graph_path.read_text(encoding="utf-8")
+    return {"policy": FLOAT32, "gate": gate}, {}, None
 
 
 def _float32(reason: str) -> dict[str, Any]:
     return {"policy": FLOAT32, "gate": None, "reason": reason}
 
 
-def both_logits(
-    bundle: Bundle, records: Sequence[Record], console: Console, low: str = BFLOAT16
-) -> tuple[tuple[np.ndarray, np.ndarray], Ints]:
-    """Return the logits of the float32 graph and of the one at lower precision, and which images could be read."""
-    runtimes = [Runtime(bundle.graph_path, precision=name) for name in (FLOAT32, low)]
-    logits: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+def _twin(bundle: Bundle, folder: Path, float32_layers: int) -> Bundle:
+    """Return the bundle in bfloat16 but for its first layers, in a folder of its own."""
+    folder.mkdir()
+    for name in ("graph.bin", "head.npz"):
+        shutil.copy(bundle.folder / name, folder / name)
+    text = keeping_float32(bundle.graph_path, set(range(float32_layers)))
+    (folder / "graph.xml").write_text(text, encoding="utf-8")
+    return replace(bundle, folder=folder, precision=BFLOAT16)
+
+
+def all_logits(
+    runtimes: Sequence[Runtime], spec: InputSpec, records: Sequence[Record], console: Console
+) -> tuple[list[npt.NDArray[np.float32]], Ints]:
+    """Return the logits of each runtime, and which images could be read."""
+    logits: list[list[np.ndarray]] = [[] for _ in runtimes]
     kept: list[int] = []
 
     def pixels(record: Record) -> np.ndarray | None:
         try:
-            return load_image(record.path, bundle.input_spec, frame_aspect=record.frame_aspect)
+            return load_image(record.path, spec, frame_aspect=record.frame_aspect)
         except ImageError:
             return None
 
@@ -93,8 +114,7 @@ def both_logits(
                 if good:
                     rows.append(runtime.run(np.stack(good)).logits)
             advance(len(loaded))
-    empty = np.zeros((0, len(bundle.codes)), np.float32)
-    return tuple(np.concatenate([empty, *rows]) for rows in logits), np.array(kept, np.int64)  # type: ignore[return-value]
+    return [np.concatenate(rows) for rows in logits], np.array(kept, np.int64)
 
 
 def compare(

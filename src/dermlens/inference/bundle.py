@@ -3,7 +3,7 @@
     graph.xml, graph.bin   OpenVINO graph: uint8 (n, h, w, 3) -> logits, embedding, feature_map
     head.npz               weights (d, classes) and bias (classes,) of the last layer, for class activation maps
     trust.npz              what images like those of the training look like (absent where too few were known)
-    trust_bf16.npz         the same in bfloat16 (only where the bundle may be served in it)
+    trust_bf16.npz         the same in bfloat16, where the bundle may be served in it
     neighbours.npz         where one image of each training lesion lies, and its name (absent in older bundles)
     baselines.npz          what model and linear probe said of each test image (absent in older bundles)
     seen.json              what the model has learned from, by role: content hashes, lesion ids, ISIC ids
@@ -136,10 +136,7 @@ class Bundle:
 
 
 def load_bundle(folder: str | Path, *, float32: bool = False) -> Bundle:
-    """Load a bundle folder and check every file against its SHA-256.
-
-    Args:
-        float32: take the facts of the float32 graph, also where this machine serves the bundle in another precision.
+    """Load a bundle folder and check every file against its SHA-256; `float32`: with the facts of that precision.
 
     Raises:
         BundleError: a file is missing, changed, unreadable or from a newer version of dermlens.
@@ -269,22 +266,22 @@ def add_trust(
     model_card: str,
     examples: TrainingExamples | None = None,
     bfloat16_arrays: Mapping[str, npt.NDArray[np.float32]] | None = None,
+    graph: str | None = None,
 ) -> None:
-    """Give a bundle another card, the arrays of its novelty score, and the index of its training lesions.
-
-    Graph, head and `seen.json` stay.
+    """Give a bundle another card, the arrays of its novelty score, the index of its training lesions; all else stays.
 
     Args:
         card: the whole of bundle.json; `schema` and `files` are written anew.
         arrays, bfloat16_arrays: for `trust.npz` and `trust_bf16.npz`; none leaves the file out.
         examples: for `neighbours.npz`; None leaves the file out.
+        graph: text of graph.xml, None to leave it.
 
     Raises:
         StorageError: no space or no permission; the bundle is untouched.
     """
     kept = {} if examples is None else examples.arrays()
     files = {TRUST_FILE: arrays, BFLOAT16_TRUST_FILE: bfloat16_arrays or {}, NEIGHBOURS_FILE: kept}
-    _rewrite(folder, card, files, model_card)
+    _rewrite(folder, card, files, model_card, graph)
 
 
 def add_baselines(folder: Path, card: dict[str, Any], arrays: Mapping[str, npt.NDArray[Any]], model_card: str) -> None:
@@ -301,6 +298,7 @@ def _rewrite(
     card: Mapping[str, Any],
     files: Mapping[str, Mapping[str, npt.NDArray[Any]]],
     model_card: str,
+    graph: str | None = None,
 ) -> None:
     with _staged(folder) as staging:
         shutil.copytree(folder, staging, dirs_exist_ok=True)
@@ -309,6 +307,8 @@ def _rewrite(
             (staging / name).unlink(missing_ok=True)
             if arrays:
                 np.savez_compressed(staging / name, allow_pickle=False, **arrays)
+        if graph is not None:
+            (staging / "graph.xml").write_text(graph, encoding="utf-8")
         (staging / "MODEL_CARD.md").write_text(model_card, encoding="utf-8")
         _write_card(staging, card)
 

@@ -48,7 +48,9 @@ def told(record: Mapping[str, Any]) -> str | None:
     if not gate:
         return record.get("reason")
     word = "passed" if gate["passed"] else f"failed ({'; '.join(gate['failed'])})"
+    first = gate.get("float32_layers", 0)
+    kept = f" with the first {first} of {gate['layers']} layers in float32" if first else ""
     return (
-        f"gate for bfloat16 {word}: decisions agree on {gate['agreement']:.2%} of {gate['images']} held-out images, "
-        f"99th percentile of the change in probability {gate['change_p99']:.3f}"
+        f"gate for bfloat16{kept} {word}: decisions agree on {gate['agreement']:.2%} of {gate['images']} held-out "
+        f"images, 99th percentile of the change in probability {gate['change_p99']:.3f}"
     )

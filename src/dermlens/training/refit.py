@@ -69,12 +69,13 @@ def refit(
     facts["fitted_in_s"] = round(time.monotonic() - started, 1)
     card = {**bundle.card, "trust": facts, "precision": {"policy": FLOAT32, "gate": None}}
     low: dict[str, npt.NDArray[np.float32]] = {}
+    graph: str | None = None
     if precision == "auto":
-        card["precision"], low = choose_precision(bundle, roles, seed=seed, console=console)
+        card["precision"], low, graph = choose_precision(bundle, roles, seed=seed, console=console)
         console.print(f"Served in {card['precision']['policy']}; {told(card['precision'])}.", highlight=False)
     if not neighbours:
         card["data"] = {**card["data"], "unreadable": []}
-    add_trust(folder, card, arrays, model_card(card), examples, low)
+    add_trust(folder, card, arrays, model_card(card), examples, low, graph)
     return folder
 
 
