@@ -36,6 +36,8 @@ NEVER = (
 LONG = (
     r"^dermlens (train|tune|export) ",
     r"--engine ray",
+    r" --latency",
+    r" runs/lite1 ",
     r"^python ",
 )
 # What needs the folder that DERMLENS_DATA names.
