@@ -45,7 +45,7 @@ def paint(folder: Path, per_class: int, seed: int) -> None:
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reader's folder, before any page: images, and `runs/mine` from the README's own command."""
     folder = tmp_path_factory.mktemp("reader")
-    paint(folder / "my_images", 20, 0)
+    paint(folder / "my_images", 12, 0)
     paint(folder / "other_images", 4, 500)
     shutil.copy(EXAMPLES / "MEL_ISIC_0000029.jpg", folder / "photo.jpg")
     pictures.save(folder / "other.png", pictures.lesion(77))
