@@ -311,12 +311,12 @@ When in doubt, take the default, `lite0`, and spend the time on the data.
 | a laptop | `lite0` | trains in minutes; its weights come with the extra `train` |
 | a laptop and patience | `lite1`, `lite2` | more pixels and parameters; their weights come with it, too |
 | a GPU | `b0` to `b3`, `v2-b0` to `v2-s` | the whole network is trained; Keras downloads the weights once |
-| a GPU with much memory, and thousands of lesions | `b4` and above, `v2-m`, `v2-l` | see what a step costs in the last table first |
+| a large GPU, thousands of lesions | `b4` and above, `v2-m`, `v2-l` | see in the last table what a step costs |
 | a telephone in mind | a Lite | no squeeze-and-excitation, and ReLU6 instead of swish: made for small processors |
 | no network | `lite0`, `lite1`, `lite2`; any with `--weights FILE` | nothing is downloaded |
 
-Whether a larger one is better **on your images** only a test says: train both with the same seed, so that both have the same split, and compare
-the intervals.
+Whether a larger one is better **on your images** only a test says: train both with the same seed, so that both have the
+same split, and compare the intervals.
 
 ```sh
 dermlens backbones                                        # the table of facts, and which weights are here
