@@ -208,8 +208,8 @@ np.abs(np.asarray(logits)[0] - mine.predict(pixels).logits).max()
 
 # %% [markdown]
 # For another runtime: `export` (on the command line `dermlens export RUN --format onnx`, or `openvino`, `litert`,
-# `saved-model`) puts classes, input and calibration into the file, loads it in a process of its own with the runtime that
-# will run it, and writes it only if that agrees with Keras.
+# `saved-model`) puts classes, input and calibration into the file, loads it in a process of its own with the runtime
+# that will run it, and writes it only if that agrees with Keras.
 
 # %%
 from dermlens.training.exporting import export
@@ -231,7 +231,8 @@ facts = session.get_modelmeta().custom_metadata_map
 print([each["name"] for each in json.loads(facts["classes"])], json.loads(facts["input"]))
 print(facts["disclaimer"])
 (onnx_logits,) = session.run(["logits"], {"pixels": pixels[None]})
-np.abs(onnx_logits[0] - mine.predict(pixels).logits).max() < 1e-3
+same = np.abs(onnx_logits[0] - mine.predict(pixels).logits).max() < 1e-3
+bool(same)
 
 # %% [markdown]
 # And the bundle's own graph, in OpenVINO:

@@ -33,8 +33,8 @@ def three() -> str:
     card = card_of_default()
     metrics, melanoma = card["metrics"], card["metrics"]["per_class"]["MEL"]
     lines = [
-        f"- balanced accuracy **{figure(metrics['balanced_accuracy'])}** over the eight lesions; a linear probe on frozen "
-        f"ImageNet features {figure(card['probe']['balanced_accuracy'])}",
+        f"- balanced accuracy **{figure(metrics['balanced_accuracy'])}** over the eight lesions; a linear probe on "
+        f"frozen ImageNet features {figure(card['probe']['balanced_accuracy'])}",
         f"- melanoma against the rest: AUC **{figure(melanoma['auc'])}**",
     ]
     point = referral(card)
@@ -46,9 +46,8 @@ def three() -> str:
     else:
         lines.append(f"- expected calibration error **{figure(metrics['ece'])}**")
     lines.append(
-        f"\n{metrics['n']} test images of {metrics['n_lesions']} lesions that had no part in its training, selection or "
-        "calibration; 95 % intervals over lesions. "
-        "[All results](#results)."
+        f"\n{metrics['n']} test images of {metrics['n_lesions']} lesions that had no part in its training, "
+        "selection or calibration; 95 % intervals over lesions. [All results](#results)."
     )
     return "\n".join(lines)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +71,7 @@ def _collections(folder: Path) -> None:
 
 
 @pytest.fixture
-def desk(reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def desk(reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the reader's folder for one page, as the working directory."""
     for path in reader.iterdir():
         if path.name == "runs":
@@ -83,7 +82,7 @@ def desk(reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     _real_data(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DERMLENS_MODELS", str(tmp_path / "models"))
-    yield tmp_path
+    return tmp_path
 
 
 def _real_data(desk: Path) -> None:

@@ -1,7 +1,7 @@
 """Every code block of README.md and docs/ runs, page by page, in a folder like a reader's.
 
-What stands in front of a page is there before it: `my_images`, `photo.jpg`, `runs/mine` (see conftest.py). Training takes
-seconds because `doc_blocks.CHEAPER` is put behind the commands. The long test of a page runs all its blocks; the other
+What a page needs is there before it: `my_images`, `photo.jpg`, `runs/mine` (see conftest.py). Training takes seconds
+because `doc_blocks.CHEAPER` is put behind the commands. The long test of a page runs all its blocks; the other
 one runs those that are quick, and `test_blocks.py` checks the options of all.
 """
 
