@@ -1,7 +1,7 @@
 """The code blocks of README.md and docs/, the commands in them, and what a test does with each of them.
 
-A block says in its info string what it is: `sh`, `python`, `toml`, `yaml`, `nginx`, or `text` for what is no code. A
-comment in the line above a block changes when it runs, and says why:
+A block says in its info string what it is: `sh`, `python`, `toml`, `yaml`, `csv`, `nginx`, or `text` for what is no
+code. A comment in the line above a block changes when it runs, and says why:
 
     <!-- test: long: it needs mine.onnx, which the block above makes -->
 
@@ -20,7 +20,7 @@ from dermlens import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
-CODE, NO_CODE = ("sh", "python", "toml", "yaml"), ("text", "nginx")
+CODE, NO_CODE = ("sh", "python", "toml", "yaml", "csv"), ("text", "nginx")
 WHEN = ("always", "long", "data", "never")
 
 # What never runs in a test: pattern of the command, and why.

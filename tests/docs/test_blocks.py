@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import subprocess
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +15,10 @@ import yaml
 from typer.core import TyperGroup
 from typer.main import get_command
 
+import pictures
 from dermlens.cli.app import app
+from dermlens.data.layouts import MANIFEST_COLUMNS
+from dermlens.data.manifest import read_dataset
 from dermlens.training.recipe import make_recipe
 from doc_blocks import (
     CODE,
@@ -116,6 +122,16 @@ def test_an_extra_that_is_installed_exists(text: str) -> None:
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "toml"], ids=place)
 def test_a_recipe_is_one(block: Block) -> None:
     make_recipe(tomllib.loads(block.text))
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "csv"], ids=place)
+def test_a_table_of_images_can_be_read(block: Block, tmp_path: Path) -> None:
+    rows = list(csv.DictReader(io.StringIO(block.text)))
+    assert set(rows[0]) <= set(MANIFEST_COLUMNS)
+    for seed, row in enumerate(rows):
+        pictures.save(tmp_path / row["image"], pictures.lesion(seed))
+    (tmp_path / "table.csv").write_text(block.text, encoding="utf-8")
+    assert len(read_dataset(tmp_path / "table.csv").records) == len(rows)
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "yaml"], ids=place)
