@@ -93,6 +93,8 @@ def blocks(page: str) -> list[Block]:
             opened = (number, line[3:].strip(), [])
         elif match := re.fullmatch(r"<!-- test: (\w+): (.+) -->", line):
             mark = (match[1], match[2])
+        elif line.strip():
+            mark = ("always", "")
     return found
 
 

@@ -51,6 +51,13 @@ def test_a_block_says_what_it_is_and_when_it_runs(block: Block) -> None:
     assert block.when in WHEN and (block.when == "always" or len(block.reason) > 10)
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_block_or_mark_is_passed_over(page: str) -> None:
+    text, found = (ROOT / page).read_text(encoding="utf-8"), blocks(page)
+    assert len(re.findall(r"^\s*(?:```|~~~)", text, re.MULTILINE)) == 2 * len(found), "fences start their line"
+    assert text.count("<!-- test:") == sum(block.when != "always" for block in found), "a mark is right above its block"
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if dermlens_arguments(c.text)], ids=place)
 def test_the_real_command_line_takes_every_command(command: Command) -> None:
     parse(ROOT_COMMAND, "dermlens", dermlens_arguments(command.text) or [])
@@ -74,6 +81,12 @@ def test_a_wrong_option_would_be_found() -> None:
         parse(ROOT_COMMAND, "dermlens", ["models", "add", "x.zip", "--sha265", "abc"])
     with pytest.raises(Exception, match="No such command"):
         parse(ROOT_COMMAND, "dermlens", ["classify", "photo.jpg"])
+
+
+def test_every_program_is_one_that_a_test_knows_how_to_run() -> None:
+    texts = [command.text for command in COMMANDS if command.when != "never"]
+    programs = {re.sub(r'^\w+="[^"]*" ', "", text).split()[0] for text in texts}
+    assert programs <= {"dermlens", "curl", "python"}, "say in tests/doc_blocks.py what becomes of it"
 
 
 @pytest.mark.parametrize("page", PAGES)
