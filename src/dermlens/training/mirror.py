@@ -32,7 +32,8 @@ class Mirror:
     """
 
     def __init__(self, model: keras.Model, devices: Sequence[str], batch_size: int) -> None:
-        self._strategy = tf.distribute.MirroredStrategy(list(devices))
+        # Not the default way to reduce: its collective operations mix up two strategies of one process.
+        self._strategy = tf.distribute.MirroredStrategy(list(devices), tf.distribute.ReductionToOneDevice())
         with self._strategy.scope():
             self._copy = keras.models.clone_model(model)
         self._rows = shares(batch_size, len(devices))
@@ -53,12 +54,13 @@ class Mirror:
             for place, part in enumerate(self._strategy.experimental_local_results(copy.value)):
                 part.assign(own.numpy() + np.array([place, 0], own.numpy().dtype))
 
+    @tf.autograph.experimental.do_not_convert
     def run(self, backward: Backward, inputs: tf.Tensor, targets: tf.Tensor, mix: tf.Tensor) -> tuple[Any, list[Any]]:
         """Return loss and gradients of a whole batch; batch-norm statistics that follow it become the devices' mean."""
 
         def on_device(*arrays: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
             context = tf.distribute.get_replica_context()
-            rows = self._rows[int(context.replica_id_in_sync_group)]
+            rows = self._rows[int(tf.get_static_value(context.replica_id_in_sync_group))]
             with tf.device("/CPU:0"):
                 part = [tf.concat([array[start:stop] for start, stop in rows], 0) for array in arrays]
             share = sum(stop - start for start, stop in rows) / self._batch_size

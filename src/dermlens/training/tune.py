@@ -241,6 +241,7 @@ def _prepare(search: _Search) -> None:
 def _several(search: _Search, parallel: Trials) -> bool:
     """Try as many recipes as are still wanted, side by side."""
     begun: dict[int, tuple[Any, dict[str, Any]]] = {}
+    reported: set[tuple[int, int]] = set()  # a trial that begins again on another worker says the same again
     before = len(search.ended())
 
     def asked() -> Iterator[tuple[int, Recipe]]:
@@ -253,7 +254,9 @@ def _several(search: _Search, parallel: Trials) -> bool:
         if number not in begun:  # its last words came after its end
             return True
         trial = begun[number][0]
-        trial.report(score, epoch)
+        if (number, epoch) not in reported:
+            reported.add((number, epoch))
+            trial.report(score, epoch)
         return bool(trial.should_prune())
 
     lost = 0
