@@ -20,7 +20,8 @@ import cv2
 import numpy as np
 import openvino as ov
 
-from dermlens.errors import DermlensError
+from dermlens.data.records import Record
+from dermlens.errors import DermlensError, ImageError
 from dermlens.inference.ray_crew import (
     OBJECT_STORE_BYTES,
     TRIES,
@@ -103,7 +104,7 @@ class _Witness:
 
 def _witness(images: Images) -> _Witness:
     path = os.path.abspath(images.records[0].path)
-    return _Witness(path, os.path.getsize(path))
+    return _Witness(path, os.path.getsize(path) if os.path.isfile(path) else 0)
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,18 @@ def _laid_down(images: Images, files: Sequence[bytes], place: Path) -> Images:
 
 def _bytes_of(images: Images) -> list[bytes]:
     with ThreadPoolExecutor(max_workers=DECODE_THREADS) as pool:
-        return list(pool.map(lambda record: Path(record.path).read_bytes(), images.records))
+        return list(pool.map(_read, images.records))
+
+
+def _read(record: Record) -> bytes:
+    try:
+        return Path(record.path).read_bytes()
+    except OSError as error:
+        raise ImageError(
+            f"{record.path} cannot be read: {error.strerror or error}.",
+            remedy="Bring it back, or leave it out of the data set.",
+            code="unreadable",
+        ) from error
 
 
 def _written(graph: ov.Model) -> tuple[bytes, bytes]:
