@@ -1,4 +1,4 @@
-"""What the trunk cache of `train --fine-tune top` costs: processor time and bytes a view, here and on Ray.
+"""What comes before the training in `train --fine-tune top`: hashing, embedding, the trunk cache; here and on Ray.
 
     python benchmarks/trunk_cost.py --images FOLDER [--count 256] [--views 6] [--ray]
 
@@ -72,6 +72,9 @@ def main() -> None:
     from dermlens.training.quiet import load_tensorflow
 
     load_tensorflow()
+    import keras
+
+    from dermlens.audit.findings import hash_records
     from dermlens.training.backbones import backbone
     from dermlens.training.device import resolve
     from dermlens.training.export import to_openvino
@@ -96,6 +99,14 @@ def main() -> None:
         "views_a_second_and_core": round(count / processor_s),
         "clock_views_a_second": round(count / clock_s),
     }
+    began = time.process_time()
+    hash_records(images.records)
+    found["processor_ms_an_image_hashed"] = round(1000 * (time.process_time() - began) / options.count, 2)
+    whole = to_openvino(keras.Model(stem.pixels, stem.top(stem.trunk(stem.pixels))))
+    plain = Wanted(stem.spec, 0, seed=0)
+    computed(local, whole, images.chunk(0), plain)
+    _, processor_s, _ = computed(local, whole, images, plain)
+    found["processor_ms_an_image_embedded"] = round(1000 * processor_s / options.count, 2)
     if options.ray:
         again, spent_s = on_two_nodes(graph, images, wanted)
         found["ray_same_float32_bits"] = bool(np.array_equal(features, again))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Generator, Iterator
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -71,7 +72,7 @@ def by_dropout(dies: Callable[[int], bool] = lambda number: False) -> Trials:
     """Two trials at a time, in step; less dropout is better. `dies` names the trials whose workers die."""
 
     def run(bench: Any, asked: Iterator[tuple[int, Recipe]], heard: Heard, stop: Callable[[], bool]) -> Found:
-        while not stop() and (pair := [unit for unit, _ in zip(asked, range(2), strict=False)]):
+        while not stop() and (pair := list(islice(asked, 2))):
             for number, recipe in pair:
                 if dies(number):
                     yield number, Ended("lost")
