@@ -144,7 +144,6 @@ def test_a_killed_worker_of_a_cluster_is_survived(data: Dataset, tmp_path: Path)
 
             yield from ray_trials(cluster.address, 2)(bench, asked, kill_one, stop)
 
-        given = {"fine_tune": "top", "views": 1, "epochs": 2}
-        whole, told = search(data, tmp_path, 3, run, given=given)
-    assert whole and killed and states(tmp_path).count("complete") >= 1 and "fail" not in states(tmp_path), told
-    assert len(states(tmp_path)) == 3 and make_recipe(read_recipe(tmp_path / BEST)).fine_tune == "top"
+        whole, told = search(data, tmp_path, 2, run)
+    assert whole and killed and states(tmp_path) == ["complete", "complete"], told
+    assert make_recipe(read_recipe(tmp_path / BEST)).fine_tune == "head"

@@ -194,14 +194,14 @@ def _begun(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
         )
     saved = read_recipe(out / "recipe.json")
     wanted = make_recipe(given).as_dict()
-    other = [name for name in given if name in saved and wanted[name] != saved[name]]
+    other = [name for name in given if name in saved and name != "devices" and wanted[name] != saved[name]]
     if other:
         differ = ", ".join(f"{name} is {saved[name]!r}, got {wanted[name]!r}" for name in other)
         raise UsageError(
             f"--resume goes on with the settings of the run: {differ}.",
             remedy="Leave them out, or start a new run in another --out.",
         )
-    return saved, read_state(out)
+    return saved | {name: value for name, value in given.items() if name == "devices"}, read_state(out)
 
 
 def check_network(recipe: Recipe, out: Path) -> None:

@@ -171,9 +171,9 @@ def _trained(run: _Run) -> keras.Model:
 def _key(recipe: Recipe, stem: Stem, material: Material) -> str:
     """Identify all that decides about the tuned weights."""
     settings = recipe.as_dict()
-    for name, default in (("artefacts", 0.0), ("devices", 1)):
-        if settings[name] == default:
-            del settings[name]  # so that a run from before this setting existed can go on
+    del settings["devices"]  # so that a run can go on with fewer of them
+    if not recipe.artefacts:
+        del settings["artefacts"]  # so that a run from before this setting existed can go on
     facts = [
         settings,
         stem.weights_id,
