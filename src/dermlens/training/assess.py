@@ -28,7 +28,8 @@ from dermlens.inference.bundle import HASH_CHARS, load_bundle, write_bundle
 from dermlens.inference.decision import Calibration, DecisionRule, decide, probabilities
 from dermlens.reporting.plots import plot_history
 from dermlens.training.card import model_card, versions
-from dermlens.training.export import check_export, compile_graph, to_openvino
+from dermlens.training.export import check_export, to_openvino
+from dermlens.training.features import batch_for, compile_graph
 from dermlens.training.fit import History
 from dermlens.training.losses import answered_prior
 from dermlens.training.material import Material
@@ -39,7 +40,7 @@ from dermlens.training.probe import STRENGTHS, Probe
 from dermlens.training.recipe import Recipe
 from dermlens.training.refit import refit
 from dermlens.training.split import role_table
-from dermlens.training.trunk import batch_for, plain_outputs
+from dermlens.training.trunk import plain_outputs
 
 
 @dataclass(frozen=True)
