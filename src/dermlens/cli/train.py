@@ -104,11 +104,8 @@ def train(
     """Train a model on a folder of labelled images; audits the data first."""
     need("train", "tensorflow", "sklearn", "matplotlib")
     features = _features(engine, address, workers)
-    if (out / "bundle").exists() and not overwrite and not resume:
-        raise UsageError(
-            f"{out} already holds a trained model. A run folder is not overwritten by default.",
-            remedy="Choose another --out, or add --overwrite; --resume goes on with a run that was stopped.",
-        )
+    if not overwrite and not resume:
+        _refuse_a_trained(out)
     flags: dict[str, Any] = {"backbone": backbone, "weights": weights, "epochs": epochs, "views": views, "seed": seed}
     flags |= _blocks(fine_tune, unfreeze) | {"devices": _count(devices)}
     console = console_of_messages()
@@ -129,15 +126,15 @@ def train(
     from dermlens.training.run import About
     from dermlens.training.run import train as run_training
 
-    neighbours = not no_neighbours and bool(begun.get("neighbours", True))
-    precision = serve_in.value if serve_in else str(begun.get("precision", "float32"))
-    named = name or begun.get("name") or out.resolve().name
-    about = About(name=named, neighbours=neighbours, precision=precision)
     run_training(
         dataset,
         out,
         chosen,
-        about,
+        About(
+            name=name or begun.get("name") or out.resolve().name,
+            neighbours=not no_neighbours and bool(begun.get("neighbours", True)),
+            precision=serve_in.value if serve_in else str(begun.get("precision", "float32")),
+        ),
         allow_leakage=allow_leakage or bool(begun.get("allow_leakage")),
         resume=resume,
         overwrite=overwrite,
@@ -145,6 +142,14 @@ def train(
         isic_ids_of_lesion=isic_ids_of_lesions(reference) if reference else None,
         engine=features,
     )
+
+
+def _refuse_a_trained(out: Path) -> None:
+    if (out / "bundle").exists():
+        raise UsageError(
+            f"{out} already holds a trained model. A run folder is not overwritten by default.",
+            remedy="Choose another --out, or add --overwrite; --resume goes on with a run that was stopped.",
+        )
 
 
 def _features(engine: EngineName, address: str | None, workers: int | None) -> Engine | None:
