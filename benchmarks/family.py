@@ -297,10 +297,33 @@ def _cost(name: str, found: dict[str, Any]) -> str:
     )
 
 
-_PAGE = """# The EfficientNet family
+_PAGE = """# Choose a backbone
 
 `dermlens backbones` prints the first table, and with `--latency` measures on your machine. Made by
 `python benchmarks/family.py OUT --write docs/backbones.md`.
+
+## Which one?
+
+When in doubt, take the default, `lite0`, and spend the time on the data.
+
+| you have | take | why |
+|---|---|---|
+| a laptop | `lite0` | trains in minutes; its weights come with the extra `train` |
+| a laptop and patience | `lite1`, `lite2` | more pixels and parameters; their weights come with it, too |
+| a GPU | `b0` to `b3`, `v2-b0` to `v2-s` | the whole network is trained; Keras downloads the weights once |
+| a large GPU, thousands of lesions | `b4` and above, `v2-m`, `v2-l` | see in the last table what a step costs |
+| a telephone in mind | a Lite | no squeeze-and-excitation, and ReLU6 instead of swish: made for small processors |
+| no network | `lite0`, `lite1`, `lite2`; any with `--weights FILE` | nothing is downloaded |
+
+Whether a larger one is better **on your images** only a test says: train both with the same seed, so that both have the
+same split, and compare the intervals.
+
+```sh
+dermlens backbones                                        # the table of facts, and which weights are here
+dermlens backbones --only lite0 --only lite1 --latency    # also measured on this machine
+dermlens train my_images --out runs/lite1 --backbone lite1
+dermlens evaluate runs/lite1 my_images --out scores_lite1
+```
 
 ## Facts
 

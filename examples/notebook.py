@@ -31,7 +31,9 @@ SOURCE = os.environ.get("DERMLENS_SOURCE", "")
 if importlib.util.find_spec("dermlens") is None:
     if not SOURCE:
         raise SystemExit("dermlens is not installed: set SOURCE above and run this cell again.")
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", f"dermlens[train] @ {SOURCE}"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", f"dermlens[train,export] @ {SOURCE}"], check=True
+    )
 
 # %%
 import csv
@@ -204,9 +206,36 @@ pixels = load_image(paths[4], mine.bundle.input_spec)
 logits, embedding, feature_map = network(pixels[None], training=False)
 np.abs(np.asarray(logits)[0] - mine.predict(pixels).logits).max()
 
+# %% [markdown]
+# For another runtime: `export` (on the command line `dermlens export RUN --format onnx`, or `openvino`, `litert`,
+# `saved-model`) puts classes, input and calibration into the file, loads it in a process of its own with the runtime
+# that will run it, and writes it only if that agrees with Keras.
+
 # %%
-network.export(WORK / "saved_model", format="tf_saved_model", verbose=False)
-sorted(path.name for path in (WORK / "saved_model").iterdir())
+from dermlens.training.exporting import export
+
+exported = export(str(RUN), "onnx", WORK / "mine.onnx", images=[str(IMAGES)], overwrite=True)
+print(exported.path.name, f"{exported.bytes / 1e6:.1f} MB, run by {exported.runtime}")
+print(f"largest difference to {exported.agreement.reference}: {exported.agreement.worst:.0e}")
+
+# %% [markdown]
+# Whoever gets the file needs no dermlens to run it: all that is to be known is in its metadata.
+
+# %%
+import json
+
+import onnxruntime
+
+session = onnxruntime.InferenceSession(exported.path)
+facts = session.get_modelmeta().custom_metadata_map
+print([each["name"] for each in json.loads(facts["classes"])], json.loads(facts["input"]))
+print(facts["disclaimer"])
+(onnx_logits,) = session.run(["logits"], {"pixels": pixels[None]})
+same = np.abs(onnx_logits[0] - mine.predict(pixels).logits).max() < 1e-3
+bool(same)
+
+# %% [markdown]
+# And the bundle's own graph, in OpenVINO:
 
 # %%
 import openvino

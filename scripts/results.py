@@ -14,7 +14,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PROTOCOL = ROOT / "benchmarks" / "results" / "accuracy.json"
-BEGIN, END = "<!-- results: scripts/results.py -->", "<!-- end of results -->"
+BEGIN_THREE, BEGIN, END = (
+    "<!-- three results: scripts/results.py -->",
+    "<!-- results: scripts/results.py -->",
+    "<!-- end of results -->",
+)
 
 
 def figure(value: dict[str, Any]) -> str:
@@ -23,9 +27,43 @@ def figure(value: dict[str, Any]) -> str:
     return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
+def card_of_default() -> dict[str, Any]:
+    return dict(json.loads((ROOT / "src/dermlens/models/default/bundle.json").read_text(encoding="utf-8")))
+
+
+def three() -> str:
+    """Return the three figures of the README's first screen, as Markdown."""
+    card = card_of_default()
+    metrics, melanoma = card["metrics"], card["metrics"]["per_class"]["MEL"]
+    lines = [
+        f"- balanced accuracy **{figure(metrics['balanced_accuracy'])}** over the eight lesions; a linear probe on "
+        f"frozen ImageNet features {figure(card['probe']['balanced_accuracy'])}",
+        f"- melanoma against the rest: AUC **{figure(melanoma['auc'])}**",
+    ]
+    point = referral(card)
+    if point:
+        lines.append(
+            f"- where it advises a specialist: sensitivity **{figure(point['sensitivity'])}**, specificity "
+            f"{figure(point['specificity'])}"
+        )
+    else:
+        lines.append(f"- expected calibration error **{figure(metrics['ece'])}**")
+    lines.append(
+        f"\n{metrics['n']} test images of {metrics['n_lesions']} lesions that had no part in its training, "
+        "selection or calibration; 95 % intervals over lesions. [All results](#results)."
+    )
+    return "\n".join(lines)
+
+
+def referral(card: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the operating point that `predict` follows, where the bundle has one."""
+    facts = card.get("trust") or {}
+    return next((p for p in facts.get("operating_points", ()) if p["name"] == facts["referral"]), None)
+
+
 def results() -> str:
-    """Return the Markdown between the two markers."""
-    card = json.loads((ROOT / "src/dermlens/models/default/bundle.json").read_text(encoding="utf-8"))
+    """Return the Markdown of the README's results."""
+    card = card_of_default()
     metrics, probe = card["metrics"], card["probe"]
     melanoma = metrics["per_class"]["MEL"]
     rows = [
@@ -77,7 +115,7 @@ def trust(card: dict[str, Any]) -> list[str]:
         return []
     measured, status = facts["measured"], facts["measured"]["status"]
     sets = measured["prediction_sets"]
-    point = next((p for p in facts["operating_points"] if p["name"] == facts["referral"]), None)
+    point = referral(card)
     lines = [
         "",
         f"On the same images it answers without reserve (status `ok`) in {status['ok']['share']:.1%}, with an "
@@ -120,19 +158,23 @@ def protocol(path: Path) -> list[str]:
     ]
 
 
-def in_readme() -> str:
-    """Return what stands between the markers in README.md."""
+PARTS = {BEGIN_THREE: three, BEGIN: results}
+
+
+def in_readme(begin: str) -> str:
+    """Return what stands behind a marker in README.md."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return text.partition(BEGIN)[2].partition(END)[0].strip("\n")
+    return text.partition(begin)[2].partition(END)[0].strip("\n")
 
 
 def main() -> None:
-    if "--write" not in sys.argv[1:]:
-        print(results())
-        return
     path = ROOT / "README.md"
-    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    path.write_text(f"{before}{BEGIN}\n{results()}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    for begin, make in PARTS.items():
+        if "--write" not in sys.argv[1:]:
+            print(make(), end="\n\n")
+            continue
+        before, _, rest = path.read_text(encoding="utf-8").partition(begin)
+        path.write_text(f"{before}{begin}\n{make()}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ def test_the_notebook_runs_on_the_example_images(tmp_path: Path, monkeypatch: py
     assert "SHA-256" in shown(cells, "\npredictor")["text/html"]
     difference = shown(cells, ".max()")["text/plain"]
     assert float(difference.removeprefix("np.float32(").rstrip(")")) < 1e-3, "Keras and the bundle give the same logits"
-    assert (tmp_path / "saved_model" / "saved_model.pb").is_file() and (tmp_path / "run" / "bundle").is_dir()
+    assert shown(cells, "bool(same)")["text/plain"] == "True", "the exported file gives the same logits"
+    assert (tmp_path / "mine.onnx").is_file() and (tmp_path / "run" / "bundle").is_dir()
 
 
 @pytest.mark.data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -13,7 +14,16 @@ def test_the_results_are_the_bundles() -> None:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.in_readme() == module.results(), "run `.venv/bin/python scripts/results.py --write`"
+    for begin, make in module.PARTS.items():
+        assert module.in_readme(begin) == make(), "run `.venv/bin/python scripts/results.py --write`"
+
+
+def test_the_first_screen_says_what_it_is_shows_the_page_and_names_two_commands_and_three_results() -> None:
+    first = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## ")[0]
+    assert "For research and decision support only; not a diagnosis." in first
+    assert "](docs/page.jpg)" in first and (ROOT / "docs" / "page.jpg").is_file()
+    assert "make demo" in first and "make test" in first
+    assert len(re.findall(r"^- .*\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", first, re.MULTILINE)) == 3
 
 
 def test_every_source_file_has_its_place_in_the_readme() -> None:

@@ -8,10 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dermlens.cli.options import FrameAspect, Images, Reference, console_of_messages, need
+from dermlens.cli.options import (
+    Address,
+    EngineName,
+    FrameAspect,
+    Images,
+    Reference,
+    Workers,
+    console_of_messages,
+    need,
+    wants_ray,
+)
 from dermlens.errors import UsageError
 
 if TYPE_CHECKING:
+    from dermlens.training.features import Engine
     from dermlens.training.recipe import Recipe
 
 
@@ -22,12 +33,43 @@ class Task(StrEnum):
     isic2019 = "isic2019"
 
 
+class Precision(StrEnum):
+    """What a model may be served in."""
+
+    float32 = "float32"
+    auto = "auto"
+
+
 class FineTune(StrEnum):
     """How much of the network is trained."""
 
     head = "head"
     top = "top"
     full = "full"
+
+
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WORD|PATH",
+        help="pretrained (default: the backbone's own), imagenet, lite, none (random), a weights file, or the "
+        "folder of an earlier run.",
+    ),
+]
+Mode = Annotated[
+    FineTune | None,
+    typer.Option(help="What is trained: the head, the top blocks, or the full network (default on a GPU)."),
+]
+Unfreeze = Annotated[
+    int | None, typer.Option(min=1, metavar="BLOCK", help="Train from this block on; implies --fine-tune top.")
+]
+Devices = Annotated[
+    str | None, typer.Option(metavar="N|all", help="GPUs that share each batch with --fine-tune full; all by default.")
+]
+ServeIn = Annotated[
+    Precision | None,
+    typer.Option(help="auto: bfloat16 where held-out lesions show no harm and the processor has it; float32."),
+]
 
 
 def train(
@@ -37,21 +79,10 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     recipe: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
     backbone: Annotated[str | None, typer.Option(help="A name from `dermlens backbones`; lite0 by default.")] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WORD|PATH",
-            help="pretrained (default: the backbone's own), imagenet, lite, none (random), a weights file, or the "
-            "folder of an earlier run.",
-        ),
-    ] = None,
-    fine_tune: Annotated[
-        FineTune | None,
-        typer.Option(help="What is trained: the head, the top blocks, or the full network (default on a GPU)."),
-    ] = None,
-    unfreeze: Annotated[
-        int | None, typer.Option(min=1, metavar="BLOCK", help="Train from this block on; implies --fine-tune top.")
-    ] = None,
+    weights: Weights = None,
+    fine_tune: Mode = None,
+    unfreeze: Unfreeze = None,
+    devices: Devices = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     views: Annotated[
         int | None, typer.Option(help="Augmented views of each image to cache; 0: fresh ones in every epoch.")
@@ -65,20 +96,24 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name of the model; the run folder's by default.")] = None,
     allow_leakage: Annotated[bool, typer.Option(help="Train although the split leaks; marks the model leaky.")] = False,
     no_neighbours: Annotated[bool, typer.Option("--no-neighbours", help="Keep no names of training images.")] = False,
+    serve_in: ServeIn = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, at the step where it was stopped or killed.")
     ] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace the model of an earlier run in --out.")] = False,
+    engine: Annotated[
+        EngineName, typer.Option(help="Who computes frozen features: this process, or Ray workers of one core each.")
+    ] = EngineName.local,
+    address: Address = None,
+    workers: Workers = None,
 ) -> None:
     """Train a model on a folder of labelled images; audits the data first."""
     need("train", "tensorflow", "sklearn", "matplotlib")
-    if (out / "bundle").exists() and not overwrite and not resume:
-        raise UsageError(
-            f"{out} already holds a trained model. A run folder is not overwritten by default.",
-            remedy="Choose another --out, or add --overwrite; --resume goes on with a run that was stopped.",
-        )
+    features = _features(engine, address, workers)
+    if not overwrite and not resume:
+        _refuse_a_trained(out)
     flags: dict[str, Any] = {"backbone": backbone, "weights": weights, "epochs": epochs, "views": views, "seed": seed}
-    flags |= _blocks(fine_tune, unfreeze)
+    flags |= _blocks(fine_tune, unfreeze) | {"devices": _count(devices)}
     console = console_of_messages()
     from dermlens.data.manifest import isic_ids_of_lesions, read_dataset
     from dermlens.training.recipe import make_recipe
@@ -97,19 +132,42 @@ def train(
     from dermlens.training.run import About
     from dermlens.training.run import train as run_training
 
-    neighbours = not no_neighbours and bool(begun.get("neighbours", True))
-    about = About(name=name or begun.get("name") or out.resolve().name, neighbours=neighbours)
     run_training(
         dataset,
         out,
         chosen,
-        about,
+        About(
+            name=name or begun.get("name") or out.resolve().name,
+            neighbours=not no_neighbours and bool(begun.get("neighbours", True)),
+            precision=serve_in.value if serve_in else str(begun.get("precision", "float32")),
+        ),
         allow_leakage=allow_leakage or bool(begun.get("allow_leakage")),
         resume=resume,
         overwrite=overwrite,
         console=console,
         isic_ids_of_lesion=isic_ids_of_lesions(reference) if reference else None,
+        engine=features,
     )
+
+
+def _refuse_a_trained(out: Path) -> None:
+    if (out / "bundle").exists():
+        raise UsageError(
+            f"{out} already holds a trained model. A run folder is not overwritten by default.",
+            remedy="Choose another --out, or add --overwrite; --resume goes on with a run that was stopped.",
+        )
+
+
+def _features(engine: EngineName, address: str | None, workers: int | None) -> Engine | None:
+    """Return who computes frozen features, None for this process; an address where nobody listens is told at once."""
+    if not wants_ray(engine, address, workers):
+        return None
+    from dermlens.inference.ray_crew import check_that_somebody_listens
+    from dermlens.training.ray_features import ray_features
+
+    if address is not None:
+        check_that_somebody_listens(address)
+    return ray_features(address, workers)
 
 
 def given_settings(recipe: Path | None, settings: list[str], flags: dict[str, Any]) -> dict[str, Any]:
@@ -136,6 +194,17 @@ def _blocks(fine_tune: FineTune | None, unfreeze: int | None) -> dict[str, Any]:
     return {"fine_tune": "top", "cut_block": unfreeze - 1}
 
 
+def _count(devices: str | None) -> int | None:
+    """Return the recipe setting that --devices stands for."""
+    if devices is None or devices == "all":
+        return None if devices is None else 0
+    if not devices.isascii() or not devices.isdigit() or devices == "0":
+        raise UsageError(
+            f"--devices is {devices!r}. It takes a number from 1 up, or all.", remedy="For example --devices 2."
+        )
+    return int(devices)
+
+
 def _begun(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return settings and notes of the run that --resume goes on with."""
     from dermlens.training.folder import read_state
@@ -149,14 +218,14 @@ def _begun(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
         )
     saved = read_recipe(out / "recipe.json")
     wanted = make_recipe(given).as_dict()
-    other = [name for name in given if name in saved and wanted[name] != saved[name]]
+    other = [name for name in given if name in saved and name != "devices" and wanted[name] != saved[name]]
     if other:
         differ = ", ".join(f"{name} is {saved[name]!r}, got {wanted[name]!r}" for name in other)
         raise UsageError(
             f"--resume goes on with the settings of the run: {differ}.",
             remedy="Leave them out, or start a new run in another --out.",
         )
-    return saved, read_state(out)
+    return saved | {name: value for name, value in given.items() if name == "devices"}, read_state(out)
 
 
 def check_network(recipe: Recipe, out: Path) -> None:

@@ -28,7 +28,8 @@ from dermlens.inference.bundle import HASH_CHARS, load_bundle, write_bundle
 from dermlens.inference.decision import Calibration, DecisionRule, decide, probabilities
 from dermlens.reporting.plots import plot_history
 from dermlens.training.card import model_card, versions
-from dermlens.training.export import check_export, compile_graph, to_openvino
+from dermlens.training.export import check_export, to_openvino
+from dermlens.training.features import batch_for, compile_graph
 from dermlens.training.fit import History
 from dermlens.training.losses import answered_prior
 from dermlens.training.material import Material
@@ -39,12 +40,15 @@ from dermlens.training.probe import STRENGTHS, Probe
 from dermlens.training.recipe import Recipe
 from dermlens.training.refit import refit
 from dermlens.training.split import role_table
-from dermlens.training.trunk import batch_for, plain_outputs
+from dermlens.training.trunk import plain_outputs
 
 
 @dataclass(frozen=True)
 class About:
-    """What a bundle says of itself beyond what the training measures; `neighbours`: also names of training images."""
+    """What a bundle says of itself beyond what the training measures.
+
+    `neighbours`: also names of training images. `precision`: to serve in, one of `refit.PRECISIONS`.
+    """
 
     name: str
     version: str = "1.0.0"
@@ -54,6 +58,7 @@ class About:
     data_sources: tuple[str, ...] = ()
     not_tested_on: tuple[str, ...] = ()
     neighbours: bool = True
+    precision: str = "float32"
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -129,6 +134,7 @@ def finish(
         seed=candidate.recipe.seed,
         console=console,
         neighbours=about.neighbours,
+        precision=about.precision,
     )
     _aside(
         console,

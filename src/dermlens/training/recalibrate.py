@@ -38,7 +38,7 @@ def recalibrate(folder: Path, roles: Mapping[str, Labelled], *, seed: int, conso
         DataError: too few lesions to calibrate on, or images of the test role are missing.
         StorageError: it cannot be written; the bundle is untouched.
     """
-    bundle = load_bundle(folder)
+    bundle = load_bundle(folder, float32=True)
     runtime = Runtime(bundle.graph_path, precision=bundle.precision)
     known = look(bundle, runtime, roles["calibrate"], console, "Outputs, calibrate")
     tested = look(bundle, runtime, roles["test"], console, "Outputs, test")

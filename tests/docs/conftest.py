@@ -1,0 +1,93 @@
+"""What the pages' commands need: a folder like a reader's, with images and one trained model. And what did not run."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pictures
+from doc_blocks import CHEAPER, FIRST_TRAINING, PAGES, ROOT, blocks, commands, run_dermlens
+
+CLASSES = {"eczema": (30, -20, 0), "psoriasis": (-30, 20, 0), "healthy": (0, 0, 40)}
+EXAMPLES = ROOT / "examples" / "images"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end of a run which commands of the documents no test runs, and why."""
+    kept: dict[str, list[str]] = {}
+    for block in (block for page in PAGES for block in blocks(page)):
+        if block.language == "sh":
+            for command in commands(block):
+                if command.when == "never":
+                    kept.setdefault(command.reason, []).append(command.text)
+        elif block.when == "never" or block.language == "nginx":
+            kept.setdefault(block.reason or "it needs nginx", []).append(f"{block.place} ({block.language})")
+    for reason, texts in kept.items():
+        named = "; ".join(sorted(set(texts)))
+        terminalreporter.write_line(f"documents, {len(texts)} not run ({reason}): {named}")
+
+
+def paint(folder: Path, per_class: int, seed: int) -> None:
+    """Write lesion-like images of three classes that differ in colour."""
+    for place, (name, colour) in enumerate(CLASSES.items()):
+        for index in range(per_class):
+            image = pictures.lesion(seed + 1000 * place + index).astype(np.int16) + np.array(colour, np.int16)
+            pictures.save(folder / name / f"{index}.jpg", np.clip(image, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reader's folder, before any page: images, and `runs/mine` from the README's own command."""
+    folder = tmp_path_factory.mktemp("reader")
+    paint(folder / "my_images", 12, 0)
+    paint(folder / "other_images", 4, 500)
+    shutil.copy(EXAMPLES / "MEL_ISIC_0000029.jpg", folder / "photo.jpg")
+    pictures.save(folder / "other.png", pictures.lesion(77))
+    (folder / "folder").mkdir()
+    for name in ("NV_ISIC_0000019.jpg", "BCC_ISIC_0031712.jpg"):
+        shutil.copy(EXAMPLES / name, folder / "folder")
+    _collections(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert run_dermlens([*FIRST_TRAINING, *CHEAPER["train"]]) == 0
+    return folder
+
+
+def _collections(folder: Path) -> None:
+    """Write what `batch` and `audit --reference` read: a tar shard, a list and a reference."""
+    (folder / "shards").mkdir()
+    shutil.make_archive(str(folder / "shards" / "0000"), "tar", folder / "folder")
+    rows = [["image"], ["folder/NV_ISIC_0000019.jpg"], ["photo.jpg"]]
+    with (folder / "list.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    with (folder / "isic_reference.csv").open("w", newline="") as file:
+        columns = ["isic_id", "isic2019_diagnosis", "lesion_id"]
+        csv.writer(file).writerows([columns, ["ISIC_0000029", "MEL", "IL_1"], ["ISIC_0000019", "NV", "IL_2"]])
+
+
+@pytest.fixture
+def desk(reader: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the reader's folder for one page, as the working directory."""
+    for path in reader.iterdir():
+        if path.name == "runs":
+            shutil.copytree(path, tmp_path / "runs")
+        else:
+            (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    _real_data(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DERMLENS_MODELS", str(tmp_path / "models"))
+    return tmp_path
+
+
+def _real_data(desk: Path) -> None:
+    """Lay the real data beside it, under the names that the pages use, where there is any."""
+    root = os.environ.get("DERMLENS_DATA")
+    for path in Path(root).iterdir() if root else ():
+        (desk / path.name).unlink(missing_ok=True)
+        (desk / path.name).symlink_to(path.resolve())
