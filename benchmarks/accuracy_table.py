@@ -28,6 +28,7 @@ HEADER = (
     "melanoma AUC",
     "melanoma sensitivity at 90 % specificity",
     "minus probe",
+    "accuracy minus majority",
     "minutes a fold",
     "peak GB",
 )
@@ -59,7 +60,8 @@ def predictions(out: Path) -> Fold:
     """Return one row a lesion of a finished fold, sorted by lesion.
 
     `truth`, `decision`, `probe`, `majority` (n,) class indices; `probability`, and `probe_probability` where the run
-    kept it, (n, classes); `lesion` (n,), `codes` (classes,). The student's run knows neither probe nor majority.
+    kept it, (n, classes); `lesion`, `image`, `source`, `isic_id` (n,) text; `codes` (classes,). The student's run knows
+    neither probe nor majority.
     """
     with (out / "split.csv").open(newline="", encoding="utf-8") as file:
         facts = {row["image"]: row for row in csv.DictReader(file)}
@@ -89,6 +91,10 @@ def predictions(out: Path) -> Fold:
         "probe": index("probe_decision"),
         "probability": shares("p"),
         "lesion": np.array(sorted(best)),
+        **{
+            key: np.array([facts[row["image"]].get(key) or "" for row in kept])
+            for key in ("image", "source", "isic_id")
+        },
         "codes": np.array(codes),
     }
     if f"q_{codes[0]}" in rows[0]:
@@ -120,9 +126,14 @@ def summarise(folds: Mapping[int, Fold], decision: str, probes: Mapping[int, Fol
         "ranked": ranked,
         "reliability": reliability(truth, shares) if ranked else None,
     }
-    if decision != "probe" and set(folds) <= set(probes):
-        probe = np.concatenate([aligned(part, probes[number], "probe") for number, part in folds.items()])
-        result["minus_probe"] = paired_difference(truth, decided, probe, pooled["lesion"])
+    if decision != "majority" and set(folds) <= set(probes):
+        probe, most = (
+            np.concatenate([aligned(part, probes[number], key) for number, part in folds.items()])
+            for key in ("probe", "majority")
+        )
+        result["accuracy_minus_majority"] = paired_difference(truth, decided, most, pooled["lesion"], "accuracy")
+        if decision != "probe":
+            result["minus_probe"] = paired_difference(truth, decided, probe, pooled["lesion"])
     return result
 
 
@@ -202,13 +213,19 @@ def _cells(name: str, summary: Mapping[str, Any]) -> list[str]:
         name,
         ", ".join(map(str, summary["folds"])),
         figure_of(metrics["balanced_accuracy"]),
-        f"{np.mean(summary['balanced_accuracy_by_fold']):.3f}",
+        mean_of_folds(summary["balanced_accuracy_by_fold"]),
         figure_of(metrics["accuracy"]),
         *(figure_of(figure) if ranked else "" for figure in ranking),
-        figure_of(summary["minus_probe"]) if "minus_probe" in summary else "",
+        *(figure_of(summary[key]) if key in summary else "" for key in ("minus_probe", "accuracy_minus_majority")),
         f"{summary['minutes']:.0f}" if "minutes" in summary else "",
         f"{summary['peak_gb']:.1f}" if "peak_gb" in summary else "",
     ]
+
+
+def mean_of_folds(values: Sequence[float]) -> str:
+    """Return the mean over folds, and, of two or more, their standard deviation."""
+    spread = f" (SD {np.std(values, ddof=1):.3f})" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{spread}"
 
 
 def recalls(found: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -1,17 +1,18 @@
 """Every EfficientNet of the family: one image and many through the graph that predicting uses, against Keras.
 
-    python benchmarks/family_speed.py [--only NAME ...] [--repeats 20] [--batch 8]
+    python benchmarks/family_speed.py [--only NAME ...] [--repeats 20] [--batch 4] [--again]
 
-Random weights, 8 classes, each at its own size: milliseconds of one image and images a second in batches in float32
-and, where the processor has it, bfloat16; the size of the graph; and how many times as long `tf.function` takes. A row
-runs in a process of its own, so that its memory is its own.
+Random weights, 8 classes, each at its own size: milliseconds of one image, and images a second in batches on all cores,
+in float32 and, where the processor has it, bfloat16; how many times as long `tf.function` and `model.predict` take;
+the size of the graph; the largest difference to Keras as a share of the largest value; the peak memory of a process
+that predicts one image. A row runs in a process of its own and is kept at once, so that a run that was stopped goes on
+with the next row; `--again` measures rows anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,10 +20,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import classifiers, in_turn, save, spread, times_faster
+from measure import classifiers, in_turn, kept, save, spread, times_faster
 from network import compiled
 
 from dermlens.training.family import BACKBONES
+
+NAME = "family_speed"
+LIGHT = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from dermlens.inference.runtime import Runtime
+side = int(sys.argv[2])
+Runtime(Path(sys.argv[1])).run(np.zeros((1, side, side, 3), np.uint8))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
 
 
 def measured(name: str, repeats: int, batch: int) -> dict[str, Any]:
@@ -34,29 +46,41 @@ def measured(name: str, repeats: int, batch: int) -> dict[str, Any]:
 
     from dermlens.training.export import to_openvino
 
-    _, model = classifiers(name)
+    usual, model = classifiers(name)
     graph, side = to_openvino(model), int(model.inputs[0].shape[1])
     call = tf.function(lambda x: model(x, training=False), jit_compile=False)
     pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
-    tensor = tf.constant(pixels[:1].astype(np.float32))
+    floats = pixels[:1].astype(np.float32)
+    tensor = tf.constant(floats)
     half = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    found: dict[str, Any] = {}
-    variants: dict[str, Any] = {"tf.function": lambda: call(tensor)[0].numpy()}
+    variants: dict[str, Any] = {
+        "tf.function": lambda: call(tensor)[0].numpy(),
+        "model.predict": lambda: usual.predict(floats, verbose=0),
+    }
     for precision in ["f32", *(["bf16"] if half else [])]:
         one, many = compiled(graph, 1, precision), compiled(graph, batch, precision)
-        variants[f"{precision}, one"] = lambda r=one: r(pixels[:1], share_inputs=True)
+        variants[precision] = lambda r=one: r(pixels[:1], share_inputs=True)
         variants[f"{precision}, batch"] = lambda r=many: r(pixels, share_inputs=True)
     took = in_turn(variants, repeats=repeats, warm_up=2)
+    found: dict[str, Any] = {"size_px": side, "batch": batch}
     for key, values in took.items():
         if key.endswith("batch"):
-            found[f"{key}es of {batch}, images/s"] = spread([batch / ms * 1000 for ms in values])
+            found[f"{key}, images/s"] = spread([batch / ms * 1000 for ms in values])
         else:
-            found[f"{key} image, ms" if "one" in key else f"{key}, one image, ms"] = spread(values)
-    found["tf.function / dermlens"] = times_faster(took["f32, one"], took["tf.function"])
+            found[f"{key}, one image, ms"] = spread(values)
+    expected = np.asarray(call(tensor)[0])
+    answered = compiled(graph, 1, "f32")(pixels[:1])[0]
+    found["difference to Keras"] = float(np.abs(answered - expected).max() / max(1e-6, np.abs(expected).max()))
+    found["ratios"] = {
+        f"{name}, one image, {key} / dermlens": times_faster(took["f32"], took[key])
+        for key in ("tf.function", "model.predict")
+    }
     with tempfile.TemporaryDirectory() as folder:
-        ov.save_model(graph, Path(folder) / "graph.xml", compress_to_fp16=False)
-        found["graph, MB"] = sum(path.stat().st_size for path in Path(folder).iterdir()) / 1e6
-    found["peak of the process with TensorFlow, GB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        path = Path(folder) / "graph.xml"
+        ov.save_model(graph, path, compress_to_fp16=False)
+        found["graph, MB"] = sum(part.stat().st_size for part in Path(folder).iterdir()) / 1e6
+        command = [sys.executable, "-c", LIGHT, str(path), str(side)]
+        found["peak memory of one prediction, MB"] = float(subprocess.check_output(command, text=True))
     return found
 
 
@@ -64,23 +88,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(BACKBONES), default=list(BACKBONES))
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--again", action="store_true")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.row:
         print(json.dumps(measured(options.row, options.repeats, options.batch)))
         return
-    ratios, details = {}, {}
+    before = kept(NAME)
+    ratios, details = before.get("ratios", {}), before.get("details", {})
     for name in options.only:
+        if name in details and not options.again:
+            print(f"{name}: measured before", flush=True)
+            continue
         command = [sys.executable, __file__, "--row", name, "--repeats", str(options.repeats)]
         done = subprocess.run([*command, "--batch", str(options.batch)], capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
-        found = json.loads(done.stdout.splitlines()[-1])
-        ratios[f"{name}, one image, tf.function / dermlens"] = found.pop("tf.function / dermlens")
-        details[name] = found
-        print(name, {key: value["median"] for key, value in found.items() if isinstance(value, dict)}, flush=True)
-    save("family_speed", ratios, details)
+        details[name] = json.loads(done.stdout.splitlines()[-1])
+        ratios |= details[name].pop("ratios")
+        rows = {row: details[row] for row in BACKBONES if row in details}
+        save(NAME, ratios, rows, told=False)
+        print(
+            name, {key: value["median"] for key, value in details[name].items() if isinstance(value, dict)}, flush=True
+        )
 
 
 if __name__ == "__main__":

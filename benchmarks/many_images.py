@@ -3,7 +3,7 @@
     python benchmarks/many_images.py [--count 256] [--rounds 5]
 
 600 x 450 px JPEG files, the size of HAM10000. What the cores allow: the processor time of decoding and resizing an
-image, measured alone in one thread, plus that of the network in batches, over the number of cores.
+image and of the network with what follows it, each measured alone in one thread, over the number of cores.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def processor_seconds(predictor: Any, paths: list[Path]) -> dict[str, float]:
     start = time.process_time()
     pixels = [load_image(path, spec) for path in paths]
     decoding = (time.process_time() - start) / len(paths)
-    runtime, stacked = predictor._runtime, np.stack(pixels)
-    predictor._classify(stacked[:16], runtime.run(stacked[:16]))
+    runtime, size = predictor._runtime, predictor._runtime.images_a_pass
+    parts = [np.stack(pixels[place : place + size]) for place in range(0, len(pixels) - size + 1, size)]
+    predictor._classify(parts[0], runtime.run_beside(parts[0]))
     start = time.process_time()
-    for place in range(0, len(stacked) - 15, 16):
-        part = stacked[place : place + 16]
-        predictor._classify(part, runtime.run(part))
-    return {"decode and resize": decoding, "network and decision": (time.process_time() - start) / len(stacked)}
+    for part in parts:
+        predictor._classify(part, runtime.run_beside(part))
+    return {"decode and resize": decoding, "network and decision": (time.process_time() - start) / len(parts) / size}
 
 
 def pipeline(paths: list[Path]) -> Any:

@@ -105,18 +105,32 @@ def peak_gflops(precision: str = "f32", side: int = 1024, repeats: int = 20) -> 
     return side**3 / best * 1e3 / 1e9
 
 
-def save(name: str, ratios: Mapping[str, Mapping[str, float]], details: Mapping[str, Any]) -> None:
+def save(
+    name: str, ratios: Mapping[str, Mapping[str, float]], details: Mapping[str, Any], *, told: bool = True
+) -> None:
     """Print a benchmark's result, and keep it where `compare.py` and `table.py` look for it.
 
     Args:
         ratios: what must not fall, each larger when dermlens is better; `goal` where the project has one.
+        told: print it.
     """
     found = {"name": name, "machine": machine(), "ratios": ratios, "details": details}
-    folder = Path(os.environ.get("DERMLENS_BENCH_OUT", RESULTS))
-    folder.mkdir(parents=True, exist_ok=True)
+    path = _place(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=1, default=float) + "\n"
-    (folder / f"{name}.json").write_text(text, encoding="utf-8")
-    print(text)
+    path.write_text(text, encoding="utf-8")
+    if told:
+        print(text)
+
+
+def kept(name: str) -> dict[str, Any]:
+    """Return what a benchmark kept before, empty where it did not run."""
+    path = _place(name)
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _place(name: str) -> Path:
+    return Path(os.environ.get("DERMLENS_BENCH_OUT", RESULTS)) / f"{name}.json"
 
 
 def with_goal(ratio: Mapping[str, float], goal: float) -> dict[str, float]:

@@ -13,7 +13,17 @@ from typing import Any
 from measure import RESULTS
 
 START, END = "<!-- measured: start -->", "<!-- measured: end -->"
-ORDER = ("network", "one_image", "many_images", "family_speed", "training_speed", "depthwise", "precision")
+ORDER = (
+    "network",
+    "one_image",
+    "many_images",
+    "quick",
+    "pass_size",
+    "family_speed",
+    "training_speed",
+    "depthwise",
+    "precision",
+)
 
 
 def figure(ratio: dict[str, float], digits: int = 2) -> str:
@@ -22,12 +32,40 @@ def figure(ratio: dict[str, float], digits: int = 2) -> str:
 
 def section(found: dict[str, Any]) -> list[str]:
     lines = [f"### `benchmarks/{found['name']}.py`", ""]
+    if found["name"] == "family_speed":
+        return [*lines, *_family(found["details"], found["ratios"]), ""]
     if found["ratios"]:
         lines += ["| ratio | measured | goal |", "|---|---|---|"]
         for name, ratio in found["ratios"].items():
             lines.append(f"| {name} | {figure(ratio)} | {ratio.get('goal', '')} |")
         lines.append("")
     lines += _details(found["details"])
+    return lines
+
+
+def _family(rows: dict[str, Any], ratios: dict[str, Any]) -> list[str]:
+    lines = [
+        "Float32; in brackets the 10th and 90th percentile. `benchmarks/results/speed/family_speed.json` has the rest.",
+        "",
+        "| network | px | one image, ms | in bf16, ms | tf.function / ours | model.predict / ours | images/s "
+        "| graph, MB | peak memory, MB | difference to Keras |",
+        "|---" * 10 + "|",
+    ]
+    for name, row in rows.items():
+        keras = [figure(ratios[f"{name}, one image, {way} / dermlens"], 1) for way in ("tf.function", "model.predict")]
+        low = row.get("bf16, one image, ms")
+        cells = [
+            name,
+            str(row["size_px"]),
+            figure(row["f32, one image, ms"], 1),
+            figure(low, 1) if low else "",
+            *keras,
+            figure(row["f32, batch, images/s"], 1),
+            f"{row['graph, MB']:.1f}",
+            f"{row['peak memory of one prediction, MB']:.0f}",
+            f"{row['difference to Keras']:.1e}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 

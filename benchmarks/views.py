@@ -44,7 +44,7 @@ def main() -> None:
             part = records[start : start + BATCH]
             pixels = np.stack(list(pool.map(lambda record: plain_view(record, bundle.input_spec), part)))
             for views in VIEWS:
-                logits[views].append(run_views(runtime, pixels, views).logits)
+                logits[views].append(run_views(runtime.run, pixels, views).logits)
             advance(len(part))
     shares = {views: probabilities(np.concatenate(logits[views]), bundle.calibration) for views in VIEWS}
     decided = {views: decide(shares[views], bundle.calibration, bundle.decision_rule) for views in VIEWS}

@@ -1,16 +1,19 @@
-"""Print the README's results from the embedded model's bundle.json; `--write` puts them into README.md.
+"""Print the README's results; `--write` puts them into README.md.
 
-Each figure was measured by `make train-default`; nothing here is typed by hand.
+They come from the embedded model's bundle.json, measured by `make train-default`, and, once that is committed, from
+`benchmarks/results/accuracy.json`, which `benchmarks/accuracy.py` writes. Nothing here is typed by hand.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+PROTOCOL = ROOT / "benchmarks" / "results" / "accuracy.json"
 BEGIN_THREE, BEGIN, END = (
     "<!-- three results: scripts/results.py -->",
     "<!-- results: scripts/results.py -->",
@@ -95,6 +98,7 @@ def results() -> str:
         *trust(card),
         "The whole card: `src/dermlens/models/default/MODEL_CARD.md`. `make train-default DERMLENS_DATA=...` "
         "trains its like, by a recipe\nthat has changed since ([docs/accuracy.md](docs/accuracy.md)).",
+        *protocol(PROTOCOL),
     ]
     return "\n".join(lines)
 
@@ -127,6 +131,31 @@ def trust(card: dict[str, Any]) -> list[str]:
             f"{figure(point['specificity'])} for {', '.join(point['codes'])}."
         )
     return [*lines, ""]
+
+
+def protocol(path: Path) -> list[str]:
+    """Return the table of the accuracy protocol as lines of Markdown; none where the file is not there."""
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    spec = importlib.util.spec_from_file_location("accuracy_table", ROOT / "benchmarks" / "accuracy_table.py")
+    if spec is None or spec.loader is None or not found:
+        return []
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    methods = {name: row for name, row in found.items() if "minutes" in row}
+    lesions = max(row["metrics"]["n_lesions"] for row in found.values())
+    return [
+        "",
+        f"The accuracy protocol, five folds by lesion: {', '.join(f'`{name}`' for name in methods)} and what is",
+        f"simplest, on the same {lesions} lesions, one image each. Every lesion is tested once, by a network that has",
+        "met neither it nor a copy of it. Pooled predictions, 95 % intervals over lesions; SD is that between folds;",
+        "minutes and memory are those of one fold (`benchmarks/accuracy.py`, [docs/accuracy.md](docs/accuracy.md)):",
+        "",
+        *tables.table(found),
+        "",
+        *tables.recalls(found),
+    ]
 
 
 PARTS = {BEGIN_THREE: three, BEGIN: results}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
-from accuracy_table import STUDENT, aligned, predictions, reliability, write_table
+from accuracy_table import STUDENT, aligned, mean_of_folds, predictions, reliability, write_table
 
+ROOT = Path(__file__).resolve().parents[2]
 CODES = ("MEL", "NV", "VASC")
 
 
@@ -55,6 +58,7 @@ def test_a_lesion_counts_once_by_its_sharpest_image(tmp_path: Path) -> None:
     fold = predictions(tmp_path / "top" / "fold0")
     assert len(fold["truth"]) == 60 and (fold["decision"] == fold["truth"]).all()
     assert (fold["majority"] == 0).all(), "MEL is most common among those trained on"
+    assert fold["image"][3] == "images_224/3.jpg" and set(fold["source"]) == {"images_224"}
     np.testing.assert_allclose(fold["probe_probability"].sum(axis=1), 1)
 
 
@@ -66,7 +70,9 @@ def test_majority_and_probe_stand_beside_each_method(tmp_path: Path) -> None:
     assert majority[1] == probe[1] == top[1] == "0, 1"
     assert majority[2].startswith("0.333") and majority[4].startswith("0.500") and majority[5] == ""
     assert probe[7] != "" and probe[8] == "", "the probe ranks too, and is not compared with itself"
-    assert float(top[8].split()[0]) > 0.2 and top[9:] == ["12", "1.5"]
+    assert float(top[8].split()[0]) > 0.2 and top[10:] == ["12", "1.5"]
+    assert probe[9] != "" and majority[9] == "" and float(top[9].split()[0]) > 0.2, "accuracy, in pairs"
+    assert "(SD 0." in top[3] and mean_of_folds([0.5]) == "0.500"
     recalls = [line for line in lines if line.startswith("| recall ")]
     assert len(recalls) == 1 and "MEL (" in recalls[0]
     found = json.loads((tmp_path / "accuracy.json").read_text())
@@ -101,3 +107,22 @@ def test_reliability_is_confidence_against_share_right() -> None:
     truth = np.array([0] * 45 + [1] * 5 + [0] * 20 + [1] * 30)
     found = reliability(truth, probability, bins=2)
     assert found["confidence"] == pytest.approx([0.6, 0.9]) and found["accuracy"] == pytest.approx([0.4, 0.9])
+
+
+def results() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("results", ROOT / "scripts" / "results.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_takes_the_protocols_table_as_it_is(tmp_path: Path) -> None:
+    assert results().protocol(tmp_path / "accuracy.json") == []
+    for number in range(2):
+        write_fold(tmp_path / "top" / f"fold{number}", errors=2 + number, probe_errors=10)
+    expected = write_table(tmp_path, ["top"], 5)
+    lines = results().protocol(tmp_path / "accuracy.json")
+    assert lines[-len(expected) :] == expected
+    text = " ".join(lines)
+    assert "`top`" in text and "`linear probe`" not in text and "same 60 lesions" in text

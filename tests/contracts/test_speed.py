@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -35,3 +38,29 @@ def test_each_quick_benchmark_has_committed_ratios(compare: object) -> None:
         assert found["name"] == name
         assert found["ratios"]
         assert all(ratio["low"] <= ratio["median"] <= ratio["high"] for ratio in found["ratios"].values())
+
+
+@pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"),
+    reason=f"speed is not compared: the committed ratios are of x86-64, this is {platform.machine()}",
+)
+def test_no_ratio_has_fallen_far(compare: object, tmp_path: Path) -> None:
+    """Ratios of processor time in one run, so that a busy machine does not matter; three tries for a strange one."""
+    before = json.loads((BENCHMARKS / "results" / "speed" / "quick.json").read_text())["ratios"]
+    fallen = ["not measured"]
+    for _ in range(3):
+        command = [sys.executable, str(BENCHMARKS / "quick.py"), "--rounds", "3"]
+        done = subprocess.run(
+            command,
+            env={**os.environ, "DERMLENS_BENCH_OUT": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        now = json.loads((tmp_path / "quick.json").read_text())["ratios"]
+        assert set(now) == set(before)
+        fallen = compare.fallen(before, now, 0.4)  # type: ignore[attr-defined]
+        if not fallen:
+            break
+    assert fallen == []

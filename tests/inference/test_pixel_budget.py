@@ -47,7 +47,7 @@ def test_a_predictor_decodes_no_more_at_one_time(
 
     monkeypatch.setattr(images, "decode_pixels", counted)
     predictor = Predictor(tiny.write(tmp_path / "b"))
-    predictor._decode_threads, predictor._pixels = 8, PixelBudget(budget)
+    predictor._workers, predictor._pixels = 8, PixelBudget(budget)
     bad = b"no image"
     answers = list(predictor.predict_many([path, bad] * 12))
     assert [answer.diagnosis_code for answer in answers] == ["RED", None] * 12

@@ -22,6 +22,13 @@ class Task(StrEnum):
     isic2019 = "isic2019"
 
 
+class Precision(StrEnum):
+    """What a model may be served in."""
+
+    float32 = "float32"
+    auto = "auto"
+
+
 class FineTune(StrEnum):
     """How much of the network is trained."""
 
@@ -65,6 +72,10 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name of the model; the run folder's by default.")] = None,
     allow_leakage: Annotated[bool, typer.Option(help="Train although the split leaks; marks the model leaky.")] = False,
     no_neighbours: Annotated[bool, typer.Option("--no-neighbours", help="Keep no names of training images.")] = False,
+    serve_in: Annotated[
+        Precision | None,
+        typer.Option(help="auto: bfloat16 where held-out lesions show no harm and the processor has it; float32."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, at the step where it was stopped or killed.")
     ] = False,
@@ -98,7 +109,9 @@ def train(
     from dermlens.training.run import train as run_training
 
     neighbours = not no_neighbours and bool(begun.get("neighbours", True))
-    about = About(name=name or begun.get("name") or out.resolve().name, neighbours=neighbours)
+    precision = serve_in.value if serve_in else str(begun.get("precision", "float32"))
+    named = name or begun.get("name") or out.resolve().name
+    about = About(name=named, neighbours=neighbours, precision=precision)
     run_training(
         dataset,
         out,

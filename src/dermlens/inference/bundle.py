@@ -3,6 +3,7 @@
     graph.xml, graph.bin   OpenVINO graph: uint8 (n, h, w, 3) -> logits, embedding, feature_map
     head.npz               weights (d, classes) and bias (classes,) of the last layer, for class activation maps
     trust.npz              what images like those of the training look like (absent where too few were known)
+    trust_bf16.npz         the same in bfloat16, where the bundle may be served in it
     neighbours.npz         where one image of each training lesion lies, and its name (absent in older bundles)
     baselines.npz          what model and linear probe said of each test image (absent in older bundles)
     seen.json              what the model has learned from, by role: content hashes, lesion ids, ISIC ids
@@ -32,6 +33,7 @@ from dermlens.data.images import InputSpec
 from dermlens.errors import BundleError, DermlensError, StorageError
 from dermlens.inference.decision import Calibration, DecisionRule
 from dermlens.inference.nearest import TrainingExamples
+from dermlens.inference.precision import BFLOAT16, BFLOAT16_TRUST_FILE, served
 from dermlens.inference.trust import Trust
 
 SCHEMA = "dermlens/bundle/1"
@@ -78,7 +80,7 @@ class Bundle:
     name: str
     version: str
     scope: str  # what the model reads and what it does not
-    precision: str  # "f32", or "bf16" where a gate was passed
+    precision: str  # "f32", or "bf16" where its gate was passed and this processor has it; see `precision.py`
     leaky: bool  # training and test shared images or lesions
     calibrated: bool  # False where there was too little to fit a temperature on
     trust: Trust | None = None  # None for a bundle that was made before these facts existed
@@ -133,8 +135,8 @@ class Bundle:
         return Seen(union("content_hashes"), union("lesion_ids"), union("isic_ids"))
 
 
-def load_bundle(folder: str | Path) -> Bundle:
-    """Load a bundle folder and check every file against its SHA-256.
+def load_bundle(folder: str | Path, *, float32: bool = False) -> Bundle:
+    """Load a bundle folder and check every file against its SHA-256; `float32`: with the facts of that precision.
 
     Raises:
         BundleError: a file is missing, changed, unreadable or from a newer version of dermlens.
@@ -161,6 +163,7 @@ def load_bundle(folder: str | Path) -> Bundle:
         )
     _check_files(folder, card.get("files"))
     try:
+        precision, facts = served(card, float32=float32)
         return Bundle(
             folder=folder,
             card=card,
@@ -168,32 +171,26 @@ def load_bundle(folder: str | Path) -> Bundle:
             codes=tuple(c["code"] for c in card["classes"]),
             names=tuple(c["name"] for c in card["classes"]),
             input_spec=InputSpec.from_dict(card["input"]),
-            calibration=Calibration.from_dict(card["calibration"]),
+            calibration=Calibration.from_dict(facts["calibration"]),
             decision_rule=DecisionRule.from_dict(card["decision_rule"]),
             name=str(card["name"]),
             version=str(card["version"]),
             scope=str(card["scope"]),
-            precision=_precision(card["precision"]),
+            precision=precision,
             leaky=bool(card["data"]["leaky"]),
             calibrated=bool(card["calibration_fit"]["fitted"]),
-            trust=Trust.read(card, _trust_arrays(folder, card["files"])),
+            trust=Trust.read(facts, _trust_arrays(folder, card["files"], precision)),
         )
     except (KeyError, TypeError, ValueError, AttributeError, DermlensError) as error:
         raise _damaged(path, f"a field is missing or wrong ({error!r})") from error
 
 
-def _trust_arrays(folder: Path, files: Mapping[str, str]) -> dict[str, npt.NDArray[np.floating]]:
-    if TRUST_FILE not in files:
+def _trust_arrays(folder: Path, files: Mapping[str, str], precision: str) -> dict[str, npt.NDArray[np.floating]]:
+    name = BFLOAT16_TRUST_FILE if precision == BFLOAT16 else TRUST_FILE
+    if name not in files:
         return {}
-    with np.load(folder / TRUST_FILE, allow_pickle=False) as arrays:
+    with np.load(folder / name, allow_pickle=False) as arrays:
         return dict(arrays)
-
-
-def _precision(record: Mapping[str, Any]) -> str:
-    policy = record["policy"]
-    if policy == "f32" or (policy == "bf16" and record["gate"]["passed"] is True):
-        return str(policy)
-    raise ValueError(f"precision {policy!r} without a gate that was passed")
 
 
 def _check_files(folder: Path, files: Any) -> None:
@@ -268,21 +265,23 @@ def add_trust(
     arrays: Mapping[str, npt.NDArray[np.float32]],
     model_card: str,
     examples: TrainingExamples | None = None,
+    bfloat16_arrays: Mapping[str, npt.NDArray[np.float32]] | None = None,
+    graph: str | None = None,
 ) -> None:
-    """Give a bundle another card, the arrays of its novelty score, and the index of its training lesions.
-
-    Graph, head and `seen.json` stay.
+    """Give a bundle another card, the arrays of its novelty score, the index of its training lesions; all else stays.
 
     Args:
         card: the whole of bundle.json; `schema` and `files` are written anew.
-        arrays: for `trust.npz`; none leaves the file out.
+        arrays, bfloat16_arrays: for `trust.npz` and `trust_bf16.npz`; none leaves the file out.
         examples: for `neighbours.npz`; None leaves the file out.
+        graph: text of graph.xml, None to leave it.
 
     Raises:
         StorageError: no space or no permission; the bundle is untouched.
     """
     kept = {} if examples is None else examples.arrays()
-    _rewrite(folder, card, {TRUST_FILE: arrays, NEIGHBOURS_FILE: kept}, model_card)
+    files = {TRUST_FILE: arrays, BFLOAT16_TRUST_FILE: bfloat16_arrays or {}, NEIGHBOURS_FILE: kept}
+    _rewrite(folder, card, files, model_card, graph)
 
 
 def add_baselines(folder: Path, card: dict[str, Any], arrays: Mapping[str, npt.NDArray[Any]], model_card: str) -> None:
@@ -299,6 +298,7 @@ def _rewrite(
     card: Mapping[str, Any],
     files: Mapping[str, Mapping[str, npt.NDArray[Any]]],
     model_card: str,
+    graph: str | None = None,
 ) -> None:
     with _staged(folder) as staging:
         shutil.copytree(folder, staging, dirs_exist_ok=True)
@@ -307,6 +307,8 @@ def _rewrite(
             (staging / name).unlink(missing_ok=True)
             if arrays:
                 np.savez_compressed(staging / name, allow_pickle=False, **arrays)
+        if graph is not None:
+            (staging / "graph.xml").write_text(graph, encoding="utf-8")
         (staging / "MODEL_CARD.md").write_text(model_card, encoding="utf-8")
         _write_card(staging, card)
 

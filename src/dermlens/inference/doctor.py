@@ -18,6 +18,7 @@ import openvino as ov
 from dermlens.errors import DermlensError
 from dermlens.inference.bundle import MODELS_DIR, embedded_models, load_bundle, user_models, user_models_dir
 from dermlens.inference.machine import advice, instructions, threads
+from dermlens.inference.precision import told
 from dermlens.inference.runtime import Runtime
 
 PACKAGES = (
@@ -92,6 +93,7 @@ def _try_model(name: str, folder: Path) -> dict[str, Any]:
         "status": "ok",
         "version": bundle.version,
         "precision": bundle.precision,
+        "precision_gate": told(bundle.card["precision"]),
         "load_and_first_answer_ms": round((time.perf_counter() - start) * 1000),
         "graph": str(bundle.graph_path),
         "input_px": size,

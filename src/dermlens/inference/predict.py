@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ from dermlens.inference.inline import model_html, prediction_html
 from dermlens.inference.judgement import Judgement, judge
 from dermlens.inference.nearest import Neighbour, TrainingExamples
 from dermlens.inference.pixel_budget import PixelBudget
-from dermlens.inference.runtime import BATCH, Outputs, Runtime
+from dermlens.inference.runtime import Outputs, Runtime
 from dermlens.inference.trust import Reason
-from dermlens.inference.views import check_views, run_views
+from dermlens.inference.views import Run, check_views, run_views
 
 SCHEMA = "dermlens/prediction/1"
-DECODE_THREADS = min(8, os.cpu_count() or 2)
+DECODE_THREADS = min(8, os.cpu_count() or 2)  # for callers that decode in threads of their own
+AHEAD = 3  # groups of images begun for each thread, so that one slow group does not hold up the others
 PIXELS_AT_ONCE = 100_000_000
 """Decoded at one time, by their headers: eight photographs of 12 megapixels, or two of the largest that are allowed."""
 
@@ -127,7 +129,7 @@ class Predictor:
 
     Args:
         model: a name from `dermlens models`, a run folder or a bundle folder.
-        threads: processor threads of the network, and at most so many that decode; all cores when None.
+        threads: how many processor threads the network runs on; all cores when None.
         max_bytes, max_pixels: limits on one image, checked before it is decoded.
         views: test-time views whose probabilities are averaged: 1, 2, 4 or 8 quarter turns and mirror images.
     """
@@ -144,7 +146,7 @@ class Predictor:
         self.views = check_views(views)
         self.bundle: Bundle = load_bundle(find_bundle(model))
         self._runtime = Runtime(self.bundle.graph_path, precision=self.bundle.precision, threads=threads)
-        self._decode_threads = min(DECODE_THREADS, threads or DECODE_THREADS)
+        self._workers = self._runtime.lanes + 1  # one more, so that a core is not idle while another reads a file
         self._limits = {"max_bytes": max_bytes, "max_pixels": max_pixels}
         self._pixels = PixelBudget(PIXELS_AT_ONCE)
         self._head: tuple[np.ndarray, np.ndarray] | None = None
@@ -184,7 +186,7 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Answer for many images, lazily and in order, one Prediction for each input, bad ones included.
 
-        Images are read and decoded in background threads while the network runs; at most a few batches are in memory.
+        Images are read, decoded and answered in background threads, a few in each; no more than that are in memory.
         """
         return (answered.prediction for answered in self._run_many(_jobs(images, names, frame_aspects)))
 
@@ -216,7 +218,7 @@ class Predictor:
         """
         self._check_code(code)
         jobs = _jobs([image], None if name is None else [name], [frame_aspect])
-        answered = next(self._run_many(jobs))
+        answered = next(self._run_many(jobs, explaining=True))
         if answered.error is not None:
             raise answered.error
         explanation = self._explanation(answered, code)
@@ -232,7 +234,7 @@ class Predictor:
         frame_aspects: Iterable[float | None] | None = None,
     ) -> Iterator[tuple[Prediction, Explanation | None]]:
         """Like `predict_many`, each answer with the explanation of its diagnosis; None where there is no answer."""
-        for answered in self._run_many(_jobs(images, names, frame_aspects)):
+        for answered in self._run_many(_jobs(images, names, frame_aspects), explaining=True):
             yield answered.prediction, self._explanation(answered, None)
 
     def _repr_html_(self) -> str:
@@ -255,16 +257,27 @@ class Predictor:
         place = self.bundle.codes.index(code)
         return explain(prediction, answered.pixels, answered.feature_map, self._head, code, place)
 
-    def _run_many(self, jobs: Iterator[_Job]) -> Iterator[_Answered]:
-        with ThreadPoolExecutor(max_workers=self._decode_threads, thread_name_prefix="dermlens-decode") as pool:
-            waiting = self._submit(pool, jobs)
-            while waiting:
-                following = self._submit(pool, jobs)
-                yield from self._answer(waiting)
-                waiting = following
-
-    def _submit(self, pool: ThreadPoolExecutor, jobs: Iterator[_Job]) -> list[tuple[str, Future[_Pixels]]]:
-        return [(job.name, pool.submit(self._load, job)) for job in islice(jobs, BATCH)]
+    def _run_many(self, jobs: Iterator[_Job], *, explaining: bool = False) -> Iterator[_Answered]:
+        """Answer in threads, each of which decodes a few images, runs the network on them and judges: a core each."""
+        runtime = self._runtime
+        first = list(islice(jobs, runtime.worthwhile + 1))
+        if len(first) < 2:
+            yield from self._answer(first, runtime.run, explaining)
+            return
+        many = len(first) > runtime.worthwhile
+        size, run = (runtime.images_a_pass, runtime.run_beside) if many else (1, runtime.run)
+        jobs = chain(first, jobs)
+        waiting: deque[Future[list[_Answered]]] = deque()
+        with ThreadPoolExecutor(max_workers=self._workers, thread_name_prefix="dermlens-answer") as pool:
+            try:
+                while True:
+                    while len(waiting) < AHEAD * self._workers and (some := list(islice(jobs, size))):
+                        waiting.append(pool.submit(self._answer, some, run, explaining))
+                    if not waiting:
+                        return
+                    yield from waiting.popleft().result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def _load(self, job: _Job) -> _Pixels:
         start = time.perf_counter()
@@ -276,25 +289,27 @@ class Predictor:
             error = None
         except ImageError as caught:
             pixels, error = None, caught
-        return _Pixels(pixels, error, (time.perf_counter() - start) * 1000, job.frame_aspect)
+        return _Pixels(pixels, error, (time.perf_counter() - start) * 1000)
 
-    def _answer(self, batch: list[tuple[str, Future[_Pixels]]]) -> Iterator[_Answered]:
-        loaded = [(name, future.result()) for name, future in batch]
-        good = [item.pixels for _, item in loaded if item.pixels is not None]
+    def _answer(self, jobs: list[_Job], run: Run, explaining: bool) -> list[_Answered]:
+        loaded = [self._load(job) for job in jobs]
+        good = [item.pixels for item in loaded if item.pixels is not None]
         start = time.perf_counter()
-        outputs = run_views(self._runtime, np.stack(good), self.views) if good else None
+        outputs = run_views(run, np.stack(good), self.views) if good else None
         answers = iter(self._classify(np.stack(good), outputs) if outputs is not None else ())
         share_ms = (time.perf_counter() - start) * 1000 / max(1, len(good))
-        place = 0
-        for name, item in loaded:
+        answered, place = [], 0
+        for job, item in zip(jobs, loaded, strict=True):
             if item.pixels is None or outputs is None:
-                yield _Answered(self._failed(name, item), item.error)
+                answered.append(_Answered(self._failed(job.name, item), item.error))
                 continue
             prediction = replace(
-                next(answers), image=name, elapsed_ms=item.elapsed_ms + share_ms, frame_aspect=item.frame_aspect
+                next(answers), image=job.name, elapsed_ms=item.elapsed_ms + share_ms, frame_aspect=job.frame_aspect
             )
-            yield _Answered(prediction, None, item.pixels, outputs.feature_map[place])
+            kept = (item.pixels, outputs.feature_map[place]) if explaining else (None, None)
+            answered.append(_Answered(prediction, None, *kept))
             place += 1
+        return answered
 
     def _classify(self, pixels: np.ndarray, outputs: Outputs) -> list[Prediction]:
         bundle = self.bundle
@@ -364,7 +379,6 @@ class _Pixels:
     pixels: np.ndarray | None
     error: ImageError | None
     elapsed_ms: float
-    frame_aspect: float | None
 
 
 def _jobs(

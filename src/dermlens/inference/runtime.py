@@ -1,12 +1,16 @@
 """The OpenVINO session: pixels -> logits, embedding and feature map, in one pass.
 
 The precision hint is always set: left alone, OpenVINO runs in bfloat16 on processors with AMX and answers differently.
-A graph is compiled once for single images and once, on first use, for batches: a static shape is what makes it fast.
+The graph is compiled twice, each with a static shape, which is what makes it fast: for one image on all cores, and, on
+first use, for a few images on one core of many. Passes on one core never wait for another, whatever else the cores
+do, and so few images at a time stay in its cache.
 """
 
 from __future__ import annotations
 
+import queue
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +20,9 @@ import openvino as ov
 
 from dermlens.errors import BundleError
 
-BATCH = 16
-ONE_BY_ONE = BATCH // 2  # so few images are faster one by one than in a batch filled up with nothing
+BATCH = 16  # images that a caller without threads of its own does well to hand over at once
+MOST_IN_A_PASS, FULL_PASS_PX = 4, 224  # fewer of larger images: `benchmarks/pass_size.py`
+MOST_LANES = 16  # each holds the activations of a pass
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,11 @@ class Outputs:
 
 
 class Runtime:
-    """One graph, ready to run. Safe to call from several threads; calls take turns.
+    """One graph, ready to run. Safe to call from several threads.
+
+    Attributes:
+        lanes: how many passes can run side by side.
+        images_a_pass: how many images such a pass takes.
 
     Args:
         graph_path: graph.xml with graph.bin beside it.
@@ -40,70 +49,110 @@ class Runtime:
 
     def __init__(self, graph_path: Path, *, precision: str = "f32", threads: int | None = None) -> None:
         self._core = ov.Core()
-        self._config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-        if threads is not None:  # unpinned: several such processes would all be pinned to the same first cores
-            self._config |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
         self._graph_path = graph_path
-        self._requests: dict[int, ov.InferRequest] = {}
-        self._lock = threading.Lock()
-        self._request(1)
+        self._precision = precision
+        self._lock, self._making = threading.Lock(), threading.Lock()
+        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:  # unpinned: several such processes would all be pinned to the same first cores
+            config |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
+        self._single = self._compile(1, config).create_infer_request()
+        compiled = self._single.get_compiled_model()
+        self._threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
+        self.lanes = min(self._threads, MOST_LANES)
+        side = int(compiled.input(0).shape[1])
+        self.images_a_pass = max(1, min(MOST_IN_A_PASS, MOST_IN_A_PASS * FULL_PASS_PX**2 // side**2))
+        self._free: queue.LifoQueue[ov.InferRequest] | None = None
 
-    def _request(self, batch: int) -> ov.InferRequest:
-        if batch not in self._requests:
-            try:
-                model = self._core.read_model(self._graph_path)
-                shape = model.input(0).get_partial_shape()
-                shape[0] = batch
-                model.reshape(shape)
-                compiled = self._core.compile_model(model, "CPU", self._config)
-            except RuntimeError as error:
-                raise BundleError(
-                    f"OpenVINO cannot run {self._graph_path}: {str(error).splitlines()[0]}.",
-                    remedy="Reinstall dermlens or export the model anew; `dermlens doctor` shows the machine.",
-                    code="graph_unusable",
-                ) from error
-            self._requests[batch] = compiled.create_infer_request()
-        return self._requests[batch]
+    def _compile(self, batch: int, config: dict[str, Any]) -> ov.CompiledModel:
+        try:
+            model = self._core.read_model(self._graph_path)
+            shape = model.input(0).get_partial_shape()
+            shape[0] = batch
+            model.reshape(shape)
+            return self._core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": self._precision, **config})
+        except RuntimeError as error:
+            raise BundleError(
+                f"OpenVINO cannot run {self._graph_path}: {str(error).splitlines()[0]}.",
+                remedy="Reinstall dermlens or export the model anew; `dermlens doctor` shows the machine.",
+                code="graph_unusable",
+            ) from error
 
     def facts(self) -> dict[str, Any]:
         """Return how OpenVINO compiled the graph for one image: where, in which precision, on how many threads."""
-        compiled = self._request(1).get_compiled_model()
+        compiled = self._single.get_compiled_model()
         precision = compiled.get_property("INFERENCE_PRECISION_HINT")
         return {
             "device": ", ".join(compiled.get_property("EXECUTION_DEVICES")),
             "precision": precision.to_string(),
-            "threads": int(compiled.get_property("INFERENCE_NUM_THREADS")),
-            "batches": [1, BATCH],
+            "threads": self._threads,
+            "lanes": self.lanes,
+            "images_a_pass": self.images_a_pass,
         }
 
+    @property
+    def worthwhile(self) -> int:
+        """So many images fill every lane; half of them are answered as soon one by one, each on all cores."""
+        return self.lanes * self.images_a_pass
+
     def run(self, pixels: np.ndarray) -> Outputs:
-        """Run the network.
+        """Run the network on all cores.
 
         Args:
             pixels: uint8 RGB (n, height, width, 3), made by `data.images.load_image`; any n >= 1.
         """
-        parts = []
-        for start in range(0, len(pixels), BATCH):
-            part = pixels[start : start + BATCH]
-            n = len(part)
-            if n <= ONE_BY_ONE:
-                parts += [self._run(1, part[row : row + 1]) for row in range(n)]
-                continue
-            if n < BATCH:
-                part = np.concatenate([part, np.zeros((BATCH - n, *part.shape[1:]), part.dtype)])
-            out = self._run(BATCH, part)
-            parts.append(Outputs(out.logits[:n], out.embedding[:n], out.feature_map[:n]))
-        if len(parts) == 1:
-            return parts[0]
-        return Outputs(
-            np.concatenate([p.logits for p in parts]),
-            np.concatenate([p.embedding for p in parts]),
-            np.concatenate([p.feature_map for p in parts]),
-        )
+        if len(pixels) <= max(1, self.worthwhile // 2):
+            return self._one_by_one(pixels)
+        parts = [pixels[at : at + self.images_a_pass] for at in range(0, len(pixels), self.images_a_pass)]
+        with ThreadPoolExecutor(self.lanes) as pool:
+            return _joined(list(pool.map(self.run_beside, parts)))
 
-    def _run(self, batch: int, pixels: np.ndarray) -> Outputs:
+    def run_beside(self, pixels: np.ndarray) -> Outputs:
+        """Run the network on one core, for callers that do so in several threads at once.
+
+        Args:
+            pixels: as for `run`, at most `images_a_pass` of them.
+        """
+        n, size = len(pixels), self.images_a_pass
+        if n <= size // 2:
+            return self._one_by_one(pixels)
+        if n < size:
+            pixels = np.concatenate([pixels, np.zeros((size - n, *pixels.shape[1:]), pixels.dtype)])
+        free = self._free_lanes()
+        request = free.get()
+        try:
+            return _infer(request, pixels, n)
+        finally:
+            free.put(request)
+
+    def _one_by_one(self, pixels: np.ndarray) -> Outputs:
+        return _joined([self._alone(pixels[row : row + 1]) for row in range(len(pixels))])
+
+    def _alone(self, pixels: np.ndarray) -> Outputs:
         with self._lock:
-            request = self._request(batch)
-            request.infer({0: np.ascontiguousarray(pixels)}, share_inputs=True)
-            outputs = (request.get_output_tensor(i).data.copy() for i in range(3))
-            return Outputs(*outputs)
+            return _infer(self._single, pixels, 1)
+
+    def _free_lanes(self) -> queue.LifoQueue[ov.InferRequest]:
+        with self._making:
+            if self._free is None:
+                lanes = {"NUM_STREAMS": self.lanes, "INFERENCE_NUM_THREADS": self._threads, "ENABLE_CPU_PINNING": False}
+                compiled, free = self._compile(self.images_a_pass, lanes), queue.LifoQueue[ov.InferRequest]()
+                for _ in range(self.lanes):
+                    free.put(compiled.create_infer_request())
+                self._free = free
+            return self._free
+
+
+def _infer(request: ov.InferRequest, pixels: np.ndarray, n: int) -> Outputs:
+    """Return the first n rows of what a request gives; its own memory is written over by its next pass."""
+    request.infer({0: np.ascontiguousarray(pixels)}, share_inputs=True)
+    return Outputs(*(request.get_output_tensor(place).data[:n].copy() for place in range(3)))
+
+
+def _joined(parts: list[Outputs]) -> Outputs:
+    if len(parts) == 1:
+        return parts[0]
+    return Outputs(
+        np.concatenate([part.logits for part in parts]),
+        np.concatenate([part.embedding for part in parts]),
+        np.concatenate([part.feature_map for part in parts]),
+    )

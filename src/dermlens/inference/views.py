@@ -6,13 +6,16 @@ was taken. The mean of the class probabilities over them is steadier than any si
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from dermlens.errors import UsageError
 from dermlens.inference.decision import softmax
-from dermlens.inference.runtime import Outputs, Runtime
+from dermlens.inference.runtime import Outputs
 
 VIEWS = (1, 2, 4, 8)
+Run = Callable[[np.ndarray], Outputs]
 
 
 def check_views(views: int) -> int:
@@ -37,18 +40,18 @@ def turned(pixels: np.ndarray, view: int) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(mirrored, quarters, axes=(1, 2)))
 
 
-def run_views(runtime: Runtime, pixels: np.ndarray, views: int) -> Outputs:
-    """Run `views` views of uint8 pixels (n, s, s, 3).
+def run_views(run: Run, pixels: np.ndarray, views: int) -> Outputs:
+    """Run `views` views of uint8 pixels (n, s, s, 3), each by a call of `run`.
 
     Returns:
         Embedding and feature map of the image as it is, which novelty and heat maps need. With more than one view the
         logits are the logarithm of the mean probability, so that calibration and decision rule apply as they are.
     """
-    first = runtime.run(pixels)
+    first = run(pixels)
     if views == 1:
         return first
     total = softmax(first.logits.astype(np.float64))
     for view in range(1, views):
-        total += softmax(runtime.run(turned(pixels, view)).logits.astype(np.float64))
+        total += softmax(run(turned(pixels, view)).logits.astype(np.float64))
     logits = np.log(np.maximum(total / views, 1e-30)).astype(np.float32)
     return Outputs(logits, first.embedding, first.feature_map)

@@ -256,8 +256,9 @@ def _threads(facts: Mapping[str, Any]) -> str:
 
 
 def _runs(model: Mapping[str, Any]) -> str:
-    runs = model["runs"]
+    runs, gate = model["runs"], model["precision_gate"]
     return (
         f"ok, first answer after {model['load_and_first_answer_ms']} ms; runs {Path(model['graph']).name} at "
         f"{model['input_px']} px on {runs['device']} in {runs['precision']} with {runs['threads']} threads"
+        + (f"; {gate}" if gate else "")
     )

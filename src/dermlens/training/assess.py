@@ -44,7 +44,10 @@ from dermlens.training.trunk import batch_for, plain_outputs
 
 @dataclass(frozen=True)
 class About:
-    """What a bundle says of itself beyond what the training measures; `neighbours`: also names of training images."""
+    """What a bundle says of itself beyond what the training measures.
+
+    `neighbours`: also names of training images. `precision`: to serve in, one of `refit.PRECISIONS`.
+    """
 
     name: str
     version: str = "1.0.0"
@@ -54,6 +57,7 @@ class About:
     data_sources: tuple[str, ...] = ()
     not_tested_on: tuple[str, ...] = ()
     neighbours: bool = True
+    precision: str = "float32"
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -128,6 +132,7 @@ def finish(
         seed=candidate.recipe.seed,
         console=console,
         neighbours=about.neighbours,
+        precision=about.precision,
     )
     _aside(
         console,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from dermlens.inference.precision import BFLOAT16, told
 from dermlens.inference.predict import DISCLAIMER
 from dermlens.reporting.figures import figure
 
@@ -64,9 +65,20 @@ def _head(card: Mapping[str, Any]) -> str:
         f"- Input: {card['input']['size_px']} x {card['input']['size_px']} px RGB, framing {card['input']['framing']}\n"
         f"- Classes: {classes}\n"
         f"- Decision rule: {card['decision_rule']['kind']}; {_calibration(card)}\n"
+        f"{_precision(card)}"
         f"- Made {card['created']} in {card['training']['minutes']} minutes; "
         f"best epoch {card['training']['best_epoch']}"
     )
+
+
+def _precision(card: Mapping[str, Any]) -> str:
+    words = told(card["precision"])
+    if words is None:
+        return ""
+    served = "float32"
+    if card["precision"]["policy"] == BFLOAT16:
+        served = "bfloat16 where the processor has it, float32 elsewhere; the figures below are those of float32"
+    return f"- Served in {served}; {words}\n"
 
 
 def _trained(recipe: Mapping[str, Any]) -> str:

@@ -97,7 +97,7 @@ def export(
         UsageError: something stands at `out`. BundleError, ImageError, StorageError: with the remedy.
     """
     chosen = FORMATS[name]
-    bundle = load_bundle(find_bundle(model))
+    bundle = load_bundle(find_bundle(model), float32=True)  # what is exported computes in float32
     keras_path = _find_keras(bundle)
     if chosen.keras and keras_path is None:
         raise _no_keras(model, chosen)

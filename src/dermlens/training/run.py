@@ -104,13 +104,14 @@ def train(
         raise _nothing_to_resume(out, state)
     if not overwrite:
         _refuse_another_run(out, state, key)
-    same = state.get("neighbours", True) == about.neighbours
+    wanted = {"neighbours": about.neighbours, "precision": about.precision}
+    same = {"neighbours": True, "precision": "float32", **state}.items() >= wanted.items()
     if resume and same and state.get("bundle") and (out / "bundle" / "bundle.json").is_file():
         console.print(f"This run is finished; its model is in {out / 'bundle'}.", highlight=False)
         return out / "bundle"
     tuned = _tuned_before(out, key, state)
-    begun = {"key": key, "name": about.name, "allow_leakage": allow_leakage, "neighbours": about.neighbours}
-    noted = begun if tuned is None else {**state, "neighbours": about.neighbours, "bundle": False}
+    begun = {"key": key, "name": about.name, "allow_leakage": allow_leakage, **wanted}
+    noted = begun if tuned is None else {**state, **wanted, "bundle": False}
     _prepare_folder(out, recipe, material, seen, noted)
     network = with_head(stem, recipe, len(material.codes))
     run = _Run(out, recipe, stem, network, material, key, console, checkpoint_every_s)

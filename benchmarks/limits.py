@@ -1,0 +1,333 @@
+"""What limits the accuracy: the pooled out-of-fold predictions of the accuracy protocol, looked at; nothing is trained.
+
+    DERMLENS_DATA=/path/to/data python benchmarks/limits.py --runs runs/accuracy --method top
+                                                            [--out DIR] [--page docs/accuracy.md]
+
+- AK and SCC as one class, as HAM10000's `akiec` has them: both probabilities are added before the decision. Only these
+  seven classes can be set beside figures published for HAM10000.
+- By source of the image and by the way the diagnosis was made, each beside what its mix of classes alone would give.
+- Which confusions make up the errors, and the balanced accuracy that is lost.
+- How far a fold's balanced accuracy must scatter with so few lesions of the rare classes, were the network the same.
+- How often the truth is among the first two diagnoses.
+
+One image of each lesion, each judged by the network that has not met it, with its own bundle's calibration and rule.
+95 % intervals from a bootstrap over lesions within classes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accuracy_table import predictions
+from folds import arguments, column, draws, finished, markdown, write
+
+from dermlens.evaluation import weighted
+from dermlens.evaluation.bootstrap import sampled_figure
+from dermlens.evaluation.metrics import balanced_accuracy_score, confusion_matrix
+from dermlens.inference.bundle import load_bundle
+from dermlens.inference.decision import Calibration, DecisionRule, decide
+
+AKIEC = ("AK", "SCC")
+PAIRS = (("AK", "SCC"), ("MEL", "NV"), ("BKL", "MEL"), ("BKL", "NV"), ("BCC", "SCC"))
+RAREST = (12, 16, 20, 50, 100, 200, 500)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All lesions in one order, (n,) or (n, classes); `prior` (n, classes) is that of the lesion's own bundle."""
+
+    codes: tuple[str, ...]
+    truth: np.ndarray
+    decision: np.ndarray
+    probability: np.ndarray
+    prior: np.ndarray
+    fold: np.ndarray
+    source: np.ndarray
+    isic_id: np.ndarray
+    rule: DecisionRule
+
+    def __getitem__(self, rows: np.ndarray) -> Seen:
+        columns = (self.truth, self.decision, self.probability, self.prior, self.fold, self.source, self.isic_id)
+        return Seen(self.codes, *(column[rows] for column in columns), rule=self.rule)
+
+
+def read(folders: Mapping[int, Path]) -> Seen:
+    """Read the finished folds."""
+    bundles = {number: load_bundle(folder / "bundle") for number, folder in folders.items()}
+    tables = {number: predictions(folder) for number, folder in folders.items()}
+    first = next(iter(bundles.values()))
+    sizes = [len(table["truth"]) for table in tables.values()]
+    priors = [np.array(bundle.calibration.prior) for bundle in bundles.values()]
+    names = ("truth", "decision", "probability")
+    return Seen(
+        tuple(first.codes),
+        *(column(tables, name) for name in names),
+        prior=np.repeat(priors, sizes, axis=0),
+        fold=np.repeat(list(folders), sizes),
+        source=column(tables, "source"),
+        isic_id=column(tables, "isic_id"),
+        rule=first.decision_rule,
+    )
+
+
+def decided(probability: np.ndarray, prior: np.ndarray, rule: DecisionRule) -> np.ndarray:
+    """Apply the rule of each lesion's own bundle; both (n, classes)."""
+    decision = np.zeros(len(probability), np.int64)
+    for shares in np.unique(prior, axis=0):
+        rows, at = (prior == shares).all(axis=1), tuple((shares / shares.sum()).tolist())
+        decision[rows] = decide(probability[rows], Calibration(1.0, at, at), rule)
+    return decision
+
+
+def merged(seen: Seen, members: Sequence[str] = AKIEC) -> Seen:
+    """Return the same with these classes as one, named as they are joined by a +; a new decision is made."""
+    joined = [seen.codes.index(code) for code in members]
+    kept = [c for c in range(len(seen.codes)) if c not in joined]
+    new = np.array([kept.index(c) if c in kept else len(kept) for c in range(len(seen.codes))])
+
+    def add(shares: np.ndarray) -> np.ndarray:
+        return np.concatenate([shares[:, kept], shares[:, joined].sum(axis=1, keepdims=True)], axis=1)
+
+    probability, prior = add(seen.probability), add(seen.prior)
+    return Seen(
+        (*(seen.codes[c] for c in kept), "+".join(members)),
+        new[seen.truth],
+        decided(probability, prior, seen.rule),
+        probability,
+        prior,
+        seen.fold,
+        seen.source,
+        seen.isic_id,
+        seen.rule,
+    )
+
+
+def scored(truth: np.ndarray, right: np.ndarray) -> dict[str, Any]:
+    """Return lesions, accuracy and balanced accuracy of (n,) rights and wrongs, 0 or 1."""
+    weights, classes = draws(truth), np.unique(truth)
+    of_class = (truth[:, None] == classes).astype(float)
+    hits, count = weights @ (of_class * right[:, None]), weights @ of_class
+    accuracy = sampled_figure(hits.sum(axis=1) / count.sum(axis=1), reason="no lesions", lesions=len(truth))
+    balanced = sampled_figure((hits / count).mean(axis=1), reason="no lesions")
+    return {"lesions": len(truth), "classes": len(classes), "balanced_accuracy": balanced, "accuracy": accuracy}
+
+
+def first_two(seen: Seen) -> np.ndarray:
+    """Return whether the truth is the first or second in the order of the decision, (n,)."""
+    with np.errstate(divide="ignore"):
+        strength = seen.rule.strength if seen.rule.kind == "prior_adjusted" else 0.0
+        order = np.argsort(-(np.log(seen.probability) - strength * np.log(seen.prior)), axis=1, kind="stable")
+    found: np.ndarray = (order[:, :2] == seen.truth[:, None]).any(axis=1)
+    return found
+
+
+def headline(seen: Seen, ham: np.ndarray) -> dict[str, Any]:
+    """Return how accurate it is under other questions; `ham` (n,) marks the lesions of HAM10000."""
+    plainest, one = seen.probability.argmax(axis=1), merged(seen)
+    asked = {
+        "eight classes, as served": (seen.truth, seen.decision == seen.truth),
+        "the largest probability named": (seen.truth, plainest == seen.truth),
+        "truth among the first two": (seen.truth, first_two(seen)),
+        "AK and SCC as one: seven classes": (one.truth, one.decision == one.truth),
+        "truth among the first two of seven": (one.truth, first_two(one)),
+    }
+    if ham.any():
+        asked["seven classes, lesions of HAM10000 only"] = (one.truth[ham], (one.decision == one.truth)[ham])
+    return {name: scored(truth, right.astype(float)) for name, (truth, right) in asked.items()}
+
+
+def groups(seen: Seen, names: np.ndarray) -> dict[str, Any]:
+    """Return accuracy by group, and what the group's mix of classes would give at the recalls of all lesions.
+
+    The difference of the two says how much harder or easier the group is, apart from its mix.
+    """
+    weights, right = draws(seen.truth), (seen.decision == seen.truth).astype(float)
+    of_class = (seen.truth[:, None] == np.arange(len(seen.codes))).astype(float)
+    recall = weighted.ratio(weights @ (of_class * right[:, None]), weights @ of_class)
+    found = {}
+    for name in sorted(set(names.tolist())):
+        here = (names == name).astype(float)
+        counts = weights @ (of_class * here[:, None])
+        total = counts.sum(axis=1)
+        accuracy = weighted.ratio(weights @ (right * here), total)
+        expected = weighted.ratio(np.nansum(counts * recall, axis=1), total)
+        n = int(here.sum())
+        found[name] = {
+            "lesions": n,
+            "melanomas": int(((seen.truth == _index(seen, "MEL")) & (names == name)).sum()),
+            "accuracy": sampled_figure(accuracy, reason="no lesions", lesions=n),
+            "expected": sampled_figure(expected, reason="no lesions"),
+            "difference": sampled_figure(accuracy - expected, reason="no lesions"),
+        }
+    return found
+
+
+def _index(seen: Seen, code: str) -> int:
+    return seen.codes.index(code) if code in seen.codes else -1
+
+
+def confusions(seen: Seen) -> dict[str, Any]:
+    """Return for each pair of classes its share of the errors, and of the balanced accuracy that is lost."""
+    weights = draws(seen.truth)
+    wrong = (seen.decision != seen.truth).astype(float)
+    of_class = (seen.truth[:, None] == np.arange(len(seen.codes))).astype(float)
+    lost = weighted.ratio(weights @ (of_class * wrong[:, None]), weights @ of_class)
+    found = {}
+    for a, b in PAIRS:
+        if a not in seen.codes or b not in seen.codes:
+            continue
+        first, second = _index(seen, a), _index(seen, b)
+        ways = [(seen.truth == x) & (seen.decision == y) for x, y in ((first, second), (second, first))]
+        errors = weights @ (ways[0] | ways[1]).astype(float)
+        loss = sum(
+            weighted.ratio(weights @ way.astype(float), weights @ of_class[:, c])
+            for c, way in zip((first, second), ways, strict=True)
+        )
+        found[f"{a}, {b}"] = {
+            f"{a} called {b}": int(ways[0].sum()),
+            f"{b} called {a}": int(ways[1].sum()),
+            "share_of_errors": sampled_figure(weighted.ratio(errors, weights @ wrong), reason="no errors"),
+            "share_of_lost_balanced_accuracy": sampled_figure(loss / np.nansum(lost, axis=1), reason="no errors"),
+        }
+    return found
+
+
+def standard_error(recall: np.ndarray, lesions: np.ndarray) -> float:
+    """Return that of balanced accuracy for classes of so many lesions, found independently with these probabilities."""
+    return float(np.sqrt(np.sum(recall * (1 - recall) / lesions)) / len(recall))
+
+
+def spread(seen: Seen) -> dict[str, Any]:
+    """Return how far balanced accuracy scatters from fold to fold, and how far it must for its number of lesions."""
+    matrix = confusion_matrix(seen.truth, seen.decision, len(seen.codes))
+    count = matrix.sum(axis=1)
+    told = count > 0
+    recall, count = (np.diag(matrix) / np.maximum(count, 1))[told], count[told]
+    by_fold, must = [], []
+    for number in np.unique(seen.fold):
+        rows = seen.fold == number
+        by_fold.append(float(balanced_accuracy_score(seen.truth[rows], seen.decision[rows])))
+        here = np.bincount(seen.truth[rows], minlength=len(seen.codes))[told]
+        must.append(standard_error(recall[here > 0], here[here > 0]))
+    variance = recall * (1 - recall) / count
+    codes = np.array(seen.codes)[told]
+    return {
+        "by_fold": by_fold,
+        "standard_deviation": float(np.std(by_fold, ddof=1)) if len(by_fold) > 1 else None,
+        "standard_error_of_a_fold": float(np.mean(must)),
+        "standard_error_of_all": standard_error(recall, count),
+        "share_of_variance": dict(zip(codes.tolist(), (variance / variance.sum()).tolist(), strict=True)),
+        "half_width_by_rarest": {
+            str(n): 1.959964 * standard_error(recall, count * n / count.min()) for n in RAREST
+        },
+    }  # fmt: skip
+
+
+def ways_of_diagnosis(isic_ids: np.ndarray, data: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each lesion how it was diagnosed, or "unknown", and whether HAM10000 holds its image, (n,) each."""
+    said: dict[str, str] = {}
+    with (data / "isic_reference.csv").open(newline="", encoding="utf-8") as file:
+        said |= {row["isic_id"]: row["dx_type"] for row in csv.DictReader(file)}
+    with (data / "ham10000" / "HAM10000_metadata.csv").open(newline="", encoding="utf-8") as file:
+        ham = {row["image_id"]: row["dx_type"] for row in csv.DictReader(file)}
+    said |= ham
+    ways = [said.get(isic_id) or "unknown" for isic_id in isic_ids.tolist()]
+    return np.array(ways), np.array([isic_id in ham for isic_id in isic_ids.tolist()])
+
+
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """Return the Markdown of `limits.json`."""
+    folds, scatter = ", ".join(map(str, found["folds"])), found["spread"]
+    asked = [[name, row["lesions"], row["balanced_accuracy"], row["accuracy"]] for name, row in found["asked"].items()]
+    pairs = []
+    for name, row in found["confusions"].items():
+        ways = "; ".join(f"{way} {n}" for way, n in row.items() if isinstance(n, int))
+        pairs.append([name, ways, row["share_of_errors"], row["share_of_lost_balanced_accuracy"]])
+    shares = sorted(scatter["share_of_variance"].items(), key=lambda item: -item[1])
+    deviation = scatter["standard_deviation"]
+    widths = scatter["half_width_by_rarest"]
+    return [
+        f"{found['lesions']} lesions, one image each, of {len(found['folds'])} of 5 folds ({folds}) of "
+        f"`{found['method']}`; {found['errors']} are called wrongly.",
+        "",
+        *markdown(["question", "lesions", "balanced accuracy", "accuracy"], asked),
+        "",
+        *_group_lines("source of the image", found["by_source"]),
+        "",
+        *_group_lines("diagnosed by", found["by_diagnosis"]),
+        "",
+        *markdown(["pair", "lesions", "share of the errors", "share of the lost balanced accuracy"], pairs),
+        "",
+        "Balanced accuracy by fold: " + ", ".join(f"{value:.3f}" for value in scatter["by_fold"])
+        + ("" if deviation is None else f", standard deviation {deviation:.3f}")
+        + f". The lesions alone make it scatter by {scatter['standard_error_of_a_fold']:.3f} in a fold and by",
+        f"{scatter['standard_error_of_all']:.3f} over all these folds; most of the variance comes from "
+        + ", ".join(f"{code} ({share:.0%})" for code, share in shares[:4]) + ". Half the width of its 95 % interval,",
+        "for the recalls found and the class shares as they are:",
+        "",
+        *markdown(
+            ["lesions in the rarest class", *widths],
+            [["plus or minus", *(f"{width:.3f}" for width in widths.values())]],
+        ),
+        "",
+        "![Which diagnosis is given for which](limits.png)",
+    ]  # fmt: skip
+
+
+def _group_lines(axis: str, rows: Mapping[str, Any]) -> list[str]:
+    header = [axis, "lesions", "melanomas", "accuracy", "its mix of classes alone", "difference"]
+    keys = ("lesions", "melanomas", "accuracy", "expected", "difference")
+    return markdown(header, [[name, *(row[key] for key in keys)] for name, row in rows.items()])
+
+
+def plot(matrix: np.ndarray, codes: Sequence[str]) -> bytes:
+    """Draw the confusion matrix by lesions, as shares of each true class with the numbers below, as PNG bytes."""
+    from matplotlib.figure import Figure
+
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = 1.8 + 0.68 * len(codes)
+    figure = Figure(figsize=(side, 0.92 * side), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (y, x), n in np.ndenumerate(matrix):
+        colour = "white" if shares[y, x] > 0.55 else "black"
+        axis.text(x, y, f"{shares[y, x]:.2f}\n{n}", ha="center", va="center", fontsize=8, color=colour)
+    axis.set_xticks(range(len(codes)), codes)
+    axis.set_yticks(range(len(codes)), [f"{code} ({n})" for code, n in zip(codes, matrix.sum(axis=1), strict=True)])
+    axis.set(xlabel="diagnosis given", ylabel="true diagnosis (lesions)")
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()
+
+
+def main() -> None:
+    options = arguments(__doc__).parse_args()
+    if not options.data:
+        raise SystemExit("Name the data folder with --data or DERMLENS_DATA: it says how each lesion was diagnosed.")
+    folders = finished(options.runs, options.method)
+    seen = read(folders)
+    ways, ham = ways_of_diagnosis(seen.isic_id, Path(options.data))
+    matrix = confusion_matrix(seen.truth, seen.decision, len(seen.codes))
+    found = {
+        "method": options.method,
+        "folds": list(folders),
+        "lesions": len(seen.truth),
+        "errors": int((seen.decision != seen.truth).sum()),
+        "asked": headline(seen, ham),
+        "by_source": groups(seen, seen.source),
+        "by_diagnosis": groups(seen, ways),
+        "confusions": confusions(seen),
+        "spread": spread(seen),
+        "confusion_matrix": {"classes": list(seen.codes), "rows": "true", "value": matrix.tolist()},
+    }
+    write(options, "limits", found, lines(found), plot(matrix, seen.codes))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""What limits the accuracy: classes joined before the decision, groups beside their mix, errors, and few lesions."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import limits
+import numpy as np
+import pytest
+from limits import Seen, confusions, first_two, groups, headline, merged, spread, standard_error, ways_of_diagnosis
+
+from dermlens.inference.decision import DecisionRule
+
+CODES = ("AK", "MEL", "NV", "SCC")
+PRIOR = (0.1, 0.2, 0.5, 0.2)
+
+
+def seen(truth: list[int], shares: list[tuple[float, ...]], decision: list[int] | None = None, **changes: Any) -> Seen:
+    probability, n = np.array(shares), len(truth)
+    facts = {
+        "prior": np.tile(PRIOR, (n, 1)),
+        "fold": np.zeros(n, int),
+        "source": np.array(["a"] * n),
+        "isic_id": np.array([f"ISIC_{i:07}" for i in range(n)]),
+        "rule": DecisionRule("prior_adjusted", 1.0),
+        **changes,
+    }
+    prior = facts["prior"]
+    told = np.array(decision) if decision is not None else (probability / prior).argmax(axis=1)
+    return Seen(CODES, np.array(truth), told, probability, **facts)
+
+
+def test_ak_and_scc_are_added_before_the_decision() -> None:
+    one = seen([0, 3, 1], [(0.2, 0.35, 0.05, 0.4), (0.05, 0.35, 0.2, 0.4), (0.05, 0.6, 0.3, 0.05)])
+    found = merged(one)
+    assert found.codes == ("MEL", "NV", "AK+SCC") and found.truth.tolist() == [2, 2, 0]
+    np.testing.assert_allclose(found.probability[0], (0.35, 0.05, 0.6))
+    np.testing.assert_allclose(found.prior[0], (0.2, 0.5, 0.3))
+    assert found.decision.tolist() == [2, 0, 0], "0.45 / 0.3 is less than 0.35 / 0.2: the prior counts, too"
+    assert headline(one, np.array([True, False, False]))["seven classes, lesions of HAM10000 only"]["lesions"] == 1
+
+
+def test_each_lesion_is_decided_at_the_prior_of_its_own_bundle() -> None:
+    prior = np.array([PRIOR, (0.1, 0.7, 0.1, 0.1)])
+    found = merged(seen([1, 1], [(0.1, 0.5, 0.2, 0.2)] * 2, prior=prior))
+    assert found.decision.tolist() == [0, 1]
+
+
+def test_the_first_two_follow_the_order_of_the_decision() -> None:
+    shares = (0.2, 0.3, 0.45, 0.05)  # over the prior: 2, 1.5, 0.9, 0.25
+    assert first_two(seen([0, 1, 2, 3], [shares] * 4)).tolist() == [True, True, False, False]
+    plain = seen([0, 1, 2, 3], [shares] * 4, rule=DecisionRule("largest_probability", 0.0))
+    assert first_two(plain).tolist() == [False, True, True, False]
+
+
+def test_a_group_is_set_beside_what_its_mix_of_classes_gives() -> None:
+    """Half of the nevi and all melanomas are right; group b holds the nevi that are wrong, c a fair mix."""
+    truth, decision, source = [], [], []
+    for name, code, right, count in (("a", 2, True, 20), ("b", 2, False, 30), ("c", 2, True, 20), ("c", 2, False, 10)):
+        truth, decision = truth + [code] * count, decision + [code if right else 1] * count
+        source += [name] * count
+    truth, decision, source = truth + [1] * 20, decision + [1] * 20, source + ["c"] * 20
+    found = groups(seen(truth, [PRIOR] * 100, decision), np.array(source))
+    assert found["b"]["accuracy"]["value"] == 0 and found["b"]["expected"]["value"] == pytest.approx(0.5)
+    assert found["a"]["difference"]["value"] == pytest.approx(0.5) and found["a"]["difference"]["low"] > 0
+    assert found["c"]["expected"]["value"] == pytest.approx((30 * 0.5 + 20) / 50)
+    assert found["c"]["lesions"] == 50 and found["c"]["melanomas"] == 20 and found["a"]["melanomas"] == 0
+
+
+def test_confusions_share_the_errors_and_the_lost_balanced_accuracy() -> None:
+    """AK: 5 of 10 called SCC. NV: 10 of 40 called MEL. No other error."""
+    truth = [0] * 10 + [2] * 40 + [1] * 10 + [3] * 10
+    decision = [3] * 5 + [0] * 5 + [1] * 10 + [2] * 30 + [1] * 10 + [3] * 10
+    found = confusions(seen(truth, [PRIOR] * 70, decision))
+    assert found["AK, SCC"]["AK called SCC"] == 5 and found["AK, SCC"]["SCC called AK"] == 0
+    assert found["AK, SCC"]["share_of_errors"]["value"] == pytest.approx(5 / 15)
+    assert found["MEL, NV"]["share_of_errors"]["value"] == pytest.approx(10 / 15)
+    assert found["AK, SCC"]["share_of_lost_balanced_accuracy"]["value"] == pytest.approx(0.5 / 0.75)
+    assert "BKL, MEL" not in found
+
+
+def test_the_standard_error_is_that_of_drawn_lesions() -> None:
+    recall, lesions = np.array([0.5, 0.8, 0.9]), np.array([12, 40, 300])
+    drawn = np.random.default_rng(0).binomial(lesions, recall, (20000, 3)) / lesions
+    assert standard_error(recall, lesions) == pytest.approx(drawn.mean(axis=1).std(), rel=0.03)
+    truth = [0] * 12 + [1] * 40 + [2] * 100 + [3] * 12
+    decision = [0] * 6 + [3] * 6 + [1] * 30 + [2] * 10 + [2] * 90 + [1] * 10 + [3] * 12
+    fold = np.arange(164) % 2
+    found = spread(seen(truth, [PRIOR] * 164, decision, fold=fold))
+    assert len(found["by_fold"]) == 2 and found["standard_error_of_a_fold"] > found["standard_error_of_all"]
+    assert found["share_of_variance"]["AK"] > 0.7 and found["share_of_variance"]["SCC"] == 0
+    widths = found["half_width_by_rarest"]
+    assert widths["12"] == pytest.approx(1.959964 * found["standard_error_of_all"])
+    assert widths["50"] / widths["200"] == pytest.approx(2)
+
+
+def test_the_way_of_diagnosis_is_looked_up_by_isic_id(tmp_path: Path) -> None:
+    (tmp_path / "ham10000").mkdir()
+    (tmp_path / "isic_reference.csv").write_text("isic_id,dx_type\nISIC_1,\nISIC_2,histo\n")
+    (tmp_path / "ham10000" / "HAM10000_metadata.csv").write_text("image_id,dx_type\nISIC_3,follow_up\n")
+    ways, ham = ways_of_diagnosis(np.array(["ISIC_1", "ISIC_2", "ISIC_3", ""]), tmp_path)
+    assert ways.tolist() == ["unknown", "histo", "follow_up", "unknown"] and ham.tolist() == [False, False, True, False]
+
+
+def test_folds_become_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    (data / "ham10000").mkdir(parents=True)
+    (data / "isic_reference.csv").write_text("isic_id,dx_type\n")
+    (data / "ham10000" / "HAM10000_metadata.csv").write_text("image_id,dx_type\nISIC_0000001,histo\n")
+    for number in range(2):
+        folder = tmp_path / "runs" / "top" / f"fold{number}"
+        folder.mkdir(parents=True)
+        head = ["image", "lesion_id", "diagnosis", "decision", "probe_decision", *(f"p_{code}" for code in CODES)]
+        rows, split = [head], [["image", "source", "isic_id", "role", "diagnosis"]]
+        for i in range(40):
+            code, told = CODES[i % 4], CODES[(i + (i % 5 == 0)) % 4]
+            rows.append([f"{number}-{i}.jpg", f"L{number}-{i}", code, told, code, *["0.25"] * 4])
+            split.append([f"{number}-{i}.jpg", "isic9", f"ISIC_000000{i % 10}", "test", code])
+        for name, table in (("test_predictions.csv", rows), ("split.csv", split)):
+            text = io.StringIO()
+            csv.writer(text).writerows(table)
+            (folder / name).write_text(text.getvalue())
+    bundle = SimpleNamespace(
+        codes=CODES, calibration=SimpleNamespace(prior=PRIOR), decision_rule=DecisionRule("prior_adjusted", 1.0)
+    )
+    monkeypatch.setattr(limits, "load_bundle", lambda folder: bundle)
+    out = tmp_path / "out"
+    monkeypatch.setattr("sys.argv", ["limits.py", f"--runs={tmp_path / 'runs'}", f"--data={data}", f"--out={out}"])
+    limits.main()
+    text = (out / "limits.md").read_text()
+    assert text.strip() == capsys.readouterr().out.strip()
+    assert "80 lesions, one image each, of 2 of 5 folds (0, 1) of `top`; 16 are called wrongly." in text
+    assert "| unknown | 72 |" in text and "| histo | 8 |" in text and "standard deviation 0.000" in text
+    assert (out / "limits.png").read_bytes().startswith(b"\x89PNG")

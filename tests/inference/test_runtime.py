@@ -1,0 +1,73 @@
+"""The runtime: the same answers for any number of images, alone or side by side."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiny
+from dermlens import Predictor
+from dermlens.inference.runtime import MOST_IN_A_PASS, Outputs, Runtime
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write(tmp_path_factory.mktemp("model") / "b")
+
+
+@pytest.fixture(scope="module")
+def runtime(folder: Path) -> Runtime:
+    return Runtime(folder / "graph.xml", threads=2)
+
+
+def pixels(n: int) -> np.ndarray:
+    return np.random.default_rng(n).integers(0, 256, (n, tiny.SIZE_PX, tiny.SIZE_PX, 3), dtype=np.uint8)
+
+
+def assert_same(found: Outputs, wanted: Outputs) -> None:
+    for name in ("logits", "embedding", "feature_map"):
+        np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), atol=1e-4, err_msg=name)
+
+
+def one_by_one(runtime: Runtime, images: np.ndarray) -> Outputs:
+    alone = [runtime.run(image[None]) for image in images]
+    return Outputs(*(np.concatenate([getattr(a, n) for a in alone]) for n in ("logits", "embedding", "feature_map")))
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 5, 8, 13, 37])
+def test_any_number_of_images_gives_what_each_gives_alone(runtime: Runtime, n: int) -> None:
+    assert_same(runtime.run(pixels(n)), one_by_one(runtime, pixels(n)))
+
+
+def test_more_callers_than_lanes_do_not_mix_their_images(runtime: Runtime) -> None:
+    parts = [pixels(1 + n % MOST_IN_A_PASS) + np.uint8(n) for n in range(60)]
+    with ThreadPoolExecutor(2 * runtime.lanes + 1) as pool:
+        for part, found in zip(parts, pool.map(runtime.run_beside, parts), strict=True):
+            assert_same(found, one_by_one(runtime, part))
+
+
+def test_lanes_are_made_when_there_is_work_for_all_of_them(folder: Path) -> None:
+    predictor = Predictor(folder, threads=2)
+    runtime = predictor._runtime
+    few = [tiny.colour("RED")] * runtime.worthwhile
+    assert len(list(predictor.predict_many(few))) == len(few) and runtime._free is None
+    assert len(list(predictor.predict_many([*few, tiny.colour("RED")]))) == len(few) + 1 and runtime._free is not None
+
+
+def test_an_abandoned_stream_leaves_every_lane_free(folder: Path) -> None:
+    predictor = Predictor(folder, threads=2)
+    stream = predictor.predict_many([tiny.colour("BLUE")] * 200)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert predictor._runtime._free is not None
+    assert predictor._runtime._free.qsize() == predictor._runtime.lanes
+
+
+def test_a_large_network_takes_fewer_images_a_pass(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dermlens.inference.runtime.FULL_PASS_PX", tiny.SIZE_PX // 2)
+    large = Runtime(folder / "graph.xml", threads=1)
+    assert large.images_a_pass == 1
+    assert_same(large.run(pixels(3)), one_by_one(large, pixels(3)))
