@@ -2,10 +2,10 @@
 
     DERMLENS_DATA=/path/to/data python benchmarks/crossfit.py [--folds 5] [--repeats 4] [--out DIR] [--seed 0]
 
-The test role alone holds 12 lesions of a rare class. Here the calibrate and the test role are pooled; temperature and
-limits are fitted on all folds but one and measured on that one, so every lesion is measured once a repeat by a fit that
-did not see it. Coverage is the mean over the repeats. These are not out-of-fold predictions of several trainings: the
-network is one, the embedded one, which has met none of these lesions.
+The test role alone holds 12 lesions of a rare class. Here the calibrate and the test role are pooled; temperature
+(biases too, where the bundle has them) and limits are fitted on all folds but one and measured on that one, so every
+lesion is measured once a repeat by a fit that did not see it. Coverage is the mean over the repeats. These are not
+out-of-fold predictions of several trainings: the network is one, the embedded one, which has met none of these lesions.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def main() -> None:
                 lesions[inside].tolist(),
                 prior=bundle.calibration.prior,
                 training_prior=bundle.calibration.training_prior,
+                bias=any(bundle.calibration.bias),
             )
             p = probabilities(logits, calibration)
             sets, _ = fit_sets(p[inside], y[inside], lesions[inside], calibration.prior)
@@ -64,7 +65,7 @@ def main() -> None:
             held[outside] += chosen[np.arange(outside.sum()), y[outside]] / options.repeats
             sizes[outside] += chosen.sum(1) / options.repeats
             pooled[outside] += p[outside] / options.repeats
-    raw = probabilities(logits, replace(bundle.calibration, temperature=1.0))
+    raw = probabilities(logits, replace(bundle.calibration, temperature=1.0, bias=()))
 
     def by_lesion(p: np.ndarray) -> float:
         confidence, correct = metrics.top_label(y, p)

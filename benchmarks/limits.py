@@ -40,7 +40,7 @@ RAREST = (12, 16, 20, 50, 100, 200, 500)
 
 @dataclass(frozen=True)
 class Seen:
-    """All lesions in one order, (n,) or (n, classes); `prior` (n, classes) is that of the lesion's own bundle."""
+    """All lesions in one order, (n,) or (n, classes); `prior` is what the rule of its own bundle divides by."""
 
     codes: tuple[str, ...]
     truth: np.ndarray
@@ -63,7 +63,8 @@ def read(folders: Mapping[int, Path]) -> Seen:
     tables = {number: predictions(folder) for number, folder in folders.items()}
     first = next(iter(bundles.values()))
     sizes = [len(table["truth"]) for table in tables.values()]
-    priors = [np.array(bundle.calibration.prior) for bundle in bundles.values()]
+    fitted = [bundle.calibration for bundle in bundles.values()]
+    priors = [np.array(each.prior) * np.exp(each.bias) for each in fitted]
     names = ("truth", "decision", "probability")
     return Seen(
         tuple(first.codes),

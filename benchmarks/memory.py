@@ -21,7 +21,7 @@ load_tensorflow()
 import numpy as np
 from dermlens.training import device
 from dermlens.training.backbones import backbone
-from dermlens.training.fit import _make_step
+from dermlens.training.step import make_step
 from dermlens.training.network import open_backbone, with_head
 from dermlens.training.optimiser import averaged, make_optimiser
 from dermlens.training.memory import keep_freed_memory
@@ -38,7 +38,7 @@ network = with_head(open_backbone(recipe), recipe, 8)
 model = network.whole if mode == "full" else network.classifier
 before = peak()
 optimiser, ema = make_optimiser(model, recipe), averaged(model)
-step = _make_step(model, recipe, optimiser, ema, np.arange(batch) % 8, 8)
+step = make_step(model, recipe, optimiser, ema, np.arange(batch) % 8, 8)
 x = np.random.default_rng(0).random((batch, *model.inputs[0].shape[1:]), np.float32)
 y, mix = np.eye(8, dtype=np.float32)[np.arange(batch) % 8], np.ones(batch, np.float32)
 for _ in range(3):

@@ -5,11 +5,11 @@
 
 The held-out part of one split is too small for the rare classes; over five folds every lesion is tested once, by a
 network that has not met it. The networks differ in the scale of their logits, so each fold's scores first pass through
-that fold's own bundle: temperature and priors, fitted on its calibrate role. What comes out is pooled, and calibrated a
-second time: one temperature for all (a bias for each class besides, for comparison), then class-conditional limits and
-thresholds of referral, fitted on four fifths of the lesions and measured on the rest; in several repeats every lesion
-is measured once a repeat by a fit that did not see it. Figures "as served" use no second fit: each bundle alone, its
-own limits and thresholds, on test lesions that took no part in them.
+that fold's own bundle: temperature, priors and, where it has them, biases, fitted on its calibrate role. What comes out
+is pooled, and calibrated a second time: one temperature for all (a bias for each class besides, for comparison), then
+class-conditional limits and thresholds of referral, fitted on four fifths of the lesions and measured on the rest; in
+several repeats every lesion is measured once a repeat by a fit that did not see it. Figures "as served" use no second
+fit: each bundle alone, its own limits and thresholds, on test lesions that took no part in them.
 
 One image of each lesion. Coverage has Wilson's 95 % interval over lesions, all else a bootstrap's.
 """
@@ -132,32 +132,15 @@ def crossfit(pool: Pool, *, parts: int, repeats: int, seed: int) -> Crossfit:
             held[new] += inside[np.arange(len(new)), pool.truth[new]] / repeats
             size[new] += inside.sum(axis=1) / repeats
             probability[new] += p[new] / repeats
-            biased[new] += fit_biases(logits[known], pool.truth[known], logits[new]) / repeats
+            fit = fit_calibration(
+                logits[known], pool.truth[known], prior=pool.prior, training_prior=pool.prior, bias=True
+            )
+            biased[new] += probabilities(logits[new], fit) / repeats
             for point in fit_points(p[known], pool.truth[known], lesions[: len(known)], pool.codes):
                 refer = _score(p[new], pool.codes, tuple(point["codes"])) >= point["threshold"]
                 called.setdefault(point["name"], np.zeros(n))[new] += refer / repeats
                 thresholds.setdefault(point["name"], []).append(point["threshold"])
     return Crossfit(probability, biased, held, size, called, thresholds)
-
-
-def fit_biases(logits: np.ndarray, truth: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Return softmax(new / T + bias), T and a bias for each class most likely on (logits, truth).
-
-    Bias-corrected temperature scaling (Alexandari et al. 2020, arXiv:1901.06852).
-    """
-    from scipy.optimize import minimize
-
-    classes = logits.shape[1]
-    target = truth[:, None] == np.arange(classes)
-
-    def loss(free: np.ndarray) -> tuple[float, np.ndarray]:
-        p = softmax(free[0] * logits + free[1:])
-        slope = (p - target) / len(truth)
-        gradient = np.concatenate([[np.sum(slope * logits)], slope.sum(axis=0)])
-        return float(np.mean(metrics.log_errors(truth, p))), gradient
-
-    best = minimize(loss, np.concatenate([[1.0], np.zeros(classes)]), jac=True, method="L-BFGS-B").x
-    return softmax(best[0] * new + best[1:])
 
 
 def calibrated(probability: np.ndarray, pool: Pool, weights: np.ndarray) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def margins(full: np.ndarray, low: np.ndarray, bundle: Bundle) -> dict[str, floa
     """How near the second diagnosis is to the first, by the weights that decide, everywhere and where they differ."""
     shares = [probabilities(logits, bundle.calibration) for logits in (full, low)]
     one, other = (decide(share, bundle.calibration, bundle.decision_rule) for share in shares)
-    weighed = np.sort(shares[0] / np.array(bundle.calibration.prior), axis=1)
+    weighed = np.sort(shares[0] / (np.array(bundle.calibration.prior) * np.exp(bundle.calibration.bias)), axis=1)
     margin = weighed[:, -2] / weighed[:, -1]
     changed = margin[one != other]
     return {

@@ -27,11 +27,11 @@ CACHED, VIEWS, CLASSES = 512, 4, 8
 def stepper(network: Any, feed: Any, recipe: Any, model: Any, stage: str) -> tuple[Callable[[], object], Any]:
     """Return one step with the real feed, and the same step on a batch that waits in memory."""
     from dermlens.training.feed import batches
-    from dermlens.training.fit import _make_step
     from dermlens.training.optimiser import averaged, make_optimiser
+    from dermlens.training.step import make_step
 
     optimiser, average = make_optimiser(model, recipe), averaged(model)
-    step = _make_step(model, recipe, optimiser, average, feed.labels, CLASSES)
+    step = make_step(model, recipe, optimiser, average, feed.labels, CLASSES)
     source = batches(feed, recipe, CLASSES, mixup=recipe.mixup, salt=1, steps=range(10_000))
     rate = np.float32(1e-4)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from limits import Seen, confusions, first_two, groups, headline, merged, spread, standard_error, ways_of_diagnosis
 
-from dermlens.inference.decision import DecisionRule
+from dermlens.inference.decision import Calibration, DecisionRule
 
 CODES = ("AK", "MEL", "NV", "SCC")
 PRIOR = (0.1, 0.2, 0.5, 0.2)
@@ -127,7 +127,9 @@ def test_folds_become_tables(
             csv.writer(text).writerows(table)
             (folder / name).write_text(text.getvalue())
     bundle = SimpleNamespace(
-        codes=CODES, calibration=SimpleNamespace(prior=PRIOR), decision_rule=DecisionRule("prior_adjusted", 1.0)
+        codes=CODES,
+        calibration=Calibration(1.0, tuple(PRIOR), tuple(PRIOR)),
+        decision_rule=DecisionRule("prior_adjusted", 1.0),
     )
     monkeypatch.setattr(limits, "load_bundle", lambda folder: bundle)
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""calibration.py: a known temperature is found again at any prior; small or easy sets do no harm."""
+"""calibration.py: known temperatures and biases are found again; small or easy sets do no harm."""
 
 from __future__ import annotations
 
@@ -9,11 +9,22 @@ import pytest
 
 from dermlens.errors import BundleError, DataError, UsageError
 from dermlens.evaluation import metrics
-from dermlens.evaluation.calibration import BALANCED_RULE, MIN_LESIONS, fit_calibration
+from dermlens.evaluation.calibration import (
+    BALANCED_RULE,
+    BIAS_VARIANCE,
+    MIN_LESIONS,
+    PARTS,
+    SEPARATED,
+    bias_words,
+    choose_calibration,
+    fit_calibration,
+)
 from dermlens.inference.decision import Calibration, DecisionRule, decide, probabilities
 
 PRIOR = (0.6, 0.25, 0.1, 0.05)
 SEEN = (0.25, 0.25, 0.25, 0.25)
+BIAS = np.array([0.9, -0.7, 0.4, -0.6])
+AT: dict[str, Any] = {"prior": PRIOR, "training_prior": SEEN}
 
 
 def synthetic(
@@ -143,3 +154,114 @@ def test_the_rule_is_the_best_for_balanced_accuracy() -> None:
     }
     assert DecisionRule("prior_adjusted", 1.0) == BALANCED_RULE
     assert max(scores, key=scores.__getitem__) == BALANCED_RULE.strength
+
+
+def biased(n: int) -> tuple[Any, Any]:
+    """Logits off by the temperature 2 and by BIAS."""
+    logits, y = synthetic(2.0, n)
+    return (logits - 2.0 * BIAS).astype(np.float32), y
+
+
+def test_known_biases_are_found_again() -> None:
+    logits, y = biased(8000)
+    fitted = fit_calibration(logits, y, **AT, bias=True)
+    assert fitted.temperature == pytest.approx(2.0, rel=0.06)
+    np.testing.assert_allclose(fitted.bias, BIAS, atol=0.15)
+    assert fit_calibration(logits, y, **AT).bias == (0.0,) * 4
+
+
+def test_no_other_temperature_and_biases_are_likelier_under_the_prior_of_the_biases() -> None:
+    logits, y = biased(300)
+    shares = tuple(np.bincount(y, minlength=4) / len(y))  # every image weighs 1
+    best = fit_calibration(logits, y, prior=shares, training_prior=SEEN, bias=True)
+
+    def loss(inverse: float, bias: np.ndarray) -> float:
+        fitted = Calibration(1 / inverse, shares, SEEN, tuple(bias))
+        errors = metrics.log_errors(y, probabilities(logits, fitted))
+        return float(errors.sum() + np.sum(bias**2) / (2 * BIAS_VARIANCE))
+
+    least, bias = loss(1 / best.temperature, np.array(best.bias)), np.array(best.bias)
+    for away in np.vstack([np.eye(4), -np.eye(4)]) * 1e-2:
+        assert loss(1 / best.temperature, bias + away) > least
+    for factor in (0.99, 1.01):
+        assert loss(factor / best.temperature, bias) > least
+
+
+def test_few_lesions_shrink_the_biases() -> None:
+    logits, y = biased(8000)
+    few = fit_calibration(logits[:60], y[:60], **AT, bias=True)
+    many = fit_calibration(logits, y, **AT, bias=True)
+    assert np.abs(few.bias).max() < np.abs(many.bias).max()
+    assert np.isfinite(few.bias).all()
+
+
+def test_biases_are_the_same_however_many_images_a_lesion_has() -> None:
+    logits, y = biased(400)
+    once = fit_calibration(logits, y, **AT, bias=True)
+    times = np.random.default_rng(3).integers(1, 4, 400)
+    groups = np.repeat(np.arange(400), times).tolist()
+    again = fit_calibration(np.repeat(logits, times, axis=0), np.repeat(y, times), groups, **AT, bias=True)
+    np.testing.assert_allclose(again.bias, once.bias, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0, 1e3])
+def test_any_scale_of_logits_is_fitted(scale: float) -> None:
+    logits, y = biased(300)
+    shares = tuple(np.bincount(y, minlength=4) / len(y))
+    fitted = fit_calibration(scale * logits, y, prior=shares, training_prior=SEEN, bias=True)
+    assert 0.05 <= fitted.temperature <= 20.0 and any(fitted.bias)
+    alone = Calibration(fitted.temperature, shares, SEEN)
+    after, before = (metrics.log_loss(y, probabilities(scale * logits, each)) for each in (fitted, alone))
+    assert after < before
+
+
+def test_a_class_without_images_gives_no_biases() -> None:
+    logits, y = biased(400)
+    kept = y != 3
+    assert fit_calibration(logits[kept], y[kept], **AT, bias=True).bias == (0.0,) * 4
+    fitted, found = choose_calibration(logits[kept], y[kept], **AT, seed=0)
+    assert not any(fitted.bias) and not found.kept
+    assert found.reason == f"a class has 0 lesions to fit a bias on, each needs {PARTS}"
+    assert bias_words(found.as_dict()) == f"No bias by class: {found.reason}."
+
+
+def test_biases_are_kept_where_they_help_on_other_lesions() -> None:
+    logits, y = biased(800)
+    fitted, found = choose_calibration(logits, y, **AT, seed=1)
+    assert found.kept and fitted == fit_calibration(logits, y, **AT, bias=True)
+    assert found.gain is not None and found.standard_error is not None and found.gain > found.standard_error > 0
+    assert found.log_loss_temperature is not None and found.log_loss_bias is not None
+    assert found.gain == pytest.approx(found.log_loss_temperature - found.log_loss_bias)
+    assert "is used" in bias_words(found.as_dict())
+    assert (fitted, found) == choose_calibration(logits, y, **AT, seed=1)
+
+
+def test_biases_are_left_out_where_there_are_none() -> None:
+    logits, y = synthetic(2.0, 800)
+    fitted, found = choose_calibration(logits, y, **AT, seed=1)
+    assert not found.kept and found.reason is None and fitted == fit_calibration(logits, y, **AT)
+    assert "is not used" in bias_words(found.as_dict())
+
+
+def test_the_standard_error_counts_lesions_and_not_images() -> None:
+    logits, y = biased(400)
+    once = choose_calibration(logits, y, **AT, seed=0)[1]
+    groups = np.tile(np.arange(400), 3).tolist()
+    thrice = choose_calibration(np.tile(logits, (3, 1)), np.tile(y, 3), groups, **AT, seed=0)[1]
+    assert thrice.standard_error == pytest.approx(once.standard_error, rel=1e-6)
+    assert thrice.gain == pytest.approx(once.gain, rel=1e-6)
+
+
+def test_perfect_images_leave_the_biases_at_zero() -> None:
+    y = np.arange(40) % 4
+    fitted, found = choose_calibration(10.0 * np.eye(4)[y], y, prior=SEEN, training_prior=SEEN, seed=0)
+    assert fitted.temperature == 1.0 and not any(fitted.bias) and found.reason == SEPARATED
+
+
+def test_the_decision_does_not_hang_on_the_biases() -> None:
+    logits, _ = biased(400)
+    with_bias = Calibration(2.0, PRIOR, SEEN, tuple(BIAS))
+    without = Calibration(2.0, PRIOR, SEEN)
+    named = [decide(probabilities(logits, each), each, BALANCED_RULE) for each in (with_bias, without)]
+    np.testing.assert_array_equal(*named)
+    assert (probabilities(logits, with_bias).argmax(axis=1) != probabilities(logits, without).argmax(axis=1)).any()

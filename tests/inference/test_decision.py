@@ -119,8 +119,33 @@ def test_senseless_calibration_is_refused(
         Calibration(temperature, prior, training_prior)
 
 
+@pytest.mark.parametrize("bias", [(0.1,), (0.1, 0.2, 0.3), (float("nan"), 0.0), (0.0, float("inf"))])
+def test_senseless_biases_are_refused(bias: tuple[float, ...]) -> None:
+    with pytest.raises(BundleError, match="bias must be 2 finite numbers"):
+        Calibration(1.0, (0.5, 0.5), (0.5, 0.5), bias)
+
+
+def test_a_bias_is_added_to_the_log_odds() -> None:
+    plain, biased = EVEN, Calibration(1.0, (0.5, 0.5), (0.5, 0.5), (1.0, -0.5))
+    odds = [np.diff(np.log(probabilities([[0.3, 0.9]], each)))[0, 0] for each in (plain, biased)]
+    assert odds[1] - odds[0] == pytest.approx(-1.5)
+
+
+def test_the_balanced_rule_leaves_the_bias_out_and_the_largest_probability_does_not() -> None:
+    biased = Calibration(1.0, (0.5, 0.5), (0.5, 0.5), (1.0, -1.0))
+    values = probabilities([[0.0, 1.0]], biased)
+    assert values[0, 0] > values[0, 1]
+    assert decide(values, biased, BALANCED).tolist() == [1]
+    assert decide(values, biased, DecisionRule("largest_probability", 0.0)).tolist() == [0]
+
+
+def test_a_calibration_from_before_biases_has_none() -> None:
+    old = {"temperature": 2.0, "prior": [0.5, 0.5], "training_prior": [0.5, 0.5]}
+    assert Calibration.from_dict(old) == Calibration(2.0, (0.5, 0.5), (0.5, 0.5), (0.0, 0.0))
+
+
 def test_through_json_and_back() -> None:
-    calibration = Calibration(1.3, (0.7, 0.2, 0.1), (0.4, 0.3, 0.3))
+    calibration = Calibration(1.3, (0.7, 0.2, 0.1), (0.4, 0.3, 0.3), (0.1, -0.2, 0.05))
     assert Calibration.from_dict(json.loads(json.dumps(calibration.as_dict()))) == calibration
     assert DecisionRule.from_dict(json.loads(json.dumps(BALANCED.as_dict()))) == BALANCED
 

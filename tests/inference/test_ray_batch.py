@@ -6,8 +6,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import tiny
 from dermlens.errors import DermlensError, StorageError, UsageError
 from dermlens.inference.batch import Progress, Settings, Summary, open_job, run_job
 from dermlens.inference.ray_batch import ray_engine
+from ray_nodes import cluster_of_two, workers
 
 import psutil  # isort: skip  # inside Ray: found once Ray is imported
 
@@ -59,33 +59,6 @@ def check_same(out: Path, listing: Path, model: Path, tmp_path: Path) -> None:
     embedding = [None if row is None else list(row) for row in local.pop("embedding")]
     assert [None if row is None else list(row) for row in ray_rows.pop("embedding")] == embedding
     pd.testing.assert_frame_equal(local, ray_rows)
-
-
-def workers() -> list[Any]:
-    """Return the processes of the Ray actors below this one."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if process.cmdline()[:1] and process.cmdline()[0].startswith("ray::_Worker"):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
-@contextmanager
-def cluster_of_two() -> Iterator[tuple[Any, Any]]:
-    """Start a Ray cluster of two nodes with a core each; yield the cluster and its second node."""
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 1, "object_store_memory": 100_000_000}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    try:
-        second = cluster.add_node(**node)
-        cluster.wait_for_nodes()
-        yield cluster, second
-    finally:
-        cluster.shutdown()
 
 
 def test_ray_gives_the_rows_of_one_process(listing: Path, model: Path, tmp_path: Path) -> None:

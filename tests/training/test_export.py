@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from dermlens.errors import WeightsError
-from dermlens.training.export import check_export, compile_graph, to_openvino
+from dermlens.training.export import check_export, to_openvino
+from dermlens.training.features import compile_graph
 
 
 def network(seed: int) -> keras.Model:

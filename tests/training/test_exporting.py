@@ -143,10 +143,11 @@ def test_every_format_agrees_with_keras_and_says_what_it_is(run: Path, made: tup
 
 def test_the_facts_are_enough_to_get_the_probabilities(run: Path, honest: Answer) -> None:
     told = honest.facts
-    assert told["probabilities"] == "softmax(logits / temperature + log(prior) - log(training_prior))"
+    assert told["probabilities"] == "softmax(logits / temperature + bias + log(prior) - log(training_prior))"
     fitted = json.loads(told["calibration"])
     logits = np.array([[1.0, -2.0, 0.5]])
-    scores = logits / fitted["temperature"] + np.log(fitted["prior"]) - np.log(fitted["training_prior"])
+    shift = np.log(fitted["prior"]) - np.log(fitted["training_prior"])
+    scores = logits / fitted["temperature"] + fitted["bias"] + shift
     by_hand = np.exp(scores) / np.exp(scores).sum()
     assert np.allclose(by_hand, probabilities(logits, load_bundle(run / "bundle").calibration))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,8 @@ import pytest
 import tiny
 from dermlens import Predictor
 from dermlens.data.images import content_hash
-from dermlens.inference.bundle import HASH_CHARS
+from dermlens.evaluation.baselines import HeldOut, read_held_out
+from dermlens.inference.bundle import HASH_CHARS, add_baselines, load_bundle
 from dermlens.training.refit import main
 
 ROLES = {"train": 60, "calibrate": 60, "test": 30}
@@ -42,6 +44,8 @@ CARD = {
     "recipe": {"weights": "none", "cut_block": 0},
     "created": "2026-01-01",
     "training": {"minutes": 0, "best_epoch": 0},
+    "metrics": {"n": 31, "balanced_accuracy": {"value": 0.9, "low": 0.8, "high": 1.0}, "per_class": {}},
+    "probe": {},
 }
 
 
@@ -81,3 +85,39 @@ def test_other_data_are_refused_and_the_bundle_stays(
     assert main([str(folder), "--data", str(other)]) == 2
     assert "0 images that the model was trained on" in capsys.readouterr().err.replace("\n", " ")
     assert (folder / "bundle.json").read_bytes() == before
+
+
+def test_the_calibration_is_fitted_again_when_asked(
+    made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, data = made
+    before = load_bundle(folder)
+    monkeypatch.setattr("dermlens.training.refit.model_card", lambda card: "# tiny\n")
+    monkeypatch.setattr("dermlens.training.recalibrate.model_card", lambda card: "# tiny\n")
+    assert main([str(folder), "--data", str(data), "--calibrate"]) == 2
+    assert "The data hold 30 of the 31 images that the model was tested on" in " ".join(capsys.readouterr().err.split())
+    assert load_bundle(folder).sha256 == before.sha256, "a failure leaves the bundle whole"
+    told = {**before.card, "metrics": {**before.card["metrics"], "n": 30}}
+    add_baselines(folder, told, held_out(folder, data).arrays(), "# tiny\n")
+    assert main([str(folder), "--data", str(data), "--calibrate"]) == 0
+    after = load_bundle(folder)
+    fit = after.card["calibration_fit"]
+    assert after.calibration.temperature != before.calibration.temperature
+    assert fit["lesions"] == 60 and fit["bias"]["parts"] == 5 and (fit["bias"]["reason"] is None) == fit["fitted"]
+    assert any(after.calibration.bias) == fit["bias"]["kept"]
+    assert after.card["metrics"]["n"] == 30 and after.card["metrics"]["ece"] is not None
+    held = read_held_out(after)
+    assert held is not None and (held.model == held.truth).mean() == after.card["metrics"]["accuracy"]["value"]
+    assert after.card["probe"]["model_minus_probe_balanced_accuracy"]["value"] > 0 and after.trust is not None
+    assert after.card["files"]["graph.bin"] == before.card["files"]["graph.bin"]
+    with pytest.raises(SystemExit):
+        main([str(folder), "--data", str(data), "--calibrate", "--only-baselines"])
+
+
+def held_out(folder: Path, data: Path) -> HeldOut:
+    """Baselines whose decisions are all wrong, in another order than the data set's."""
+    seen = json.loads((folder / "seen.json").read_text())["test"]["content_hashes"]
+    label = {content_hash(p.read_bytes())[:HASH_CHARS]: tiny.CODES.index(p.parent.name) for p in data.rglob("*.png")}
+    hashes = tuple(reversed(seen))
+    truth = np.array([label[digest] for digest in hashes])
+    return HeldOut(hashes, np.arange(30), truth, (truth + 1) % 3, (truth + 2) % 3, 0)

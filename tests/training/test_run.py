@@ -23,6 +23,7 @@ from dermlens.errors import DataError, LeakageError, RecipeError, StorageError, 
 from dermlens.evaluation.baselines import HeldOut, read_held_out
 from dermlens.inference.bundle import add_baselines, copy_bundle, load_bundle
 from dermlens.training import assess, device
+from dermlens.training import features as features_module
 from dermlens.training import run as run_module
 from dermlens.training import trunk as trunk_module
 from dermlens.training.backbones import backbone
@@ -321,7 +322,7 @@ def test_an_older_caches_state_cannot_vouch_for_another_one(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trunk_module, "run_batches", interrupted)
+        patch.setattr(features_module, "run_batches", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(data, tmp_path / "out", replace(recipe, seed=1), about, console=quiet)
     train(data, tmp_path / "out", recipe, about, console=quiet)

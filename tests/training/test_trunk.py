@@ -73,5 +73,5 @@ def test_a_finished_cache_is_read_and_not_made_again(
     tmp_path: Path, graph: ov.Model, records: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = cache(tmp_path / "cache", graph, records, artefacts=0.5)
-    monkeypatch.setattr("dermlens.training.trunk.views", None)
+    monkeypatch.setattr("dermlens.training.features.views", None)
     np.testing.assert_array_equal(cache(tmp_path / "cache", graph, records, artefacts=0.5), before)

@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,12 +18,16 @@ from dermlens.cli.options import (
     EXIT_IMAGE_FAILED,
     EXIT_INTERRUPTED,
     EXIT_WRONG_USE,
+    Address,
+    EngineName,
     FrameAspect,
     MaxBytes,
     MaxPixels,
     Model,
+    Workers,
     console_of_messages,
     need,
+    wants_ray,
 )
 from dermlens.errors import DermlensError, StorageError, UsageError
 
@@ -32,13 +35,6 @@ if TYPE_CHECKING:
     from dermlens.inference.batch import Engine, Job, Summary
 
 DEFAULT_PART_ROWS = 10_000  # as in inference/batch.py, which --help must not load
-
-
-class EngineName(StrEnum):
-    """What does the work."""
-
-    local = "local"
-    ray = "ray"
 
 
 def batch(
@@ -61,10 +57,8 @@ def batch(
     engine: Annotated[
         EngineName, typer.Option(help="One process, or Ray workers of one core each.")
     ] = EngineName.local,
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster; its own on this machine by default.")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Ray workers; every core of the cluster by default.")
-    ] = None,
+    address: Address = None,
+    workers: Workers = None,
     frame_aspect: FrameAspect = None,
     max_bytes: MaxBytes = DEFAULT_MAX_BYTES,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
@@ -151,11 +145,8 @@ def _errors_as_json(wanted: bool) -> Iterator[None]:
 
 
 def _engine(name: EngineName, address: str | None, workers: int | None) -> Engine | None:
-    if name is EngineName.local:
-        if address is not None or workers is not None:
-            raise UsageError("--address and --workers are of Ray.", remedy="Add --engine ray, or leave them out.")
+    if not wants_ray(name, address, workers):
         return None
-    need("scale", "ray")
     from dermlens.inference.ray_batch import ray_engine
 
     return ray_engine(address, workers)

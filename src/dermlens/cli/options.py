@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from dermlens.errors import MissingExtraError
+from dermlens.errors import MissingExtraError, UsageError
 
 EXIT_IMAGE_FAILED, EXIT_FINDINGS, EXIT_WRONG_USE, EXIT_INTERRUPTED = 1, 1, 2, 130
 
@@ -30,9 +31,28 @@ FrameAspect = Annotated[
         help="Width / height of the camera frame, if the files were squashed to another shape (ISIC-9: 1.333)."
     ),
 ]
+Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; its own on this machine by default.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Ray workers; every core of the cluster by default.")]
 Views = Annotated[
     int, typer.Option(help="Test-time views, averaged: 1, 2, 4 or 8 turns and mirror images; each costs a pass.")
 ]
+
+
+class EngineName(StrEnum):
+    """What does the work."""
+
+    local = "local"
+    ray = "ray"
+
+
+def wants_ray(engine: EngineName, address: str | None, workers: int | None) -> bool:
+    """Say whether Ray is wanted; an error where it is not there, or only its options are given."""
+    if engine is EngineName.local:
+        if address is not None or workers is not None:
+            raise UsageError("--address and --workers are of Ray.", remedy="Add --engine ray, or leave them out.")
+        return False
+    need("scale", "ray")
+    return True
 
 
 def need(extra: str, *modules: str) -> None:

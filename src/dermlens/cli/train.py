@@ -8,10 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dermlens.cli.options import FrameAspect, Images, Reference, console_of_messages, need
+from dermlens.cli.options import (
+    Address,
+    EngineName,
+    FrameAspect,
+    Images,
+    Reference,
+    Workers,
+    console_of_messages,
+    need,
+    wants_ray,
+)
 from dermlens.errors import UsageError
 
 if TYPE_CHECKING:
+    from dermlens.training.features import Engine
     from dermlens.training.recipe import Recipe
 
 
@@ -59,6 +70,10 @@ def train(
     unfreeze: Annotated[
         int | None, typer.Option(min=1, metavar="BLOCK", help="Train from this block on; implies --fine-tune top.")
     ] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(metavar="N|all", help="GPUs that share each batch with --fine-tune full; all by default."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     views: Annotated[
         int | None, typer.Option(help="Augmented views of each image to cache; 0: fresh ones in every epoch.")
@@ -80,16 +95,22 @@ def train(
         bool, typer.Option("--resume", help="Go on with the run in --out, at the step where it was stopped or killed.")
     ] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace the model of an earlier run in --out.")] = False,
+    engine: Annotated[
+        EngineName, typer.Option(help="Who computes frozen features: this process, or Ray workers of one core each.")
+    ] = EngineName.local,
+    address: Address = None,
+    workers: Workers = None,
 ) -> None:
     """Train a model on a folder of labelled images; audits the data first."""
     need("train", "tensorflow", "sklearn", "matplotlib")
+    features = _features(engine, address, workers)
     if (out / "bundle").exists() and not overwrite and not resume:
         raise UsageError(
             f"{out} already holds a trained model. A run folder is not overwritten by default.",
             remedy="Choose another --out, or add --overwrite; --resume goes on with a run that was stopped.",
         )
     flags: dict[str, Any] = {"backbone": backbone, "weights": weights, "epochs": epochs, "views": views, "seed": seed}
-    flags |= _blocks(fine_tune, unfreeze)
+    flags |= _blocks(fine_tune, unfreeze) | {"devices": _count(devices)}
     console = console_of_messages()
     from dermlens.data.manifest import isic_ids_of_lesions, read_dataset
     from dermlens.training.recipe import make_recipe
@@ -122,7 +143,20 @@ def train(
         overwrite=overwrite,
         console=console,
         isic_ids_of_lesion=isic_ids_of_lesions(reference) if reference else None,
+        engine=features,
     )
+
+
+def _features(engine: EngineName, address: str | None, workers: int | None) -> Engine | None:
+    """Return who computes frozen features, None for this process; an address where nobody listens is told at once."""
+    if not wants_ray(engine, address, workers):
+        return None
+    from dermlens.inference.ray_crew import check_that_somebody_listens
+    from dermlens.training.ray_features import ray_features
+
+    if address is not None:
+        check_that_somebody_listens(address)
+    return ray_features(address, workers)
 
 
 def given_settings(recipe: Path | None, settings: list[str], flags: dict[str, Any]) -> dict[str, Any]:
@@ -149,6 +183,17 @@ def _blocks(fine_tune: FineTune | None, unfreeze: int | None) -> dict[str, Any]:
     return {"fine_tune": "top", "cut_block": unfreeze - 1}
 
 
+def _count(devices: str | None) -> int | None:
+    """Return the recipe setting that --devices stands for."""
+    if devices is None or devices == "all":
+        return None if devices is None else 0
+    if not devices.isascii() or not devices.isdigit() or devices == "0":
+        raise UsageError(
+            f"--devices is {devices!r}. It takes a number from 1 up, or all.", remedy="For example --devices 2."
+        )
+    return int(devices)
+
+
 def _begun(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return settings and notes of the run that --resume goes on with."""
     from dermlens.training.folder import read_state
@@ -162,14 +207,14 @@ def _begun(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
         )
     saved = read_recipe(out / "recipe.json")
     wanted = make_recipe(given).as_dict()
-    other = [name for name in given if name in saved and wanted[name] != saved[name]]
+    other = [name for name in given if name in saved and name != "devices" and wanted[name] != saved[name]]
     if other:
         differ = ", ".join(f"{name} is {saved[name]!r}, got {wanted[name]!r}" for name in other)
         raise UsageError(
             f"--resume goes on with the settings of the run: {differ}.",
             remedy="Leave them out, or start a new run in another --out.",
         )
-    return saved, read_state(out)
+    return saved | {name: value for name, value in given.items() if name == "devices"}, read_state(out)
 
 
 def check_network(recipe: Recipe, out: Path) -> None:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from dermlens.cli.options import EXIT_INTERRUPTED, FrameAspect, Images, Reference, console_of_messages, need
+from dermlens.cli.options import (
+    EXIT_INTERRUPTED,
+    Address,
+    EngineName,
+    FrameAspect,
+    Images,
+    Reference,
+    console_of_messages,
+    need,
+    wants_ray,
+)
 from dermlens.cli.train import Task, check_network, given_settings
 
 
@@ -31,9 +41,18 @@ def tune(
     task: Annotated[Task, typer.Option(help="isic2019 joins the labels to its eight classes.")] = Task.as_is,
     frame_aspect: FrameAspect = None,
     allow_leakage: Annotated[bool, typer.Option(help="Search although the split leaks.")] = False,
+    engine: Annotated[
+        EngineName, typer.Option(help="One trial after the other in this process, or Ray workers with one each.")
+    ] = EngineName.local,
+    address: Address = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trials at a time on Ray; one for each GPU, or for each four cores, by default."),
+    ] = None,
 ) -> None:
     """Search for a better recipe on the train and select images; the same command goes on after a stop."""
     need("tune", "tensorflow", "sklearn", "matplotlib", "optuna")
+    on_ray = _on_ray(address, workers) if wants_ray(engine, address, workers) else {}
     from dermlens.data.manifest import read_dataset
     from dermlens.training.recipe import make_recipe
 
@@ -51,8 +70,29 @@ def tune(
 
     limits = Limits(trials, None if timeout is None else 60 * timeout, folds)
     reading = _given(images=images, reference=reference, task=task, frame_aspect=frame_aspect)
-    whole = search(dataset, out, chosen, given, limits, allow_leakage=allow_leakage, reading=reading, console=console)
+    whole = search(
+        dataset,
+        out,
+        chosen,
+        given,
+        limits,
+        allow_leakage=allow_leakage,
+        reading=reading,
+        console=console,
+        **on_ray,
+    )
     raise typer.Exit(0 if whole else EXIT_INTERRUPTED)
+
+
+def _on_ray(address: str | None, workers: int | None) -> dict[str, Any]:
+    """Return who computes trunk features and who tries recipes; an address where nobody listens is told at once."""
+    from dermlens.inference.ray_crew import check_that_somebody_listens
+    from dermlens.training.ray_features import ray_features
+    from dermlens.training.ray_trials import ray_trials
+
+    if address is not None:
+        check_that_somebody_listens(address)
+    return {"engine": ray_features(address), "parallel": ray_trials(address, workers)}
 
 
 def _given(*, images: Path | None, reference: Path | None, task: Task, frame_aspect: float | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Fits what `dermlens.inference.decision` applies: the temperature and the decision rule.
+"""Fits what `dermlens.inference.decision` applies: temperature, a bias for each class where it helps, decision rule.
 
 Use images that the network has not learned from (the calibrate split): on its training images it is always
 sure.
@@ -7,22 +7,87 @@ sure.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dermlens.errors import DataError, UsageError
-from dermlens.evaluation.bootstrap import lesion_index
-from dermlens.evaluation.metrics import check_classes
+from dermlens.evaluation.bootstrap import lesion_classes, lesion_index
+from dermlens.evaluation.metrics import check_classes, log_errors
 from dermlens.evaluation.weighted import Floats, Ints
-from dermlens.inference.decision import Calibration, DecisionRule, probabilities
+from dermlens.inference.decision import Calibration, DecisionRule, probabilities, softmax
 
 TEMPERATURE_RANGE = (0.05, 20.0)
 MIN_LESIONS = 20
+BIAS_VARIANCE = 0.5
+PARTS, REPEATS = 5, 4
+SEPARATED = "every image of the calibrate role is told rightly, so no temperature can be fitted"
 _HALVINGS = 60
+_STEPS = 100
+_TOLERANCE = 1e-10
 
 BALANCED_RULE = DecisionRule("prior_adjusted", 1.0)
+
+
+@dataclass(frozen=True)
+class BiasTest:
+    """Whether a bias for each class helps on lesions that did not fit it, and by how much.
+
+    Attributes:
+        kept: the gain is above its standard error (the one-standard-error rule, Breiman et al. 1984).
+        reason: why there was nothing to compare; None where there was.
+        log_loss_temperature, log_loss_bias: cross-validated, in nats, at the prior; each lesion counts once.
+        gain, standard_error: of the first less the second, in pairs by lesion.
+        parts, repeats, seed: how the lesions were cut, within each class.
+    """
+
+    kept: bool
+    reason: str | None = None
+    log_loss_temperature: float | None = None
+    log_loss_bias: float | None = None
+    gain: float | None = None
+    standard_error: float | None = None
+    parts: int = PARTS
+    repeats: int = REPEATS
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the form stored in `bundle.json` under `calibration_fit`."""
+        return asdict(self)
+
+
+def bias_words(test: Mapping[str, Any]) -> str:
+    """Say in a sentence what `BiasTest.as_dict` holds."""
+    if test["reason"]:
+        return f"No bias by class: {test['reason']}."
+    return (
+        f"A bias for each class is {'used' if test['kept'] else 'not used'}: on lesions that did not fit it, the log "
+        f"loss is {test['log_loss_bias']:.4f} with it and {test['log_loss_temperature']:.4f} with the temperature "
+        f"alone, {abs(test['gain']):.4f} {'less' if test['gain'] > 0 else 'more'} at a standard error of "
+        f"{test['standard_error']:.4f}."
+    )
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Logits (n, classes), classes and lesion numbers (n,), and the shift `log prior - log training_prior`."""
+
+    scores: Floats
+    truth: Ints
+    lesions: Ints
+    start: Calibration
+
+    @property
+    def shift(self) -> Floats:
+        shift: Floats = np.log(self.start.prior) - np.log(self.start.training_prior)
+        return shift
+
+    def pick(self, rows: npt.NDArray[np.intp]) -> _Sample:
+        lesions = np.unique(self.lesions[rows], return_inverse=True)[1].astype(np.int64)
+        return _Sample(self.scores[rows], self.truth[rows], lesions, self.start)
 
 
 def fit_calibration(
@@ -32,15 +97,22 @@ def fit_calibration(
     *,
     prior: Sequence[float],
     training_prior: Sequence[float],
+    bias: bool = False,
 ) -> Calibration:
     """Fit the temperature that makes the probabilities at `prior` most likely (Guo et al. 2017,
-    arXiv:1706.04599).
+    arXiv:1706.04599), and with `bias` a bias for each class besides (Alexandari et al. 2020, arXiv:1901.06852).
 
-    Minimises the negative log-likelihood of `softmax(logits / T + log prior - log training_prior)` over T
-    in 0.05..20. It is convex in 1 / T, so bisecting its slope finds the one minimum. Each lesion counts
+    Minimises the negative log-likelihood of `softmax(logits / T + bias + log prior - log training_prior)` over T
+    in 0.05..20. It is convex in 1 / T and the biases, so there is one minimum. Each lesion counts
     once, however many images it has, and classes are weighed so that their shares are those of `prior`. A
-    class without images has no say. Where every image is already told apart, smaller is always likelier: T
-    then stays 1, since nothing was learned.
+    class without images has no say, and no bias is fitted then. Where every image is already told apart, smaller is
+    always likelier: T then stays 1 and all biases 0, since nothing was learned.
+
+    A rare class has ten lesions here, so its bias alone would follow chance: each bias has a normal prior around 0
+    with variance 1/2, by which a class's odds are put right by a factor between 1/4 and 4 in 95 % (Greenland 2006,
+    doi 10.1093/ije/dyi312, takes the same for an odds ratio of which little is known). That is the penalty
+    `sum of bias**2` beside the log-likelihood of as many lesions as the weighted ones are worth (Kish 1965:
+    (sum w)**2 / sum w**2). It is fixed beforehand and not tuned.
 
     Args:
         logits: (n, classes) finite numbers, of images the network has not learned from.
@@ -48,12 +120,46 @@ def fit_calibration(
         groups: n lesion ids (None for unknown), or None: every image is its own lesion.
         prior: (classes,) shares at which the probabilities are to be meant; above 0, sum 1.
         training_prior: (classes,) shares the network saw, after sampling.
+        bias: also fit the biases, whether they help or not; `choose_calibration` finds out.
 
     Raises:
         DataError: (code `too_few_to_calibrate`) fewer than 20 lesions.
         BundleError: logits of another shape or not finite; priors that are none.
         UsageError: y_true or groups that do not match.
     """
+    return _fit(_sample(logits, y_true, groups, prior, training_prior), bias)
+
+
+def choose_calibration(
+    logits: npt.ArrayLike,
+    y_true: npt.ArrayLike,
+    groups: Iterable[Hashable | None] | None = None,
+    *,
+    prior: Sequence[float],
+    training_prior: Sequence[float],
+    seed: int,
+) -> tuple[Calibration, BiasTest]:
+    """Fit the temperature, and the biases where they help on lesions that did not fit them; see `fit_calibration`.
+
+    Five parts of the lesions, cut within each class; both are fitted on four and measured on the fifth, in four
+    repeats. The biases are kept when the log loss at the prior falls by more than its standard error over lesions.
+    Every class needs five lesions for it, one in each part.
+
+    Args:
+        seed: cuts the lesions. The others are those of `fit_calibration`, which it raises like.
+    """
+    sample = _sample(logits, y_true, groups, prior, training_prior)
+    found = _compare(sample, seed)
+    return _fit(sample, found.kept), found
+
+
+def _sample(
+    logits: npt.ArrayLike,
+    y_true: npt.ArrayLike,
+    groups: Iterable[Hashable | None] | None,
+    prior: Sequence[float],
+    training_prior: Sequence[float],
+) -> _Sample:
     start = Calibration(1.0, _floats(prior), _floats(training_prior))
     probabilities(logits, start)  # raises for a wrong shape and for NaN
     scores = np.asarray(logits, dtype=np.float64)
@@ -66,8 +172,57 @@ def fit_calibration(
             remedy="Pass the label of every image that the logits were made from, in the same order.",
             code="shape",
         )
-    weights = _image_weights(truth, lesions, np.array(start.prior))
-    return Calibration(_temperature(scores, truth, weights, start), start.prior, start.training_prior)
+    return _Sample(scores, truth, lesions, start)
+
+
+def _compare(sample: _Sample, seed: int) -> BiasTest:
+    """Cross-validate the temperature alone against the temperature with biases."""
+    classes = lesion_classes(sample.truth, sample.lesions)
+    fewest = int(np.bincount(classes, minlength=len(sample.start.prior)).min())
+    if fewest < PARTS:
+        reason = f"a class has {fewest} lesions to fit a bias on, each needs {PARTS}"
+        return BiasTest(False, reason, seed=seed)
+    if _fit(sample, bias=False).temperature == 1.0:
+        return BiasTest(False, SEPARATED, seed=seed)
+    losses = np.zeros((2, len(sample.truth)))
+    for repeat in range(REPEATS):
+        part = _parts(classes, np.random.default_rng([seed, repeat]))[sample.lesions]
+        for number in range(PARTS):
+            known, new = sample.pick(np.flatnonzero(part != number)), np.flatnonzero(part == number)
+            for row, bias in enumerate((False, True)):
+                shares = probabilities(sample.scores[new], _fit(known, bias))
+                losses[row, new] += log_errors(sample.truth[new], shares) / REPEATS
+    weights = _image_weights(sample)
+    before, after = (losses @ weights) / weights.sum()
+    gain, error = before - after, _standard_error(losses[0] - losses[1], weights, sample.lesions)
+    return BiasTest(bool(gain > error), None, float(before), float(after), float(gain), error, seed=seed)
+
+
+def _parts(classes: Ints, generator: np.random.Generator) -> Ints:
+    """Deal the lesions of each class out to the parts, one after the other, (lesions,) int64."""
+    part = np.zeros(len(classes), dtype=np.int64)
+    dealt = 0
+    for code in np.unique(classes):
+        members = generator.permutation(np.flatnonzero(classes == code))
+        part[members] = (dealt + np.arange(len(members))) % PARTS
+        dealt += len(members)
+    return part
+
+
+def _standard_error(values: Floats, weights: Floats, lesions: Ints) -> float:
+    """Return the standard error of the weighted mean of values, lesion by lesion."""
+    total = np.bincount(lesions, weights=weights)
+    mean = np.bincount(lesions, weights=weights * values) / total
+    return float(np.sqrt(np.sum((total * (mean - total @ mean / total.sum())) ** 2)) / total.sum())
+
+
+def _fit(sample: _Sample, bias: bool) -> Calibration:
+    start, weights = sample.start, _image_weights(sample)
+    temperature = _temperature(sample.scores, sample.truth, weights, start)
+    missing = np.bincount(sample.truth, minlength=len(start.prior)).min() == 0
+    if not bias or temperature == 1.0 or missing:
+        return Calibration(temperature, start.prior, start.training_prior)
+    return _with_bias(sample, weights, temperature)
 
 
 def _temperature(scores: Floats, truth: Ints, weights: Floats, start: Calibration) -> float:
@@ -91,10 +246,68 @@ def _slope(inverse: float, scores: Floats, truth: Ints, weights: Floats, start: 
     return float(np.sum(weights * (expected - scores[np.arange(len(truth)), truth])))
 
 
-def _image_weights(truth: Ints, lesions: Ints, prior: Floats) -> Floats:
-    per_lesion = 1.0 / np.bincount(lesions)[lesions]
-    shares = np.bincount(truth, weights=per_lesion, minlength=len(prior)) / per_lesion.sum()
-    weights: Floats = per_lesion * prior[truth] / shares[truth]
+def _with_bias(sample: _Sample, weights: Floats, temperature: float) -> Calibration:
+    """Fit 1 / T and the biases from the temperature alone on, by Newton's method."""
+    weights = weights * _worth(weights, sample.lesions) / weights.sum()
+    found = np.concatenate([[1.0 / temperature], np.zeros(sample.scores.shape[1])])
+    found = _newton(found, np.ones(len(found), dtype=bool), sample, weights)
+    low, high = (1.0 / bound for bound in reversed(TEMPERATURE_RANGE))
+    if not low <= found[0] <= high:  # the minimum over a convex set then lies on its border
+        found[0] = min(max(found[0], low), high)
+        found = _newton(found, np.arange(len(found)) > 0, sample, weights)
+    return Calibration(float(1.0 / found[0]), sample.start.prior, sample.start.training_prior, _floats(found[1:]))
+
+
+def _newton(found: Floats, free: npt.NDArray[np.bool_], sample: _Sample, weights: Floats) -> Floats:
+    """Return the minimum over the free ones of (1 / T, biases), by Newton steps that are halved until they descend."""
+    value, slope, curve = _objective(found, sample, weights)
+    for _ in range(_STEPS):
+        if np.abs(slope[free]).max() < _TOLERANCE * weights.sum():
+            break
+        step = np.zeros_like(found)
+        step[free] = np.linalg.solve(curve[np.ix_(free, free)], slope[free])
+        length, promised = 1.0, float(slope @ step)
+        after = _objective(found - step, sample, weights)
+        while after[0] > value - 1e-4 * length * promised and length > _TOLERANCE:  # Armijo 1966
+            length /= 2
+            after = _objective(found - length * step, sample, weights)
+        if length <= _TOLERANCE:
+            break
+        found, (value, slope, curve) = found - length * step, after
+    return found
+
+
+def _objective(found: Floats, sample: _Sample, weights: Floats) -> tuple[float, Floats, Floats]:
+    """Return the penalised negative log-likelihood of (1 / T, biases), its gradient and its Hessian."""
+    scores, truth, rows = sample.scores, sample.truth, np.arange(len(sample.truth))
+    shares = softmax(scores * found[0] + found[1:] + sample.shift)
+    weighed, expected = weights[:, None] * shares, np.sum(shares * scores, axis=1)
+    away = weighed * (scores - expected[:, None])
+    observed = np.bincount(truth, weights=weights, minlength=scores.shape[1])
+    slope = np.concatenate(
+        [
+            [np.sum(weights * (expected - scores[rows, truth]))],
+            weighed.sum(axis=0) - observed + found[1:] / BIAS_VARIANCE,
+        ]
+    )
+    curve = np.empty((len(found), len(found)))
+    curve[0, 0] = np.sum(away * scores) + _TOLERANCE
+    curve[0, 1:] = curve[1:, 0] = away.sum(axis=0)
+    curve[1:, 1:] = np.diag(weighed.sum(axis=0) + 1 / BIAS_VARIANCE) - shares.T @ weighed
+    value = weights @ log_errors(truth, shares) + np.sum(found[1:] ** 2) / (2 * BIAS_VARIANCE)
+    return float(value), slope, curve
+
+
+def _worth(weights: Floats, lesions: Ints) -> float:
+    """Return how many equally weighed lesions tell as much as these (Kish 1965)."""
+    total = np.bincount(lesions, weights=weights)
+    return float(total.sum() ** 2 / np.sum(total**2))
+
+
+def _image_weights(sample: _Sample) -> Floats:
+    per_lesion, prior = 1.0 / np.bincount(sample.lesions)[sample.lesions], np.array(sample.start.prior)
+    shares = np.bincount(sample.truth, weights=per_lesion, minlength=len(prior)) / per_lesion.sum()
+    weights: Floats = per_lesion * prior[sample.truth] / shares[sample.truth]
     return weights
 
 
@@ -109,5 +322,5 @@ def _check_enough(lesions: Ints) -> None:
         )
 
 
-def _floats(shares: Sequence[float]) -> tuple[float, ...]:
+def _floats(shares: Iterable[float]) -> tuple[float, ...]:
     return tuple(float(share) for share in shares)

@@ -68,7 +68,14 @@ def choose_precision(
         for (n, twin), low in zip(twins.items(), lows, strict=True):
             own = bundle.calibration
             if bundle.calibrated:
-                own = fit_calibration(low, truth, lesions, prior=own.prior, training_prior=own.training_prior)
+                own = fit_calibration(
+                    low,
+                    truth,
+                    lesions,
+                    prior=own.prior,
+                    training_prior=own.training_prior,
+                    bias=any(own.bias),  # chosen in float32
+                )
             found = compare(truth, lesions, (full, low), (bundle.calibration, own), bundle.decision_rule, seed=seed)
             gate = {"role": "calibrate", "layers": layers, "float32_layers": n, **found}
             if gate["passed"]:

@@ -11,6 +11,7 @@ import numpy as np
 from dermlens.diagnoses import display_name
 from dermlens.evaluation import weighted
 from dermlens.evaluation.baselines import MEASURES, MODEL, method_name, where
+from dermlens.evaluation.calibration import bias_words
 from dermlens.evaluation.checklist import MISSING, checklist
 from dermlens.evaluation.gallery import Explain, gallery
 from dermlens.evaluation.operating_points import aims
@@ -186,10 +187,18 @@ def _calibration(report: Mapping[str, Any]) -> Part:
     return Part(
         "calibration",
         "Do its probabilities mean what they say?",
-        [f"Temperature {found['temperature']:.3f}, fitted on other lesions. Bins of equal mass."],
+        [f"Temperature {found['temperature']:.3f}, fitted on other lesions. Bins of equal mass.", *_biases(found)],
         [Table(("", "before", "after"), rows), Table(("class", "calibration error of its probability"), classes)],
         [(plot, "How often the most probable class is right, by how probable it is.")],
     )
+
+
+def _biases(found: Mapping[str, Any]) -> list[str]:
+    test = found["bias_test"]
+    words = [] if test is None else [bias_words(test)]
+    if any(found["bias"].values()):
+        words.append("Biases: " + ", ".join(f"{code} {value:+.2f}" for code, value in found["bias"].items()) + ".")
+    return words
 
 
 def _status(report: Mapping[str, Any]) -> Part:

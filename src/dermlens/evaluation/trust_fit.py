@@ -43,6 +43,7 @@ class Sample:
     probability: Floats
     decision: Ints
     qualities: tuple[Quality, ...]
+    logits: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,8 @@ def look(bundle: Bundle, runtime: Runtime, images: Labelled, console: Console, w
             advance(min(BATCH, len(images.records) - start))
     classes, width = len(bundle.codes), bundle.head()[0].shape[0]
     empty = np.zeros((0, classes), np.float32)
-    probability = probabilities(np.concatenate([empty, *logits]), bundle.calibration)
+    scores = np.concatenate([empty, *logits])
+    probability = probabilities(scores, bundle.calibration)
     decision = decide(probability, bundle.calibration, bundle.decision_rule)
     rows = np.array(kept, dtype=np.int64)
     return Sample(
@@ -140,6 +142,7 @@ def look(bundle: Bundle, runtime: Runtime, images: Labelled, console: Console, w
         probability,
         decision,
         tuple(qualities),
+        scores,
     )
 
 

@@ -62,10 +62,15 @@ def answers_of(bundle: Bundle, predictions: Sequence[Prediction], labels: Sequen
 
 
 def calibration(answers: Answers) -> dict[str, Any]:
-    """Return ECE, Brier score and log loss before (temperature 1) and after calibration, and reliability by bin."""
-    raw = probabilities(answers.logits, replace(answers.bundle.calibration, temperature=1.0))
+    """Return ECE, Brier and log loss before (temperature 1, no bias) and after calibration, and reliability by bin."""
+    fitted = answers.bundle.calibration
+    raw = probabilities(answers.logits, replace(fitted, temperature=1.0, bias=()))
     both = {"before": raw, "after": answers.probability}
-    result: dict[str, Any] = {"temperature": answers.bundle.calibration.temperature}
+    result: dict[str, Any] = {
+        "temperature": fitted.temperature,
+        "bias": dict(zip(answers.bundle.codes, fitted.bias, strict=True)),
+        "bias_test": answers.bundle.card["calibration_fit"].get("bias"),
+    }
     for name, values in both.items():
         result[name] = {
             "ece": metrics.expected_calibration_error(answers.y_true, values),

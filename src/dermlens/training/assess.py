@@ -21,14 +21,15 @@ from dermlens.diagnoses import display_name
 from dermlens.errors import StorageError
 from dermlens.evaluation.baselines import HeldOut, compare_held_out
 from dermlens.evaluation.bootstrap import paired_difference
-from dermlens.evaluation.calibration import BALANCED_RULE, MIN_LESIONS, fit_calibration
+from dermlens.evaluation.calibration import BALANCED_RULE, MIN_LESIONS, SEPARATED, BiasTest, choose_calibration
 from dermlens.evaluation.scores import score
 from dermlens.evaluation.trust_fit import Labelled
 from dermlens.inference.bundle import HASH_CHARS, load_bundle, write_bundle
 from dermlens.inference.decision import Calibration, DecisionRule, decide, probabilities
 from dermlens.reporting.plots import plot_history
 from dermlens.training.card import model_card, versions
-from dermlens.training.export import check_export, compile_graph, to_openvino
+from dermlens.training.export import check_export, to_openvino
+from dermlens.training.features import batch_for, compile_graph
 from dermlens.training.fit import History
 from dermlens.training.losses import answered_prior
 from dermlens.training.material import Material
@@ -39,7 +40,7 @@ from dermlens.training.probe import STRENGTHS, Probe
 from dermlens.training.recipe import Recipe
 from dermlens.training.refit import refit
 from dermlens.training.split import role_table
-from dermlens.training.trunk import batch_for, plain_outputs
+from dermlens.training.trunk import plain_outputs
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class Fit:
     fitted: bool
     reason: str | None
     lesions: int
+    bias: BiasTest | None = None
 
 
 def finish(
@@ -185,10 +187,11 @@ def _calibrate(candidate: Candidate, logits: np.ndarray) -> Fit:
     if count < MIN_LESIONS:
         reason = f"{count} lesions in the calibrate role, at least {MIN_LESIONS} are needed"
         return Fit(Calibration(1.0, prior, training_prior), rule, False, reason, count)
-    calibration = fit_calibration(logits, material.labels[rows], lesions, prior=prior, training_prior=training_prior)
+    calibration, found = choose_calibration(
+        logits, material.labels[rows], lesions, prior=prior, training_prior=training_prior, seed=recipe.seed
+    )
     separated = calibration.temperature == 1.0
-    reason = "every image of the calibrate role is told rightly, so no temperature can be fitted"
-    return Fit(calibration, rule, not separated, reason if separated else None, count)
+    return Fit(calibration, rule, not separated, SEPARATED if separated else None, count, found)
 
 
 def _measure(
@@ -237,7 +240,12 @@ def _card(
         },
         "precision": {"policy": "f32", "gate": None},
         "calibration": fit.calibration.as_dict(),
-        "calibration_fit": {"fitted": fit.fitted, "reason": fit.reason, "lesions": fit.lesions},
+        "calibration_fit": {
+            "fitted": fit.fitted,
+            "reason": fit.reason,
+            "lesions": fit.lesions,
+            "bias": None if fit.bias is None else fit.bias.as_dict(),
+        },
         "decision_rule": fit.rule.as_dict(),
         "recipe": candidate.recipe.as_dict(),
         "data": _data(candidate, about, dataset),

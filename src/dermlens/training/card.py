@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from dermlens.evaluation.calibration import bias_words
 from dermlens.inference.precision import BFLOAT16, told
 from dermlens.inference.predict import DISCLAIMER
 from dermlens.reporting.figures import figure
@@ -92,8 +93,13 @@ def _calibration(card: Mapping[str, Any]) -> str:
     fit = card["calibration_fit"]
     if not fit["fitted"]:
         return f"probabilities are NOT calibrated ({fit['reason']})"
+    found, biases = card["calibration"], ""
+    if any(found.get("bias", ())):
+        codes = (each["code"] for each in card["classes"])
+        biases = ", biases " + ", ".join(f"{c} {b:+.2f}" for c, b in zip(codes, found["bias"], strict=True))
+    words = f" {bias_words(fit['bias'])}" if fit.get("bias") else ""
     return (
-        f"probabilities calibrated on {fit['lesions']} lesions (temperature {card['calibration']['temperature']:.3f})"
+        f"probabilities calibrated on {fit['lesions']} lesions (temperature {found['temperature']:.3f}{biases}).{words}"
     )
 
 

@@ -48,8 +48,38 @@ def resolve(recipe: Recipe, row: Backbone) -> Recipe:
         cut_block=_cut(recipe.cut_block, mode, row),
         batch_norm=updated if recipe.batch_norm == "auto" else recipe.batch_norm,
         precision=precision,
+        devices=_devices(recipe, mode),
         threads=recipe.threads or _processors(),
     )
+
+
+def devices(recipe: Recipe) -> list[str]:
+    """Return the names of the devices over which a resolved recipe spreads its batches."""
+    return [f"{device.device_type}:{place}" for place, device in enumerate(_logical()[: recipe.devices])]
+
+
+def _devices(recipe: Recipe, mode: str) -> int:
+    """Return how many devices share a batch; each gets two images at least."""
+    if mode != "full":
+        if recipe.devices > 1:
+            raise RecipeError(
+                f"Recipe setting devices is {recipe.devices}, and fine_tune is {mode}. Only full spreads its batches.",
+                remedy="Leave devices out, or choose --fine-tune full.",
+            )
+        return 1
+    there, most = len(_logical()), max(1, recipe.batch_size // 2)
+    if recipe.devices > min(there, most):
+        raise RecipeError(
+            f"Recipe setting devices is {recipe.devices}. TensorFlow sees {there} here, and a batch of "
+            f"{recipe.batch_size} can be spread over {most}.",
+            remedy=f"Choose devices from 1 to {min(there, most)}, or 0 for as many as there are.",
+        )
+    return recipe.devices or min(there, most)
+
+
+def _logical() -> list[tf.config.LogicalDevice]:
+    """Return the GPUs, or the processor where there is none."""
+    return tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
 
 
 def _cut(cut: int, mode: str, row: Backbone) -> int:

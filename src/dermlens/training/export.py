@@ -17,6 +17,7 @@ import tensorflow as tf
 from openvino.preprocess import PrePostProcessor
 
 from dermlens.errors import StorageError, WeightsError
+from dermlens.training.features import compile_graph
 from dermlens.training.formats import AGREEMENT
 
 
@@ -67,16 +68,6 @@ def _result_named(graph: ov.Model, name: str) -> object:
         f"The exported graph has no output {name!r}; it has {[sorted(o.get_names()) for o in graph.outputs]}.",
         remedy="Use the pinned versions of keras, tensorflow and openvino in requirements/.",
     )
-
-
-def compile_graph(graph: ov.Model, *, batch: int) -> ov.CompiledModel:
-    """Compile for a fixed batch in float32 on all cores."""
-    fixed = graph.clone()
-    shape = fixed.input(0).get_partial_shape()
-    shape[0] = batch
-    fixed.reshape(shape)
-    config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    return ov.Core().compile_model(fixed, "CPU", config)
 
 
 def check_export(model: keras.Model, graph: ov.Model, pixels: np.ndarray) -> float:

@@ -15,9 +15,9 @@ import numpy as np
 
 from dermlens.data.images import InputSpec
 from dermlens.data.records import Record
+from dermlens.training.features import DECODE_THREADS
 from dermlens.training.pipeline import Draw, Draws, fresh_view, plain_view
 from dermlens.training.recipe import Recipe
-from dermlens.training.trunk import DECODE_THREADS
 
 EVAL_BATCH = 128
 EVAL_BATCH_PIXELS = 32

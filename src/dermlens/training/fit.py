@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,10 +22,11 @@ from dermlens.evaluation.metrics import balanced_accuracy_score, macro_auc_score
 from dermlens.training.checkpoint import Checkpoint, Saved, assign, values_of
 from dermlens.training.feed import Feed, batches
 from dermlens.training.interrupt import held_back
-from dermlens.training.losses import answered_prior, make_loss
-from dermlens.training.optimiser import average_in, averaged, make_optimiser, rate_at
-from dermlens.training.pipeline import effective_prior
+from dermlens.training.losses import answered_prior
+from dermlens.training.mirror import Mirror
+from dermlens.training.optimiser import averaged, make_optimiser, rate_at
 from dermlens.training.recipe import Recipe
+from dermlens.training.step import logits_of, make_step
 from dermlens.training.watch import Watch
 
 
@@ -68,6 +69,7 @@ def fit(
     watch: Watch,
     checkpoint: Checkpoint | None = None,
     saved: Saved | None = None,
+    devices: Sequence[str] = (),
 ) -> History:
     """Train `model` and leave it with the best averaged weights by balanced accuracy on select.
 
@@ -77,11 +79,12 @@ def fit(
         codes: the classes, in the order of the logits.
         checkpoint: where the state is kept now and then; None keeps none.
         saved: a state of this stage to go on from, step for step.
+        devices: names such as "GPU:0" over which each batch is spread, where there is more than one.
 
     Returns:
         The history. Ctrl-C ends training between two steps, with a checkpoint, and `interrupted` set.
     """
-    loop = _Loop(model, feed, stage, recipe, codes, watch, checkpoint)
+    loop = _Loop(model, feed, stage, recipe, codes, watch, checkpoint, devices)
     if saved is None:
         loop.score_epoch(0, {})
     else:
@@ -102,6 +105,7 @@ class _Loop:
         codes: tuple[str, ...],
         watch: Watch,
         checkpoint: Checkpoint | None,
+        devices: Sequence[str],
     ) -> None:
         self.model, self.feed, self.stage, self.recipe = model, feed, stage, recipe
         self.codes, self.watch, self.checkpoint = codes, watch, checkpoint
@@ -115,10 +119,15 @@ class _Loop:
         self.ema = averaged(model)
         self.optimiser = make_optimiser(model, recipe)
         self.log_prior = np.log(answered_prior(feed.labels, len(codes), recipe))
-        self._train = _make_step(model, recipe, self.optimiser, self.ema, feed.labels, len(codes))
-        self._forward = tf.function(lambda x: _logits(model(tf.cast(x, tf.float32), training=False)), jit_compile=False)
+        self._mirror = Mirror(model, devices, recipe.batch_size) if len(devices) > 1 else None
+        self._train = make_step(model, recipe, self.optimiser, self.ema, feed.labels, len(codes), self._mirror)
+        self._forward = tf.function(
+            lambda x: logits_of(model(tf.cast(x, tf.float32), training=False)), jit_compile=False
+        )
 
     def run(self, stop: Callable[[], bool]) -> None:
+        if self._mirror is not None:
+            self._mirror.take_up()
         left = (self.total - self.step) * self.recipe.batch_size
         with self.watch.stage(self.stage.name, left, step=self.step) as told, closing(self._batches()) as source:
             start = time.monotonic()
@@ -252,42 +261,5 @@ class _Loop:
         assign(self.model.weights, self.best)
 
 
-def _make_step(
-    model: keras.Model,
-    recipe: Recipe,
-    optimiser: keras.optimizers.Optimizer,
-    ema: list[tf.Variable],
-    labels: np.ndarray,
-    classes: int,
-) -> Callable[..., tf.Tensor]:
-    loss_of = make_loss(recipe, effective_prior(labels, classes, recipe.class_balance))
-    smooth = recipe.label_smoothing
-
-    def step(inputs: tf.Tensor, targets: tf.Tensor, mix: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
-        x = _mixed(tf.cast(inputs, tf.float32), mix)
-        y = _mixed(targets * (1 - smooth) + smooth / classes, mix)
-        with tf.GradientTape() as tape:
-            loss = loss_of(y, tf.cast(_logits(model(x, training=True)), tf.float32))
-            scaled = optimiser.scale_loss(loss)
-        gradients = tape.gradient(scaled, model.trainable_variables)
-        optimiser.learning_rate.assign(rate)
-        optimiser.apply(gradients, model.trainable_variables)
-        average_in(ema, model, optimiser.iterations, recipe.ema_decay)
-        return loss
-
-    compiled: Callable[..., tf.Tensor] = tf.function(step, jit_compile=False, reduce_retracing=True)
-    return compiled
-
-
 def _all_finite(variables: list[tf.Variable]) -> bool:
     return all(np.isfinite(v.numpy()).all() for v in variables if v.dtype.is_floating)
-
-
-def _logits(outputs: Any) -> tf.Tensor:
-    return outputs[0] if isinstance(outputs, (list, tuple)) else outputs
-
-
-def _mixed(values: tf.Tensor, mix: tf.Tensor) -> tf.Tensor:
-    """Blend each row with its mirror image in the batch: row * mix + reversed row * (1 - mix); mix is 1 for none."""
-    share = tf.reshape(mix, [-1] + [1] * (len(values.shape) - 1))
-    return values * share + tf.reverse(values, [0]) * (1 - share)

@@ -73,7 +73,7 @@ def facts(bundle: Bundle, chosen: Format) -> dict[str, str]:
         "input": _input(bundle.input_spec, chosen),
         "outputs": list(OUTPUTS),
         "calibration": {**bundle.calibration.as_dict(), "fitted": bundle.calibrated},
-        "probabilities": "softmax(logits / temperature + log(prior) - log(training_prior))",
+        "probabilities": "softmax(logits / temperature + bias + log(prior) - log(training_prior))",
         "decision_rule": bundle.decision_rule.as_dict(),
         "diagnosis": _diagnosis(bundle.decision_rule.kind),
         "licence": bundle.card.get("licence", {}),
@@ -90,7 +90,7 @@ def _input(spec: InputSpec, chosen: Format) -> dict[str, Any]:
 
 def _diagnosis(kind: str) -> str:
     if kind == "prior_adjusted":
-        return "the class with the largest probability / prior ** strength"
+        return "the class with the largest probability / (exp(bias) * prior ** strength)"
     return "the class with the largest probability"
 
 

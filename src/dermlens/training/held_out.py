@@ -72,9 +72,10 @@ def _embeddings(bundle: Bundle, records: Sequence[Record], console: Console) -> 
     from dermlens.training.quiet import load_tensorflow
 
     load_tensorflow()
-    from dermlens.training.export import compile_graph, to_openvino
+    from dermlens.training.export import to_openvino
+    from dermlens.training.features import batch_for, compile_graph
     from dermlens.training.network import open_backbone, with_head
-    from dermlens.training.trunk import batch_for, plain_outputs
+    from dermlens.training.trunk import plain_outputs
 
     spec = bundle.input_spec
     recipe = replace(

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from dermlens.reporting.progress import track
 from dermlens.training.backbones import build_backbone
-from dermlens.training.export import compile_graph, to_openvino
+from dermlens.training.export import to_openvino
+from dermlens.training.features import compile_graph
 
 REPEATS = 20
 WARM_UP = 3

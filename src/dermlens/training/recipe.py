@@ -61,6 +61,7 @@ class Recipe:
         precision: "float32", "mixed_float16" or "mixed_bfloat16"; "auto" is float32 on a processor and on a GPU
             whichever a short trial finds faster.
         deterministic: use operations that give the same bits each time on one machine.
+        devices: with "full", GPUs of this machine that share each batch; 0 takes all that TensorFlow sees.
         threads: processor threads of TensorFlow; 0 takes all. The same bits need the same number.
         seed: of the split, the views, the sampling and the dropout.
     """
@@ -100,6 +101,7 @@ class Recipe:
     decision_rule: str = "prior_adjusted"
     precision: str = "auto"
     deterministic: bool = True
+    devices: int = 0
     threads: int = 0
     seed: int = 0
 
@@ -166,6 +168,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("noise_q", 0.01, 1.0),
     ("logit_adjustment", 0.0, 2.0),
     ("patience", 0, 1000),
+    ("devices", 0, 64),
     ("threads", 0, 1024),
     ("train", 0.05, 1.0),
     ("select", 0.01, 0.9),

@@ -1,7 +1,7 @@
 """Fit what a bundle knows of its own limits, on a bundle that is finished; nothing is trained again.
 
     python -m dermlens.training.refit MODEL --data DATA [--images DIR] [--reference CSV] [--frame-aspect W/H]
-                                      [--no-neighbours] [--precision auto]
+                                      [--no-neighbours] [--precision auto] [--calibrate]
     python -m dermlens.training.refit default --data DATA --as-default [--only-baselines]
 
 A bundle that was made before the linear probe's test predictions were kept gets them too: the probe is fitted again.
@@ -10,6 +10,7 @@ they had are read from the bundle's `seen.json` by content. `--as-default` reads
 bundle then also names its training lesions (`predict --neighbours`); `--no-neighbours` leaves their names out.
 `--precision auto` asks whether it may be served in bfloat16, and fits the facts for it where it may; a bundle that was
 asked before is asked again.
+`--calibrate` first fits temperature and biases again, and measures the test role with them (`recalibrate.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +36,15 @@ from dermlens.evaluation.baselines import compare_held_out, read_held_out
 from dermlens.evaluation.examples_fit import fit_examples
 from dermlens.evaluation.precision_gate import choose_precision
 from dermlens.evaluation.trust_fit import Labelled, fit_trust
-from dermlens.inference.bundle import HASH_CHARS, Bundle, add_baselines, add_trust, find_bundle, load_bundle
+from dermlens.inference.bundle import (
+    HASH_CHARS,
+    Bundle,
+    add_baselines,
+    add_trust,
+    copy_bundle,
+    find_bundle,
+    load_bundle,
+)
 from dermlens.inference.precision import FLOAT32, told
 from dermlens.reporting.progress import track
 from dermlens.training.card import model_card
@@ -143,8 +153,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-neighbours", action="store_true", help="keep no names of training images")
     parser.add_argument("--only-baselines", action="store_true", help="leave the trust facts as they are")
     parser.add_argument("--precision", choices=PRECISIONS, help="to serve in; as it was chosen before by default")
+    parser.add_argument("--calibrate", action="store_true", help="fit temperature and biases again")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
+    if options.calibrate and options.only_baselines:
+        parser.error("--calibrate changes the trust facts: leave --only-baselines out")
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
     try:
         bundle = load_bundle(find_bundle(options.model))
@@ -152,9 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         roles = roles_of(bundle, dataset, console)
         whole = complete(bundle.folder, roles, seed=options.seed, console=console)
         if not options.only_baselines:
-            asked = options.precision or _asked_before(bundle)
-            kept = not options.no_neighbours
-            refit(bundle.folder, roles, seed=options.seed, console=console, neighbours=kept, precision=asked)
+            _refit(bundle, roles, options, console)
         elif not whole:
             return 2
     except DermlensError as error:
@@ -167,6 +178,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _asked_before(bundle: Bundle) -> str:
     record = bundle.card["precision"]
     return "auto" if record["gate"] or "reason" in record else "float32"
+
+
+def _refit(bundle: Bundle, roles: dict[str, Labelled], options: argparse.Namespace, console: Console) -> None:
+    """Work on a copy, so that a bundle never has new probabilities and old thresholds."""
+    asked = options.precision or _asked_before(bundle)
+    with tempfile.TemporaryDirectory(prefix="dermlens-refit-") as place:
+        copy = Path(place) / "bundle"
+        copy_bundle(bundle.folder, copy)
+        if options.calibrate:
+            from dermlens.training.recalibrate import recalibrate
+
+            recalibrate(copy, roles, seed=options.seed, console=console)
+        kept = not options.no_neighbours
+        refit(copy, roles, seed=options.seed, console=console, neighbours=kept, precision=asked)
+        copy_bundle(copy, bundle.folder)
 
 
 def _dataset(options: argparse.Namespace, console: Console) -> Dataset:

@@ -29,8 +29,9 @@ from dermlens.errors import DermlensError, StorageError, UsageError
 from dermlens.training.assess import About, Candidate, finish
 from dermlens.training.backbones import backbone
 from dermlens.training.checkpoint import EVERY_S, Checkpoint
-from dermlens.training.device import check_memory, out_of_memory, resolve, set_up
-from dermlens.training.export import compile_graph, to_openvino
+from dermlens.training.device import check_memory, devices, out_of_memory, resolve, set_up
+from dermlens.training.export import to_openvino
+from dermlens.training.features import Engine, Images, Wanted, batch_for, compile_graph, local, run_batches
 from dermlens.training.feed import EVAL_BATCH, EVAL_BATCH_PIXELS, Feed, from_arrays, from_images
 from dermlens.training.fit import History, Stage, fit
 from dermlens.training.folder import read_state, write_state
@@ -42,7 +43,7 @@ from dermlens.training.network import Network, Stem, in_float32, open_backbone, 
 from dermlens.training.outputs import load_keras, save_keras, seen_by_role, write_audit, write_split
 from dermlens.training.pipeline import AUGMENTATION_VERSION
 from dermlens.training.recipe import Recipe
-from dermlens.training.trunk import batch_for, plain_outputs, run_batches, trunk_cache
+from dermlens.training.trunk import frozen_outputs, trunk_cache
 from dermlens.training.watch import Watch
 
 __all__ = ["About", "train"]
@@ -60,6 +61,7 @@ class _Run:
     key: str
     console: Console
     checkpoint_every_s: float
+    engine: Engine
 
 
 def train(
@@ -74,6 +76,7 @@ def train(
     console: Console | None = None,
     isic_ids_of_lesion: Mapping[str, Sequence[str]] | None = None,
     checkpoint_every_s: float = EVERY_S,
+    engine: Engine | None = None,
 ) -> Path:
     """Train a model and return its bundle folder, `out/bundle`.
 
@@ -85,6 +88,7 @@ def train(
         overwrite: replace another run that stands in the folder.
         isic_ids_of_lesion: other ISIC ids of the same lesions, so that they count as seen as well.
         checkpoint_every_s: shortest time between two checkpoints of the training.
+        engine: who computes frozen features, this process when None; what is trained is trained here.
 
     Raises:
         LeakageError, DataError, RecipeError, WeightsError, StorageError, UsageError: with the remedy.
@@ -114,7 +118,7 @@ def train(
     noted = begun if tuned is None else {**state, **wanted, "bundle": False}
     _prepare_folder(out, recipe, material, seen, noted)
     network = with_head(stem, recipe, len(material.codes))
-    run = _Run(out, recipe, stem, network, material, key, console, checkpoint_every_s)
+    run = _Run(out, recipe, stem, network, material, key, console, checkpoint_every_s, engine or local)
     console.print(_plan(run), highlight=False, soft_wrap=True)
     check_memory(_trained(run), recipe)
     frozen = frozen_features(out / "cache" / "frozen.npz", key, material, lambda: _embed(run), console)
@@ -150,7 +154,8 @@ def _plan(run: _Run) -> str:
     return (
         f"{row.title} at {recipe.size_px} px from {_started_from(run.stem)}; {what} "
         f"({trainable_millions(_trained(run)):.2f} M parameters, batch norm {recipe.batch_norm}, {recipe.precision}, "
-        f"{recipe.threads} threads)."
+        f"{recipe.threads} threads"
+        + (f", each batch spread over {recipe.devices} devices)." if recipe.devices > 1 else ").")
     )
 
 
@@ -167,6 +172,7 @@ def _trained(run: _Run) -> keras.Model:
 def _key(recipe: Recipe, stem: Stem, material: Material) -> str:
     """Identify all that decides about the tuned weights."""
     settings = recipe.as_dict()
+    del settings["devices"]  # so that a run can go on with fewer of them
     if not recipe.artefacts:
         del settings["artefacts"]  # so that a run from before this setting existed can go on
     facts = [
@@ -240,10 +246,10 @@ def _prepare_folder(
 def _embed(run: _Run) -> np.ndarray:
     """Return the embeddings of all images by the network as it was pretrained, float32 (n, d)."""
     with in_float32(run.network.whole, run.recipe.precision):
-        compiled = compile_graph(to_openvino(run.network.whole), batch=batch_for(run.recipe.size_px))
-    return plain_outputs(
-        compiled, run.material.records, run.stem.spec, output=1, console=run.console, what="Frozen features"
-    )
+        graph = to_openvino(run.network.whole)
+    images = Images(run.material.records, run.material.hashes)
+    wanted = Wanted(run.stem.spec, view_count=0, seed=run.recipe.seed, output=1)
+    return frozen_outputs(graph, images, wanted, engine=run.engine, console=run.console, what="Frozen features")
 
 
 def _tune(run: _Run, embeddings: np.ndarray) -> History:
@@ -260,7 +266,7 @@ def _tune(run: _Run, embeddings: np.ndarray) -> History:
             return _told(history, run.console)
     feed = _over_trunk(run) if recipe.fine_tune == "top" else _fresh(run)
     stage = Stage("tune", recipe.epochs, recipe.learning_rate, recipe.mixup, salt=1, patience=recipe.patience)
-    return _told(fit(_trained(run), feed, stage, recipe, codes, watch, checkpoint, saved), run.console)
+    return _told(fit(_trained(run), feed, stage, recipe, codes, watch, checkpoint, saved, devices(recipe)), run.console)
 
 
 def _frozen_feed(run: _Run, embeddings: np.ndarray) -> Feed:
@@ -311,6 +317,7 @@ def _features(run: _Run, trunk: ov.Model, role: str, views: int) -> np.ndarray:
         console=run.console,
         artefacts=run.recipe.artefacts,
         what=f"Trunk features, {role}",
+        engine=run.engine,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import keras
@@ -17,14 +17,16 @@ import numpy as np
 from rich.console import Console
 
 from dermlens.training.checkpoint import assign, values_of
-from dermlens.training.export import compile_graph, to_openvino
+from dermlens.training.device import devices
+from dermlens.training.export import to_openvino
+from dermlens.training.features import Engine, batch_for, compile_graph, local
 from dermlens.training.feed import EVAL_BATCH, EVAL_BATCH_PIXELS, Feed, from_arrays, from_images
 from dermlens.training.fit import History, Stage, fit
 from dermlens.training.material import Material
 from dermlens.training.network import Network, Stem, in_float32, open_backbone, with_head
 from dermlens.training.recipe import Recipe
 from dermlens.training.split import assign_folds
-from dermlens.training.trunk import batch_for, plain_outputs, trunk_cache
+from dermlens.training.trunk import plain_outputs, trunk_cache
 from dermlens.training.watch import Watch
 
 Report = Callable[[int, float], None]
@@ -70,13 +72,16 @@ class Bench:
     Attributes:
         material: from `learnable`.
         out: folder of the caches.
+        embeddings: of all images by the network as it was pretrained, float32 (n, d); computed where None.
+        engine: who computes trunk features.
     """
 
     material: Material
     folds: Sequence[Fold]
     out: Path
     console: Console
-    _embeddings: np.ndarray | None = field(default=None, init=False)
+    embeddings: np.ndarray | None = None
+    engine: Engine = local
 
     def score(self, recipe: Recipe, report: Report) -> float:
         """Train as the recipe says, once for each fold, and return the mean of the best balanced accuracies, 0..1.
@@ -84,13 +89,10 @@ class Bench:
         Raises:
             Interrupted: Ctrl-C. What `report` raises ends the trial too.
         """
-        keras.backend.clear_session()
-        keras.utils.set_random_seed(recipe.seed)
-        stem = open_backbone(recipe)
-        network = with_head(stem, recipe, len(self.material.codes))
+        stem, network = self._opened(recipe)
         start = values_of(network.whole.weights)
-        if self._embeddings is None:
-            self._embeddings = self._embed(stem, network, recipe)
+        if self.embeddings is None:
+            self.embeddings = self._embed(stem, network, recipe)
         best: list[float] = []
         for number, fold in enumerate(self.folds):
             assign(network.whole.weights, start)
@@ -102,6 +104,20 @@ class Bench:
             best.append(self._fold(stem, network, recipe, fold, told))
         return float(np.mean(best))
 
+    def prepare(self, recipe: Recipe) -> None:
+        """Compute what all trials with the cut of this recipe share, so that other processes find it."""
+        stem, network = self._opened(recipe)
+        if self.embeddings is None:
+            self.embeddings = self._embed(stem, network, recipe)
+        if recipe.fine_tune == "top" and recipe.views:
+            self._features(stem, network, recipe)
+
+    def _opened(self, recipe: Recipe) -> tuple[Stem, Network]:
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(recipe.seed)
+        stem = open_backbone(recipe)
+        return stem, with_head(stem, recipe, len(self.material.codes))
+
     def _embed(self, stem: Stem, network: Network, recipe: Recipe) -> np.ndarray:
         with in_float32(network.whole, recipe.precision):
             graph = compile_graph(to_openvino(network.whole), batch=batch_for(recipe.size_px))
@@ -110,7 +126,7 @@ class Bench:
 
     def _fold(self, stem: Stem, network: Network, recipe: Recipe, fold: Fold, told: Report) -> float:
         """Train the head, then the blocks, on one fold and return the best score of the last stage."""
-        embeddings, labels = self._embeddings, self.material.labels
+        embeddings, labels = self.embeddings, self.material.labels
         if embeddings is None:
             raise Interrupted
         only = recipe.fine_tune == "head"
@@ -126,10 +142,20 @@ class Bench:
         stage = Stage("tune", recipe.epochs, recipe.learning_rate, recipe.mixup, salt=1, patience=recipe.patience)
         cached = recipe.fine_tune == "top" and recipe.views
         model = network.classifier if cached else network.whole
-        return self._fit(model, self._feed(stem, network, recipe, fold), stage, recipe, told).best
+        feed = self._feed(stem, network, recipe, fold)
+        return self._fit(model, feed, stage, recipe, told, devices(recipe)).best
 
-    def _fit(self, model: keras.Model, feed: Feed, stage: Stage, recipe: Recipe, told: Report | None) -> History:
-        history = fit(model, feed, stage, recipe, self.material.codes, _Reporting(self.material.codes, told))
+    def _fit(
+        self,
+        model: keras.Model,
+        feed: Feed,
+        stage: Stage,
+        recipe: Recipe,
+        told: Report | None,
+        spread: Sequence[str] = (),
+    ) -> History:
+        watch = _Reporting(self.material.codes, told)
+        history = fit(model, feed, stage, recipe, self.material.codes, watch, devices=spread)
         if history.interrupted:
             raise Interrupted
         return history
@@ -169,6 +195,7 @@ class Bench:
             console=self.console,
             artefacts=recipe.artefacts,
             what=f"Trunk features below block {recipe.cut_block + 1}",
+            engine=self.engine,
         )
 
 

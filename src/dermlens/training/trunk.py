@@ -1,8 +1,8 @@
 """Frozen trunk features, computed once, so that fine-tuning on a CPU takes minutes.
 
-The blocks up to the cut never change, so their output for each view of each image is computed once (in OpenVINO, which
-is several times faster than TensorFlow on a CPU) and kept in float16 in a memory-mapped file. A cache that was
-interrupted goes on where it stopped; one made from other images, pixels, weights or seeds is made anew.
+The blocks up to the cut never change, so their output for each view of each image is computed once (`features.py`) and
+kept in float16 in a memory-mapped file. A cache that was interrupted goes on where it stopped; one made from other
+images, pixels, weights or seeds is made anew.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,20 @@ from dermlens.data.images import InputSpec
 from dermlens.data.records import Record
 from dermlens.errors import StorageError
 from dermlens.reporting.progress import track
-from dermlens.training.export import compile_graph
-from dermlens.training.pipeline import AUGMENTATION_VERSION, plain_view, views
+from dermlens.training.features import (
+    CHUNK,
+    DECODE_THREADS,
+    Engine,
+    Found,
+    Images,
+    Wanted,
+    batch_for,
+    local,
+    run_batches,
+    shape_of,
+)
+from dermlens.training.pipeline import AUGMENTATION_VERSION, plain_view
 
-BATCH = 32  # of images of 224 px; fewer of larger ones
-DECODE_THREADS = min(8, os.cpu_count() or 2)
-CHUNK = 32  # images at a time: their views fill whole batches
 FLUSH_EVERY = 256
 
 
@@ -46,6 +55,7 @@ def trunk_cache(
     console: Console,
     artefacts: float = 0.0,
     what: str = "Trunk features",
+    engine: Engine = local,
 ) -> np.ndarray:
     """Return features float16 (images, 1 + view_count, height, width, channels), read-only; view 0 is the plain one.
 
@@ -54,11 +64,12 @@ def trunk_cache(
         graph: the trunk, uint8 pixels in, one feature map out.
         weights_id: identifies the trunk's weights and cut.
         artefacts: share of the augmented views with an artefact drawn in.
+        engine: who computes; either one goes on with what the other has left.
     Raises:
         StorageError: not enough space; what is there already is kept.
     """
-    compiled = compile_graph(graph, batch=batch_for(spec.size_px))
-    shape = (len(records), 1 + view_count, *(int(n) for n in compiled.output(0).shape[1:]))
+    wanted = Wanted(spec, view_count, seed, artefacts, dtype="float16")
+    shape = (len(records), 1 + view_count, *shape_of(graph, wanted.output, batch_for(spec.size_px)))
     key = {
         "images": hashlib.sha256("".join(hashes).encode()).hexdigest(),
         "aspects": hashlib.sha256(repr([r.frame_aspect for r in records]).encode()).hexdigest(),
@@ -71,12 +82,11 @@ def trunk_cache(
         **({"artefacts": artefacts} if artefacts else {}),  # without them a cache from before they existed holds
     }
 
-    def load(index: int) -> np.ndarray:
-        return views(records[index], spec, count=view_count, seed=seed, key=hashes[index], artefacts=artefacts)
-
     try:
         features, done = _open(folder, key, shape)
-        _fill(folder, features, done, key, compiled, load, console, what)
+        if starts := range(done, len(records), CHUNK):
+            with track(what, (len(records) - done) * shape[1], console, unit="views") as advance:
+                _fill(folder, features, done, key, engine(graph, Images(records, hashes), wanted, starts), advance)
         del features
         filled: np.ndarray = np.load(folder / "features.npy", mmap_mode="r")
         return filled
@@ -85,11 +95,6 @@ def trunk_cache(
             f"The feature cache could not be written to {folder}: {error.strerror or error}.",
             remedy="Free some space or lower `views` in the recipe; the run continues from what is there.",
         ) from error
-
-
-def batch_for(size_px: int) -> int:
-    """Return how many images of that side go through a graph at once: about as many pixels whatever the size."""
-    return max(1, min(BATCH, BATCH * 224**2 // size_px**2))
 
 
 def _open(folder: Path, key: dict[str, Any], shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
@@ -130,31 +135,29 @@ def _fill(
     features: np.ndarray,
     done: int,
     key: dict[str, Any],
-    compiled: ov.CompiledModel,
-    load: Callable[[int], np.ndarray],
-    console: Console,
-    what: str,
+    found: Found,
+    progress: Callable[[int], None],
 ) -> None:
-    """Fill the features from image `done` on; `load` gives all views of an image."""
-    n, per_image = features.shape[:2]
-    total = (n - done) * per_image
-    starts = range(done, n, CHUNK)
-    with ThreadPoolExecutor(max_workers=DECODE_THREADS) as pool, track(what, total, console, unit="views") as advance:
-        following = [pool.submit(load, i) for i in _chunk(done, n)]
-        for start in starts:
-            pixels = [future.result() for future in following]
-            following = [pool.submit(load, i) for i in _chunk(start + CHUNK, n)]
-            found = run_batches(compiled, np.concatenate(pixels))
-            stop = start + len(pixels)
-            features[start:stop] = found.reshape(len(pixels), per_image, *found.shape[1:])
-            advance(len(found))
-            if stop == n or stop % FLUSH_EVERY < CHUNK:
-                features.flush()  # type: ignore[attr-defined]
-                _write_state(folder, key, stop)
+    """Write chunks as they come and note, also at an interruption, how far there is no gap."""
+    written, kept = dict[int, int](), done
+    try:
+        for start, part in found:
+            features[start : start + len(part)] = part
+            written[start] = start + len(part)
+            while done in written:
+                done = written.pop(done)
+            progress(part.shape[0] * part.shape[1])
+            if done - kept >= FLUSH_EVERY:
+                kept = _note(folder, features, key, done)
+    finally:
+        found.close()
+        _note(folder, features, key, done)
 
 
-def _chunk(start: int, stop: int) -> range:
-    return range(min(start, stop), min(start + CHUNK, stop))
+def _note(folder: Path, features: np.ndarray, key: dict[str, Any], done: int) -> int:
+    features.flush()  # type: ignore[attr-defined]
+    _write_state(folder, key, done)
+    return done
 
 
 def _write_state(folder: Path, key: dict[str, Any], done: int) -> None:
@@ -163,17 +166,17 @@ def _write_state(folder: Path, key: dict[str, Any], done: int) -> None:
     temporary.replace(folder / "features.json")
 
 
-def run_batches(compiled: ov.CompiledModel, pixels: np.ndarray, output: int = 0) -> np.ndarray:
-    """Run uint8 pixels (n, h, w, 3) through a graph of fixed batch, padding the last one; returns output (n, ...)."""
-    batch = int(compiled.input(0).shape[0])
-    parts = []
-    for start in range(0, len(pixels), batch):
-        part = pixels[start : start + batch]
-        n = len(part)
-        if n < batch:
-            part = np.concatenate([part, np.zeros((batch - n, *part.shape[1:]), part.dtype)])
-        parts.append(compiled(np.ascontiguousarray(part), share_inputs=True)[output][:n].copy())
-    return np.concatenate(parts)
+def frozen_outputs(
+    graph: ov.Model, images: Images, wanted: Wanted, *, engine: Engine, console: Console, what: str
+) -> np.ndarray:
+    """Return one output of the graph for the plain view of each image, in order, kept in memory."""
+    n = len(images.records)
+    result = np.empty((n, *shape_of(graph, wanted.output, batch_for(wanted.spec.size_px))), wanted.dtype)
+    with track(what, n, console) as advance, closing(engine(graph, images, wanted, range(0, n, CHUNK))) as found:
+        for start, part in found:
+            result[start : start + len(part)] = part[:, 0]
+            advance(len(part))
+    return result
 
 
 def plain_outputs(

@@ -14,7 +14,8 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from dermlens.data.records import Dataset
-from dermlens.errors import StorageError, UsageError, WeightsError
+from dermlens.errors import DermlensError, StorageError, UsageError, WeightsError
 from dermlens.training.backbones import backbone
 from dermlens.training.device import out_of_memory, resolve, set_up
+from dermlens.training.features import Engine, local
 from dermlens.training.folder import replace_text
 from dermlens.training.lineage import check_lineage
 from dermlens.training.material import Material, prepare
@@ -36,6 +38,7 @@ from dermlens.training.network import open_backbone
 from dermlens.training.recipe import Recipe
 from dermlens.training.search import Range, defaults, space
 from dermlens.training.trial import Bench, Interrupted, folds_of, learnable
+from dermlens.training.trials import WORDS, Trials
 
 DATABASE, BEST, TABLE = "study.db", "recipe.toml", "trials.csv"
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -64,6 +67,7 @@ class _Search:
     out: Path
     console: Console
     reading: Sequence[str]
+    parallel: Trials | None = None
     begun: float = field(default_factory=time.monotonic)
 
     def late(self) -> bool:
@@ -87,11 +91,15 @@ def tune(
     allow_leakage: bool = False,
     reading: Sequence[str] = (),
     console: Console,
+    parallel: Trials | None = None,
+    engine: Engine = local,
 ) -> bool:
     """Search, and leave `recipe.toml`, `trials.csv` and `study.db` in `out`; go on with the search that is there.
 
     Args:
         given: the settings that a person gave; they are fixed and stand in `recipe.toml`.
+        parallel: tries recipes side by side; one after the other in this process when None.
+        engine: who computes trunk features.
         reading: the options that the data was read with, such as `("--task", "isic2019")`; `train` needs them too.
 
     Returns:
@@ -116,8 +124,8 @@ def tune(
     try:
         out.mkdir(parents=True, exist_ok=True)
         search = _Search(
-            _study(out, key, recipe),
-            Bench(material, folds, out, console),
+            _study(out, key, recipe, parallel is not None),
+            Bench(material, folds, out, console, engine=engine),
             recipe,
             given,
             varied,
@@ -125,6 +133,7 @@ def tune(
             out,
             console,
             reading,
+            parallel,
         )
         return _run(search)
     except (OSError, optuna.exceptions.StorageInternalError) as error:
@@ -147,7 +156,7 @@ def _check_place(out: Path) -> None:
 
 def _key(recipe: Recipe, weights_id: str, material: Material, varied: Mapping[str, Range], folds: int) -> str:
     facts = [
-        {k: v for k, v in recipe.as_dict().items() if k not in ("threads", "precision")},
+        {k: v for k, v in recipe.as_dict().items() if k not in ("threads", "precision", "devices")},
         weights_id,
         {name: values.as_dict() for name, values in varied.items()},
         folds,
@@ -156,7 +165,7 @@ def _key(recipe: Recipe, weights_id: str, material: Material, varied: Mapping[st
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _study(out: Path, key: str, recipe: Recipe) -> Any:
+def _study(out: Path, key: str, recipe: Recipe, parallel: bool) -> Any:
     """Open the study in the folder, or make it."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = optuna.storages.RDBStorage(f"sqlite:///{(out / DATABASE).resolve()}")
@@ -176,7 +185,9 @@ def _study(out: Path, key: str, recipe: Recipe) -> Any:
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):  # of a process that was killed
         study.tell(trial.number, state=TrialState.FAIL)
     # Another seed for each call: the same one would propose again what a call before has tried.
-    study.sampler = optuna.samplers.TPESampler(seed=recipe.seed + len(study.trials), n_startup_trials=6)
+    study.sampler = optuna.samplers.TPESampler(
+        seed=recipe.seed + len(study.trials), n_startup_trials=6, constant_liar=parallel
+    )
     return study
 
 
@@ -186,10 +197,12 @@ def _run(search: _Search) -> bool:
     if not any(trial.user_attrs.get("own") for trial in study.get_trials(deepcopy=False, states=states)):
         study.enqueue_trial(defaults(search.recipe, search.varied), user_attrs={"own": True})
     _told(search)
+    if search.parallel is not None and len(search.ended()) < wanted:
+        _prepare(search)
     whole = True
     try:
         while len(search.ended()) < wanted and not search.late() and whole:
-            whole = _one(search)
+            whole = _one(search) if search.parallel is None else _several(search, search.parallel)
             _keep(search)
     except KeyboardInterrupt:
         whole = False
@@ -210,11 +223,81 @@ def _told(search: _Search) -> None:
         console.print(f"Going on after {done} trials.", highlight=False)
 
 
-def _one(search: _Search) -> bool:
-    """Try one recipe; False where Ctrl-C ended it."""
+def _ask(search: _Search) -> tuple[Any, dict[str, Any], Recipe]:
+    """Return the next trial, what is varied in it, and its recipe."""
     trial = search.study.ask()
     found: dict[str, Any] = {name: values.suggest(trial, name) for name, values in search.varied.items()}
-    recipe = resolve(replace(search.recipe, **found), backbone(search.recipe.backbone))
+    return trial, found, resolve(replace(search.recipe, **found), backbone(search.recipe.backbone))
+
+
+def _prepare(search: _Search) -> None:
+    """Compute embeddings and the trunk features of every cut, which all workers read and none may write."""
+    cuts = search.varied["cut_block"].choices if "cut_block" in search.varied else (search.recipe.cut_block,)
+    for cut in cuts:
+        recipe = replace(search.recipe, cut_block=cut)
+        search.bench.prepare(resolve(recipe, backbone(recipe.backbone)))
+
+
+def _several(search: _Search, parallel: Trials) -> bool:
+    """Try as many recipes as are still wanted, side by side."""
+    begun: dict[int, tuple[Any, dict[str, Any]]] = {}
+    reported: set[tuple[int, int]] = set()  # a trial that begins again on another worker says the same again
+    before = len(search.ended())
+
+    def asked() -> Iterator[tuple[int, Recipe]]:
+        for _ in range(search.limits.trials - before):
+            trial, found, recipe = _ask(search)
+            begun[trial.number] = trial, found
+            yield trial.number, recipe
+
+    def heard(number: int, epoch: int, score: float) -> bool:
+        if number not in begun:  # its last words came after its end
+            return True
+        trial = begun[number][0]
+        if (number, epoch) not in reported:
+            reported.add((number, epoch))
+            trial.report(score, epoch)
+        return bool(trial.should_prune())
+
+    lost = 0
+    try:
+        with closing(parallel(search.bench, asked(), heard, search.late)) as done:
+            for number, end in done:
+                trial, found = begun.pop(number)
+                trial.set_user_attr("seconds", round(end.seconds, 1))
+                search.study.tell(trial, end.score, state=_STATES[end.how])
+                lost += end.how == "lost"
+                _say(search, number, found, end.words)
+                _keep(search)
+    finally:
+        for trial, _ in begun.values():
+            search.study.tell(trial, state=TrialState.FAIL)
+    if lost and len(search.ended()) == before:
+        raise DermlensError(
+            f"Every trial ended its worker, {lost} in all.",
+            remedy="Give the workers more memory, or fewer of them with --workers; the same command goes on.",
+            code="worker_died",
+        )
+    return True
+
+
+_STATES = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "diverged": TrialState.PRUNED,
+    "lost": TrialState.FAIL,
+}
+
+
+def _say(search: _Search, number: int, found: Mapping[str, Any], words: str) -> None:
+    own = " (the recipe as it is)" if number == 0 else ""
+    values = ", ".join(f"{name} {value:g}" for name, value in found.items())
+    search.console.print(f"Trial {number}{own}: {words}; {values}", highlight=False, soft_wrap=True)
+
+
+def _one(search: _Search) -> bool:
+    """Try one recipe; False where Ctrl-C ended it."""
+    trial, found, recipe = _ask(search)
     began = time.monotonic()
 
     def report(epoch: int, score: float) -> None:
@@ -229,11 +312,11 @@ def _one(search: _Search) -> bool:
         score = search.bench.score(recipe, report)
         state, words = TrialState.COMPLETE, f"{score:.3f}"
     except optuna.TrialPruned:
-        state, words = TrialState.PRUNED, "ended early, below the median of the others"
+        state, words = TrialState.PRUNED, WORDS["pruned"]
     except WeightsError as error:
         if error.code != "diverged":
             raise
-        state, words = TrialState.PRUNED, "diverged"
+        state, words = TrialState.PRUNED, WORDS["diverged"]
     except Interrupted:
         return False
     except _Late:  # the caller's loop ends by the clock
@@ -243,9 +326,7 @@ def _one(search: _Search) -> bool:
     finally:
         trial.set_user_attr("seconds", round(time.monotonic() - began, 1))
         search.study.tell(trial, score, state=state, skip_if_finished=True)
-    own = " (the recipe as it is)" if trial.number == 0 else ""
-    values = ", ".join(f"{name} {value:g}" for name, value in found.items())
-    search.console.print(f"Trial {trial.number}{own}: {words}; {values}", highlight=False, soft_wrap=True)
+    _say(search, trial.number, found, words)
     return True
 
 
