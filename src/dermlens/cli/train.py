@@ -48,6 +48,30 @@ class FineTune(StrEnum):
     full = "full"
 
 
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WORD|PATH",
+        help="pretrained (default: the backbone's own), imagenet, lite, none (random), a weights file, or the "
+        "folder of an earlier run.",
+    ),
+]
+Mode = Annotated[
+    FineTune | None,
+    typer.Option(help="What is trained: the head, the top blocks, or the full network (default on a GPU)."),
+]
+Unfreeze = Annotated[
+    int | None, typer.Option(min=1, metavar="BLOCK", help="Train from this block on; implies --fine-tune top.")
+]
+Devices = Annotated[
+    str | None, typer.Option(metavar="N|all", help="GPUs that share each batch with --fine-tune full; all by default.")
+]
+ServeIn = Annotated[
+    Precision | None,
+    typer.Option(help="auto: bfloat16 where held-out lesions show no harm and the processor has it; float32."),
+]
+
+
 def train(
     data: Annotated[
         Path, typer.Argument(help="Folder per class, Train/Test folders, CSV, HAM10000, ISIC or PAD-UFES-20.")
@@ -55,25 +79,10 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     recipe: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
     backbone: Annotated[str | None, typer.Option(help="A name from `dermlens backbones`; lite0 by default.")] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WORD|PATH",
-            help="pretrained (default: the backbone's own), imagenet, lite, none (random), a weights file, or the "
-            "folder of an earlier run.",
-        ),
-    ] = None,
-    fine_tune: Annotated[
-        FineTune | None,
-        typer.Option(help="What is trained: the head, the top blocks, or the full network (default on a GPU)."),
-    ] = None,
-    unfreeze: Annotated[
-        int | None, typer.Option(min=1, metavar="BLOCK", help="Train from this block on; implies --fine-tune top.")
-    ] = None,
-    devices: Annotated[
-        str | None,
-        typer.Option(metavar="N|all", help="GPUs that share each batch with --fine-tune full; all by default."),
-    ] = None,
+    weights: Weights = None,
+    fine_tune: Mode = None,
+    unfreeze: Unfreeze = None,
+    devices: Devices = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     views: Annotated[
         int | None, typer.Option(help="Augmented views of each image to cache; 0: fresh ones in every epoch.")
@@ -87,10 +96,7 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name of the model; the run folder's by default.")] = None,
     allow_leakage: Annotated[bool, typer.Option(help="Train although the split leaks; marks the model leaky.")] = False,
     no_neighbours: Annotated[bool, typer.Option("--no-neighbours", help="Keep no names of training images.")] = False,
-    serve_in: Annotated[
-        Precision | None,
-        typer.Option(help="auto: bfloat16 where held-out lesions show no harm and the processor has it; float32."),
-    ] = None,
+    serve_in: ServeIn = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, at the step where it was stopped or killed.")
     ] = False,
@@ -104,11 +110,8 @@ def train(
     """Train a model on a folder of labelled images; audits the data first."""
     need("train", "tensorflow", "sklearn", "matplotlib")
     features = _features(engine, address, workers)
-    if (out / "bundle").exists() and not overwrite and not resume:
-        raise UsageError(
-            f"{out} already holds a trained model. A run folder is not overwritten by default.",
-            remedy="Choose another --out, or add --overwrite; --resume goes on with a run that was stopped.",
-        )
+    if not overwrite and not resume:
+        _refuse_a_trained(out)
     flags: dict[str, Any] = {"backbone": backbone, "weights": weights, "epochs": epochs, "views": views, "seed": seed}
     flags |= _blocks(fine_tune, unfreeze) | {"devices": _count(devices)}
     console = console_of_messages()
@@ -129,15 +132,15 @@ def train(
     from dermlens.training.run import About
     from dermlens.training.run import train as run_training
 
-    neighbours = not no_neighbours and bool(begun.get("neighbours", True))
-    precision = serve_in.value if serve_in else str(begun.get("precision", "float32"))
-    named = name or begun.get("name") or out.resolve().name
-    about = About(name=named, neighbours=neighbours, precision=precision)
     run_training(
         dataset,
         out,
         chosen,
-        about,
+        About(
+            name=name or begun.get("name") or out.resolve().name,
+            neighbours=not no_neighbours and bool(begun.get("neighbours", True)),
+            precision=serve_in.value if serve_in else str(begun.get("precision", "float32")),
+        ),
         allow_leakage=allow_leakage or bool(begun.get("allow_leakage")),
         resume=resume,
         overwrite=overwrite,
@@ -145,6 +148,14 @@ def train(
         isic_ids_of_lesion=isic_ids_of_lesions(reference) if reference else None,
         engine=features,
     )
+
+
+def _refuse_a_trained(out: Path) -> None:
+    if (out / "bundle").exists():
+        raise UsageError(
+            f"{out} already holds a trained model. A run folder is not overwritten by default.",
+            remedy="Choose another --out, or add --overwrite; --resume goes on with a run that was stopped.",
+        )
 
 
 def _features(engine: EngineName, address: str | None, workers: int | None) -> Engine | None:

@@ -252,10 +252,9 @@ class Predictor:
         prediction, code = answered.prediction, code or answered.prediction.diagnosis_code
         if answered.pixels is None or answered.feature_map is None or code is None:
             return None
-        if self._head is None:
-            self._head = self.bundle.head()
-        place = self.bundle.codes.index(code)
-        return explain(prediction, answered.pixels, answered.feature_map, self._head, code, place)
+        self._head = self._head or self.bundle.head()
+        where = (code, self.bundle.codes.index(code))
+        return explain(prediction, answered.pixels, answered.feature_map, self._head, *where)
 
     def _run_many(self, jobs: Iterator[_Job], *, explaining: bool = False) -> Iterator[_Answered]:
         """Answer in threads, each of which decodes a few images, runs the network on them and judges: a core each."""
@@ -398,6 +397,4 @@ def _rounded(value: float | None) -> float | None:
 def _name(image: ImageSource) -> str:
     if isinstance(image, (str, Path)):
         return str(image)
-    if isinstance(image, ImageError):
-        return "<missing>"
-    return "<bytes>" if isinstance(image, bytes) else "<array>"
+    return "<missing>" if isinstance(image, ImageError) else "<bytes>" if isinstance(image, bytes) else "<array>"
