@@ -31,6 +31,9 @@ NEVER = (
     (r"^hf upload ", "it needs the network"),
     (r"\bhf://", "it needs the network; the options are checked"),
     (r"\bs3://", "it needs the network; the options are checked"),
+    (r"--address HOST", "it needs a Ray cluster; the options are checked"),
+    (r"^python benchmarks/", "it measures for hours on all the data; that script and options exist is checked"),
+    (r"^cp runs/accuracy/|^python scripts/results.py", "it writes into the repository; a test compares what it writes"),
 )
 # What takes too long for `make test`, where only the options are checked; `make test-long` runs it.
 LONG = (

@@ -132,6 +132,15 @@ def test_an_extra_that_is_installed_exists(text: str) -> None:
         assert set(extras.split(",")) <= set(project["optional-dependencies"])
 
 
+@pytest.mark.parametrize("text", sorted({c.text for c in COMMANDS if c.text.startswith("python benchmarks/")}))
+def test_a_benchmark_and_its_options_exist(text: str) -> None:
+    script, *rest = words(text)[1:]
+    own = (ROOT / script).read_text(encoding="utf-8")
+    shared = [ROOT / "benchmarks" / f"{name}.py" for name in re.findall(r"^(?:from|import) (\w+)", own, re.MULTILINE)]
+    source = own + "".join(path.read_text(encoding="utf-8") for path in shared if path.is_file())
+    assert [word for word in rest if word.startswith("--") and f'"{word}"' not in source] == []
+
+
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "toml"], ids=place)
 def test_a_recipe_is_one(block: Block) -> None:
     make_recipe(tomllib.loads(block.text))
