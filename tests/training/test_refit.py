@@ -11,7 +11,7 @@ import pytest
 import tiny
 from dermlens import Predictor
 from dermlens.data.images import content_hash
-from dermlens.inference.bundle import HASH_CHARS
+from dermlens.inference.bundle import HASH_CHARS, load_bundle
 from dermlens.training.refit import main
 
 ROLES = {"train": 60, "calibrate": 60, "test": 30}
@@ -81,3 +81,23 @@ def test_other_data_are_refused_and_the_bundle_stays(
     assert main([str(folder), "--data", str(other)]) == 2
     assert "0 images that the model was trained on" in capsys.readouterr().err.replace("\n", " ")
     assert (folder / "bundle.json").read_bytes() == before
+
+
+def test_a_bundle_that_was_asked_for_its_precision_is_asked_again(
+    made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, data = made
+    monkeypatch.setattr("dermlens.training.refit.model_card", lambda card: "# tiny\n")
+    monkeypatch.setattr("dermlens.evaluation.precision_gate.has_bfloat16", lambda: False)
+    asked = {"policy": "f32", "gate": None}
+    for options, reason in (
+        ([], False),
+        (["--precision", "auto"], True),
+        ([], True),
+        (["--precision", "float32"], False),
+    ):
+        assert main([str(folder), "--data", str(data), "--no-neighbours", *options]) == 0
+        record = load_bundle(folder).card["precision"]
+        assert record["policy"] == "f32" and ("reason" in record) == reason
+        assert ("no instructions" in capsys.readouterr().err) == reason
+    assert record == asked
