@@ -37,6 +37,12 @@ class FineTune(StrEnum):
     full = "full"
 
 
+ServeIn = Annotated[
+    Precision | None,
+    typer.Option(help="float32 (default), or auto: bfloat16 where held-out lesions show no harm in it."),
+]
+
+
 def train(
     data: Annotated[
         Path, typer.Argument(help="Folder per class, Train/Test folders, CSV, HAM10000, ISIC or PAD-UFES-20.")
@@ -72,10 +78,7 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name of the model; the run folder's by default.")] = None,
     allow_leakage: Annotated[bool, typer.Option(help="Train although the split leaks; marks the model leaky.")] = False,
     no_neighbours: Annotated[bool, typer.Option("--no-neighbours", help="Keep no names of training images.")] = False,
-    serve_in: Annotated[
-        Precision | None,
-        typer.Option(help="auto: bfloat16 where held-out lesions show no harm and the processor has it; float32."),
-    ] = None,
+    serve_in: ServeIn = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, at the step where it was stopped or killed.")
     ] = False,
@@ -83,11 +86,8 @@ def train(
 ) -> None:
     """Train a model on a folder of labelled images; audits the data first."""
     need("train", "tensorflow", "sklearn", "matplotlib")
-    if (out / "bundle").exists() and not overwrite and not resume:
-        raise UsageError(
-            f"{out} already holds a trained model. A run folder is not overwritten by default.",
-            remedy="Choose another --out, or add --overwrite; --resume goes on with a run that was stopped.",
-        )
+    if not overwrite and not resume:
+        _refuse_trained(out)
     flags: dict[str, Any] = {"backbone": backbone, "weights": weights, "epochs": epochs, "views": views, "seed": seed}
     flags |= _blocks(fine_tune, unfreeze)
     console = console_of_messages()
@@ -95,9 +95,7 @@ def train(
     from dermlens.training.recipe import make_recipe
 
     given = given_settings(recipe, settings or [], flags)
-    begun: dict[str, Any] = {}
-    if resume:
-        given, begun = _begun(out, given)
+    given, begun = _begun(out, given) if resume else (given, {})
     chosen = make_recipe(given)
     check_network(chosen, out)
     dataset = read_dataset(data, images=images, reference=reference, task=task.value, frame_aspect=frame_aspect)
@@ -108,10 +106,11 @@ def train(
     from dermlens.training.run import About
     from dermlens.training.run import train as run_training
 
-    neighbours = not no_neighbours and bool(begun.get("neighbours", True))
-    precision = serve_in.value if serve_in else str(begun.get("precision", "float32"))
-    named = name or begun.get("name") or out.resolve().name
-    about = About(name=named, neighbours=neighbours, precision=precision)
+    about = About(
+        name=name or begun.get("name") or out.resolve().name,
+        neighbours=not no_neighbours and bool(begun.get("neighbours", True)),
+        precision=serve_in or begun.get("precision", Precision.float32),
+    )
     run_training(
         dataset,
         out,
@@ -123,6 +122,14 @@ def train(
         console=console,
         isic_ids_of_lesion=isic_ids_of_lesions(reference) if reference else None,
     )
+
+
+def _refuse_trained(out: Path) -> None:
+    if (out / "bundle").exists():
+        raise UsageError(
+            f"{out} already holds a trained model. A run folder is not overwritten by default.",
+            remedy="Choose another --out, or add --overwrite; --resume goes on with a run that was stopped.",
+        )
 
 
 def given_settings(recipe: Path | None, settings: list[str], flags: dict[str, Any]) -> dict[str, Any]:
