@@ -265,8 +265,7 @@ class Predictor:
             return
         few = len(first) <= runtime.worthwhile
         size, run = (1, runtime.run) if few else (runtime.images_a_pass, runtime.run_beside)
-        jobs = chain(first, jobs)
-        groups = iter(lambda: list(islice(jobs, size)), [])
+        jobs, groups = chain(first, jobs), iter(lambda: list(islice(jobs, size)), [])
         with ThreadPoolExecutor(max_workers=self._workers, thread_name_prefix="dermlens-answer") as pool:
             begun = (pool.submit(self._answer, group, run, explaining) for group in groups)
             waiting = deque(islice(begun, AHEAD * self._workers))
@@ -304,8 +303,8 @@ class Predictor:
                 answered.append(_Answered(self._failed(job.name, item), item.error))
                 continue
             answer, feature_map = next(answers)
-            elapsed_ms = item.elapsed_ms + share_ms
-            answer = replace(answer, image=job.name, elapsed_ms=elapsed_ms, frame_aspect=job.frame_aspect)
+            took = item.elapsed_ms + share_ms
+            answer = replace(answer, image=job.name, elapsed_ms=took, frame_aspect=job.frame_aspect)
             answered.append(_Answered(answer, None, *((item.pixels, feature_map) if explaining else ())))
         return answered
 
