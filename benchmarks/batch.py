@@ -33,7 +33,7 @@ def write_names(folder: Path, count: int, path: Path) -> Path:
     from dermlens.inference.listing import is_image_name
     from dermlens.inference.storage import walk
 
-    names = [os.path.abspath(name) for name in walk(str(folder)) if is_image_name(name)]
+    names = [os.path.abspath(name) for name in walk(str(folder), []) if is_image_name(name)]
     path.write_text("".join(f"{name}\n" for name in itertools.islice(itertools.cycle(names), count)))
     return path
 

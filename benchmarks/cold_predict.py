@@ -2,21 +2,20 @@
 
     python benchmarks/cold_predict.py [--repeats 10] [--image FILE]
 
-Prints medians with their spread, peak resident memory, and the ratio to what a Keras program pays before its first
-line of work. Each pair is measured in turn, so that a busy machine slows both.
+Seconds and peak resident memory, and the ratio to what a Keras program pays before its first line of work. Each pair
+is measured in turn, so that a busy machine slows both.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from measure import save, spread, times_faster
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "images" / "MEL_ISIC_0000029.jpg"
 
@@ -32,16 +31,6 @@ def measure(command: list[str]) -> tuple[float, float]:
     return seconds, usage.ru_maxrss / 1024
 
 
-def summary(samples: list[tuple[float, float]]) -> dict[str, float]:
-    seconds = sorted(s for s, _ in samples)
-    return {
-        "median_s": round(statistics.median(seconds), 3),
-        "low_s": round(seconds[0], 3),
-        "high_s": round(seconds[-1], 3),
-        "peak_mb": round(statistics.median(mb for _, mb in samples), 1),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=10)
@@ -55,11 +44,14 @@ def main() -> None:
     for _ in range(options.repeats):
         samples["dermlens predict"].append(measure(ours))
         samples["import tensorflow"].append(measure(theirs))
-    result = {name: summary(values) for name, values in samples.items()}
-    a, b = result["dermlens predict"], result["import tensorflow"]
-    result["ratio"] = {"time": round(a["median_s"] / b["median_s"], 3), "memory": round(a["peak_mb"] / b["peak_mb"], 3)}
-    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()}
-    print(json.dumps({**machine, "repeats": options.repeats, **result}, indent=1))
+    seconds, peaks = ({name: [pair[place] for pair in pairs] for name, pairs in samples.items()} for place in (0, 1))
+    ratios = {
+        "seconds, import tensorflow / dermlens predict": times_faster(*seconds.values()),
+        "peak memory, import tensorflow / dermlens predict": times_faster(*peaks.values()),
+    }
+    details = {"seconds": seconds, "peak resident memory, MB": peaks}
+    spreads = {what: {name: spread(values) for name, values in by.items()} for what, by in details.items()}
+    save("cold_predict", ratios, {"image": options.image.name, **spreads})
 
 
 if __name__ == "__main__":

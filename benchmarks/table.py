@@ -16,6 +16,7 @@ START, END = "<!-- measured: start -->", "<!-- measured: end -->"
 ORDER = (
     "network",
     "one_image",
+    "cold_predict",
     "many_images",
     "quick",
     "pass_size",
@@ -23,6 +24,7 @@ ORDER = (
     "training_speed",
     "depthwise",
     "precision",
+    "precision_layers",
 )
 
 

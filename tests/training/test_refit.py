@@ -121,3 +121,23 @@ def held_out(folder: Path, data: Path) -> HeldOut:
     hashes = tuple(reversed(seen))
     truth = np.array([label[digest] for digest in hashes])
     return HeldOut(hashes, np.arange(30), truth, (truth + 1) % 3, (truth + 2) % 3, 0)
+
+
+def test_a_bundle_that_was_asked_for_its_precision_is_asked_again(
+    made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, data = made
+    monkeypatch.setattr("dermlens.training.refit.model_card", lambda card: "# tiny\n")
+    monkeypatch.setattr("dermlens.evaluation.precision_gate.has_bfloat16", lambda: False)
+    asked = {"policy": "f32", "gate": None}
+    for options, reason in (
+        ([], False),
+        (["--precision", "auto"], True),
+        ([], True),
+        (["--precision", "float32"], False),
+    ):
+        assert main([str(folder), "--data", str(data), "--no-neighbours", *options]) == 0
+        record = load_bundle(folder).card["precision"]
+        assert record["policy"] == "f32" and ("reason" in record) == reason
+        assert ("no instructions" in capsys.readouterr().err) == reason
+    assert record == asked

@@ -68,7 +68,7 @@ Devices = Annotated[
 ]
 ServeIn = Annotated[
     Precision | None,
-    typer.Option(help="auto: bfloat16 where held-out lesions show no harm and the processor has it; float32."),
+    typer.Option(help="float32 (default), or auto: bfloat16 where held-out lesions show no harm in it."),
 ]
 
 
@@ -119,9 +119,7 @@ def train(
     from dermlens.training.recipe import make_recipe
 
     given = given_settings(recipe, settings or [], flags)
-    begun: dict[str, Any] = {}
-    if resume:
-        given, begun = _begun(out, given)
+    given, begun = _begun(out, given) if resume else (given, {})
     chosen = make_recipe(given)
     check_network(chosen, out)
     dataset = read_dataset(data, images=images, reference=reference, task=task.value, frame_aspect=frame_aspect)

@@ -19,14 +19,13 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from dermlens.data.images import InputSpec, load_image
+from dermlens.data.images import InputSpec
 from dermlens.data.records import Record
-from dermlens.errors import ImageError
 from dermlens.evaluation import metrics, weighted
 from dermlens.evaluation.bootstrap import lesion_index, paired_difference, resample_weights, sampled_figure
 from dermlens.evaluation.calibration import fit_calibration
 from dermlens.evaluation.precision_layers import heavy_layers, keeping_float32
-from dermlens.evaluation.trust_fit import MIN_LESIONS, Labelled, fit_trust
+from dermlens.evaluation.trust_fit import MIN_LESIONS, Labelled, fit_trust, readable
 from dermlens.evaluation.weighted import Floats, Ints
 from dermlens.inference.bundle import Bundle
 from dermlens.inference.decision import Calibration, DecisionRule, decide, probabilities
@@ -106,21 +105,14 @@ def all_logits(
     logits: list[list[np.ndarray]] = [[] for _ in runtimes]
     kept: list[int] = []
 
-    def pixels(record: Record) -> np.ndarray | None:
-        try:
-            return load_image(record.path, spec, frame_aspect=record.frame_aspect)
-        except ImageError:
-            return None
-
     with ThreadPoolExecutor(DECODE_THREADS) as pool, track("Precision", len(records), console) as advance:
         for start in range(0, len(records), BATCH):
-            loaded = list(pool.map(pixels, records[start : start + BATCH]))
-            good = [image for image in loaded if image is not None]
-            kept += [start + place for place, image in enumerate(loaded) if image is not None]
+            places, good = readable(records[start : start + BATCH], spec, pool)
+            kept += [start + place for place in places]
             for runtime, rows in zip(runtimes, logits, strict=True):
                 if good:
                     rows.append(runtime.run(np.stack(good)).logits)
-            advance(len(loaded))
+            advance(min(BATCH, len(records) - start))
     return [np.concatenate(rows) for rows in logits], np.array(kept, np.int64)
 
 

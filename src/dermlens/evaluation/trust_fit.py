@@ -7,6 +7,7 @@ on the outputs of the runtime at the precision that will serve. Nothing is ever 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from dermlens.data.images import load_image
+from dermlens.data.images import InputSpec, load_image
 from dermlens.data.records import Record
 from dermlens.errors import ImageError
 from dermlens.evaluation.conformal import fit_sets, measure_sets
@@ -23,6 +24,7 @@ from dermlens.evaluation.operating_points import REFERRAL, fit_points, measure_p
 from dermlens.evaluation.weighted import Floats, Ints
 from dermlens.inference.bundle import Bundle
 from dermlens.inference.decision import decide, probabilities
+from dermlens.inference.predict import DECODE_THREADS
 from dermlens.inference.quality import Quality, measure
 from dermlens.inference.runtime import BATCH, Runtime
 from dermlens.inference.trust import Trust
@@ -113,16 +115,10 @@ def fit_trust(
 def look(bundle: Bundle, runtime: Runtime, images: Labelled, console: Console, what: str) -> Sample:
     """Run the model over images; one that cannot be read is left out."""
     kept, embeddings, logits, qualities = [], [], [], []
-    with track(what, len(images.records), console) as advance:
+    with ThreadPoolExecutor(DECODE_THREADS) as pool, track(what, len(images.records), console) as advance:
         for start in range(0, len(images.records), BATCH):
-            batch = []
-            for row in range(start, min(start + BATCH, len(images.records))):
-                record = images.records[row]
-                try:
-                    batch.append(load_image(record.path, bundle.input_spec, frame_aspect=record.frame_aspect))
-                    kept.append(row)
-                except ImageError:
-                    continue
+            places, batch = readable(images.records[start : start + BATCH], bundle.input_spec, pool)
+            kept += [start + place for place in places]
             if batch:
                 outputs = runtime.run(np.stack(batch))
                 embeddings.append(outputs.embedding)
@@ -144,6 +140,22 @@ def look(bundle: Bundle, runtime: Runtime, images: Labelled, console: Console, w
         tuple(qualities),
         scores,
     )
+
+
+def readable(
+    records: Sequence[Record], spec: InputSpec, pool: ThreadPoolExecutor
+) -> tuple[list[int], list[npt.NDArray[np.uint8]]]:
+    """Decode images side by side; return the places of those that can be read, and their pixels."""
+
+    def load(record: Record) -> npt.NDArray[np.uint8] | None:
+        try:
+            return load_image(record.path, spec, frame_aspect=record.frame_aspect)
+        except ImageError:
+            return None
+
+    loaded = list(pool.map(load, records))
+    places = [place for place, pixels in enumerate(loaded) if pixels is not None]
+    return places, [pixels for pixels in loaded if pixels is not None]
 
 
 def _min_confidence(sample: Sample) -> float:

@@ -6,7 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -31,8 +31,7 @@ from dermlens.inference.views import Run, check_views, run_views
 SCHEMA = "dermlens/prediction/1"
 DECODE_THREADS = min(8, os.cpu_count() or 2)  # for callers that decode in threads of their own
 AHEAD = 3  # groups of images begun for each thread, so that one slow group does not hold up the others
-PIXELS_AT_ONCE = 100_000_000
-"""Decoded at one time, by their headers: eight photographs of 12 megapixels, or two of the largest that are allowed."""
+PIXELS_AT_ONCE = 100_000_000  # by their headers: eight photographs of 12 megapixels, or two of the largest allowed
 
 ImageSource = str | Path | bytes | np.ndarray | ImageError
 """An ImageError stands for an image that could not be fetched; its answer says why."""
@@ -263,18 +262,17 @@ class Predictor:
         if len(first) < 2:
             yield from self._answer(first, runtime.run, explaining)
             return
-        many = len(first) > runtime.worthwhile
-        size, run = (runtime.images_a_pass, runtime.run_beside) if many else (1, runtime.run)
-        jobs = chain(first, jobs)
-        waiting: deque[Future[list[_Answered]]] = deque()
+        few = len(first) <= runtime.worthwhile
+        size, run = (1, runtime.run) if few else (runtime.images_a_pass, runtime.run_beside)
+        jobs, groups = chain(first, jobs), iter(lambda: list(islice(jobs, size)), [])
         with ThreadPoolExecutor(max_workers=self._workers, thread_name_prefix="dermlens-answer") as pool:
+            begun = (pool.submit(self._answer, group, run, explaining) for group in groups)
+            waiting = deque(islice(begun, AHEAD * self._workers))
             try:
-                while True:
-                    while len(waiting) < AHEAD * self._workers and (some := list(islice(jobs, size))):
-                        waiting.append(pool.submit(self._answer, some, run, explaining))
-                    if not waiting:
-                        return
-                    yield from waiting.popleft().result()
+                while waiting:
+                    answered = waiting.popleft().result()
+                    waiting.extend(islice(begun, 1))
+                    yield from answered
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
@@ -295,19 +293,18 @@ class Predictor:
         good = [item.pixels for item in loaded if item.pixels is not None]
         start = time.perf_counter()
         outputs = run_views(run, np.stack(good), self.views) if good else None
-        answers = iter(self._classify(np.stack(good), outputs) if outputs is not None else ())
+        found = self._classify(np.stack(good), outputs) if outputs else []
+        answers = zip(found, outputs.feature_map if outputs else (), strict=True)
         share_ms = (time.perf_counter() - start) * 1000 / max(1, len(good))
-        answered, place = [], 0
+        answered = []
         for job, item in zip(jobs, loaded, strict=True):
-            if item.pixels is None or outputs is None:
+            if item.pixels is None:
                 answered.append(_Answered(self._failed(job.name, item), item.error))
                 continue
-            prediction = replace(
-                next(answers), image=job.name, elapsed_ms=item.elapsed_ms + share_ms, frame_aspect=job.frame_aspect
-            )
-            kept = (item.pixels, outputs.feature_map[place]) if explaining else (None, None)
-            answered.append(_Answered(prediction, None, *kept))
-            place += 1
+            answer, feature_map = next(answers)
+            took = item.elapsed_ms + share_ms
+            answer = replace(answer, image=job.name, elapsed_ms=took, frame_aspect=job.frame_aspect)
+            answered.append(_Answered(answer, None, *((item.pixels, feature_map) if explaining else ())))
         return answered
 
     def _classify(self, pixels: np.ndarray, outputs: Outputs) -> list[Prediction]:
