@@ -218,10 +218,11 @@ def test_the_hub_is_asked_for_every_file_of_a_bundle_and_no_more(monkeypatch: py
 
 
 def test_the_card_is_one_that_the_hub_reads(tmp_path: Path) -> None:
-    write_repository(load_bundle(MODELS_DIR / "default"), tmp_path / "repo")
+    bundle = load_bundle(MODELS_DIR / "default")
+    write_repository(bundle, tmp_path / "repo")
     card = ModelCard.load(tmp_path / "repo" / "README.md")
     facts = json.loads((MODELS_DIR / "default" / "bundle.json").read_text("utf-8"))
     assert card.data.license == "cc-by-nc-4.0" and card.data.library_name == "dermlens"
     values = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert values["balanced_accuracy"] == facts["metrics"]["balanced_accuracy"]["value"]
-    assert "# default 1.0.0" in card.text and load_bundle(MODELS_DIR / "default").sha256 in card.text
+    assert f"# default {facts['version']}" in card.text and bundle.sha256 in card.text

@@ -38,7 +38,7 @@ RECIPE = Recipe(fine_tune="top", cut_block=5, views=8, epochs=10, learning_rate=
 
 ABOUT = About(
     name="default",
-    version="1.0.0",
+    version="1.1.0",
     scope=(
         "Reads dermoscopic images (taken through a dermatoscope) of eight skin lesions: actinic keratosis, basal cell "
         "carcinoma, benign keratosis, dermatofibroma, melanoma, nevus, squamous cell carcinoma and vascular lesion. "
