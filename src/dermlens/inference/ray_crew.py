@@ -77,7 +77,7 @@ def check_that_somebody_listens(address: str) -> None:
 
 def _unavailable(address: str, error: Exception) -> UsageError:
     return UsageError(
-        f"Ray does not answer at {address}: {str(error).splitlines()[0]}.",
+        f"Ray does not answer at {address}: {str(error).splitlines()[0].rstrip('.')}.",
         remedy="Check --address and that Python and Ray have the same versions there as here.",
         code="ray_unavailable",
     )
