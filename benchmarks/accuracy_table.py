@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 PREFERENCE = ("images_224", "isic9", "images_200x150")
-PROBE, MAJORITY, STUDENT = "linear probe", "majority", "student"
+PROBE, MAJORITY, STUDENT, FINAL = "linear probe", "majority", "student", "top"
 HEADER = (
     "method",
     "folds",
@@ -137,6 +137,18 @@ def summarise(folds: Mapping[int, Fold], decision: str, probes: Mapping[int, Fol
     return result
 
 
+def against(final: Mapping[int, Fold], folds: Mapping[int, Fold]) -> dict[str, Any]:
+    """Return by how much the final method is better than another on the folds of the other, in pairs over lesions."""
+    from dermlens.evaluation.bootstrap import paired_difference
+
+    truth, decided, lesion = (
+        np.concatenate([part[key] for part in folds.values()]) for key in ("truth", "decision", "lesion")
+    )
+    ours = np.concatenate([aligned(part, final[number], "decision") for number, part in folds.items()])
+    pair = (truth, ours, decided, lesion)
+    return {"balanced_accuracy": paired_difference(*pair), "accuracy": paired_difference(*pair, "accuracy")}
+
+
 def aligned(fold: Fold, other: Fold, key: str) -> np.ndarray:
     """Return `other[key]` in the order of the lesions of `fold`; both hold the same lesions."""
     places = {lesion: place for place, lesion in enumerate(other["lesion"].tolist())}
@@ -173,7 +185,11 @@ def write_table(out: Path, methods: Sequence[str], fold_count: int) -> list[str]
         found[method] = summarise(folds, "decision", probes)
         found[method]["minutes"] = float(np.mean([cost["minutes"] for cost in costs]))
         found[method]["peak_gb"] = max(cost["peak_gb"] for cost in costs)
-    lines = [*table(found), "", *recalls(found)]
+        if method != FINAL and set(folds) <= set(every.get(FINAL, {})):
+            minutes = [json.loads((out / FINAL / f"fold{fold}" / "cost.json").read_text())["minutes"] for fold in folds]
+            found[method]["final"] = against(every[FINAL], folds)
+            found[method]["final"]["share_of_minutes"] = float(np.mean(minutes)) / found[method]["minutes"]
+    lines = [*table(found), "", *recalls(found), "", *comparisons(found)]
     out.mkdir(parents=True, exist_ok=True)
     (out / "accuracy.json").write_text(json.dumps(found, indent=1) + "\n")
     (out / "accuracy.md").write_text("\n".join(lines) + "\n")
@@ -239,6 +255,19 @@ def recalls(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         cells = [figure_of(row["sensitivity"], 2) for row in summary["metrics"]["per_class"].values()]
         lines.append(_row([name, ", ".join(map(str, summary["folds"])), *cells]))
     return lines
+
+
+def comparisons(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the table of the final method minus each other one on the same folds, with the time that it takes."""
+    header = [f"`{FINAL}` minus", "folds", "balanced accuracy", "accuracy", f"minutes of `{FINAL}` by its minutes"]
+    rows = [
+        [f"`{name}`", ", ".join(map(str, summary["folds"]))]
+        + [figure_of(summary["final"][key]) for key in ("balanced_accuracy", "accuracy")]
+        + [f"{summary['final']['share_of_minutes']:.2f}"]
+        for name, summary in found.items()
+        if "final" in summary
+    ]
+    return [_row(header), "|" + "---|" * len(header), *map(_row, rows)] if rows else []
 
 
 def _row(cells: Sequence[str]) -> str:

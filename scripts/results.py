@@ -156,6 +156,8 @@ def protocol(path: Path) -> list[str]:
         *tables.table(found),
         "",
         *tables.recalls(found),
+        "",
+        *tables.comparisons(found),
     ]
 
 

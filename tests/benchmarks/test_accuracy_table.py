@@ -126,3 +126,17 @@ def test_the_readme_takes_the_protocols_table_as_it_is(tmp_path: Path) -> None:
     assert lines[-len(expected) :] == expected
     text = " ".join(lines)
     assert "`top`" in text and "`linear probe`" not in text and "same 60 lesions" in text
+
+
+def test_the_final_method_is_set_against_another_on_the_folds_of_that_one(tmp_path: Path) -> None:
+    write_fold(tmp_path / "top" / "fold0", errors=2, probe_errors=10)
+    write_fold(tmp_path / "top" / "fold1", errors=19, probe_errors=10)
+    write_fold(tmp_path / "full" / "fold0", errors=6, probe_errors=10, turned=True)
+    (tmp_path / "full" / "fold0" / "cost.json").write_text(json.dumps({"minutes": 48.0, "peak_gb": 1.5}))
+    write_fold(tmp_path / "head" / "fold2", errors=6, probe_errors=10)
+    lines = write_table(tmp_path, ["top", "full", "head"], 5)
+    start = next(place for place, line in enumerate(lines) if line.startswith("| `top` minus"))
+    assert len(lines) == start + 3, "a method without a fold in common is not compared"
+    name, folds, balanced, accuracy, minutes = (cell.strip() for cell in lines[-1].split("|")[1:-1])
+    assert (name, folds, minutes) == ("`full`", "0", "0.25")
+    assert float(accuracy.split()[0]) == pytest.approx(0.2) and float(balanced.split()[0]) > 0.1
