@@ -189,7 +189,7 @@ def write_table(out: Path, methods: Sequence[str], fold_count: int) -> list[str]
             minutes = [json.loads((out / FINAL / f"fold{fold}" / "cost.json").read_text())["minutes"] for fold in folds]
             found[method]["final"] = against(every[FINAL], folds)
             found[method]["final"]["share_of_minutes"] = float(np.mean(minutes)) / found[method]["minutes"]
-    lines = [*table(found), "", *recalls(found), "", *comparisons(found)]
+    lines = [*table(found), "", *recalls(found), *comparisons(found)]
     out.mkdir(parents=True, exist_ok=True)
     (out / "accuracy.json").write_text(json.dumps(found, indent=1) + "\n")
     (out / "accuracy.md").write_text("\n".join(lines) + "\n")
@@ -267,7 +267,7 @@ def comparisons(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         for name, summary in found.items()
         if "final" in summary
     ]
-    return [_row(header), "|" + "---|" * len(header), *map(_row, rows)] if rows else []
+    return ["", _row(header), "|" + "---|" * len(header), *map(_row, rows)] if rows else []
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -125,7 +125,7 @@ def test_the_readme_takes_the_protocols_table_as_it_is(tmp_path: Path) -> None:
     lines = results().protocol(tmp_path / "accuracy.json")
     assert lines[-len(expected) :] == expected
     text = " ".join(lines)
-    assert "`top`" in text and "`linear probe`" not in text and "same 60 lesions" in text
+    assert "`top`" in text and "`linear probe`" not in text and "(60 altogether)" in text
 
 
 def test_the_final_method_is_set_against_another_on_the_folds_of_that_one(tmp_path: Path) -> None:
