@@ -21,7 +21,7 @@ from dermlens.evaluation.checklist import MISSING, checklist
 from dermlens.evaluation.evaluate import evaluate
 from dermlens.evaluation.examples_fit import index_of
 from dermlens.evaluation.gallery import gravest
-from dermlens.evaluation.trust_report import Answers
+from dermlens.evaluation.trust_report import Answers, error_by_chance
 from dermlens.evaluation.verdict import verdict
 from dermlens.inference.bundle import add_trust, load_bundle
 
@@ -91,6 +91,14 @@ def test_the_verdict_says_what_the_figures_say(done: tuple[Predictor, Path, dict
     assert named[0].startswith("On lesions it has not met the model")
     calibrated = " ".join(verdict({**report, "n": 500}))
     assert "how often that class is right" in calibrated, "it is measured on the most probable class"
+    found = report["calibration"]
+    for ece, chance, said in (
+        (0.04, 0.06, "roughly what they say"),
+        (0.07, 0.08, "nor to be right"),
+        (0.07, 0.06, "off"),
+    ):
+        made = {**found, "after": {**found["after"], "ece": ece}, "chance": {"mean": 0.03, "high": chance}}
+        assert said in " ".join(verdict({**report, "n": 500, "calibration": made}))
     leaky = verdict({**report, "leaky": True, "controls": None})
     assert leaky[0].startswith("LEAKY") and "--controls" in leaky[-1]
 
@@ -111,16 +119,34 @@ def test_metrics_hold_all_that_the_page_tells(done: tuple[Predictor, Path, dict[
     report = done[2]
     assert report["prediction_sets"] is None and report["status"] is None, "the tiny bundle has no trust facts"
     assert report["calibration"]["after"]["log_loss"] != report["calibration"]["before"]["log_loss"]
+    by_class = report["calibration"]["after"]["classwise_reliability"]
+    assert set(by_class) == set(tiny.CODES) and sum(by_class["RED"]["images"]) == 75
+    assert len(by_class["RED"]["images"]) == 5, "five of the class are expected in each bin"
+    assert set(report["calibration"]["before"]["classwise_ece"]) == set(tiny.CODES)
     rules = report["decision_rules"]
     assert rules["prior adjusted"]["in_use"] and not rules["largest probability"]["in_use"]
     assert set(report["controls"]["artefacts"]) >= {"ink marks", "ruler", "hair"}
     assert len(report["fingerprint"]) == 64
 
 
+def test_on_few_lesions_perfect_probabilities_show_an_error_too() -> None:
+    confidence = np.random.default_rng(1).uniform(0.3, 1.0, 2000)
+    few, many = (error_by_chance(confidence[:n], np.arange(n), seed=0) for n in (100, 2000))
+    assert 0.05 < few["mean"] < few["high"] and many["mean"] < few["mean"] / 3
+    alike = error_by_chance(confidence[:100].repeat(4), np.arange(400) // 4, seed=0)
+    apart = error_by_chance(confidence[:100].repeat(4), np.arange(400), seed=0)
+    assert alike["mean"] > 1.2 * apart["mean"], "four pictures of one lesion are not four lesions"
+
+
+def test_figures_are_not_broken_over_lines(done: tuple[Predictor, Path, dict[str, Any]]) -> None:
+    page = (done[1] / "report.html").read_text()
+    assert re.search(r'<td class="figure">0\.880 \[', page) and '<td class="figure">RED' not in page
+
+
 def test_what_nobody_recorded_is_marked_missing(done: tuple[Predictor, Path, dict[str, Any]]) -> None:
     predictor, _, report = done
     rows = {item: (where, answer) for item, where, answer in checklist(predictor.bundle.card, report)}
-    assert len(rows) == 26
+    assert len(rows) == 34
     assert rows["Artefacts in the images"][0] == "controls"
     assert rows["Histology behind malignant labels"][0] == MISSING and rows["Images from outside"][0] == MISSING
     without = {item: where for item, where, _ in checklist(predictor.bundle.card, {**report, "controls": None})}

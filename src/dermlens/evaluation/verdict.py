@@ -8,6 +8,7 @@ from typing import Any
 from dermlens.diagnoses import display_name
 
 NAMELESS = 0.1  # the share of images without lesion or ISIC id up to which copies count as recognised
+GOOD_ECE = 0.05
 CHANCE_SLACK = 1e-6  # a network that always gives one answer is at chance, to rounding
 
 
@@ -36,7 +37,7 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
             f"It answers without reserve in {status['ok']['share']['value']:.0%} of these images, and is right in "
             f"{_percent(sure)} of them, against {_percent(every)} of all."
         )
-    lines.append(_calibration_words(report["calibration"]["after"]["ece"], report["n"]))
+    lines.append(_calibration_words(report["calibration"], report["n"]))
     weak = [code for code, row in report["per_class"].items() if row["n_lesions"] < 30]
     if weak:
         lines.append(f"Too few lesions to judge it well on: {', '.join(display_name(code) for code in weak)}.")
@@ -73,13 +74,20 @@ def _sway(controls: Mapping[str, Any]) -> str:
     )
 
 
-def _calibration_words(ece: float, n: int) -> str:
+def _calibration_words(found: Mapping[str, Any], n: int) -> str:
     if n < 100:
         return "There are too few images to say whether its probabilities mean what they say."
-    good = "Its probabilities mean roughly what they say" if ece <= 0.05 else "Its probabilities are off"
+    ece, chance = found["after"]["ece"], found["chance"]["high"]
+    words = "Its probabilities are off"
+    if ece <= GOOD_ECE:
+        words = "Its probabilities mean roughly what they say"
+    elif ece <= chance:
+        words = "Its probabilities are not shown to be off, nor to be right: these are too few images"
     return (
-        f"{good}: the probability of the most probable class differs from how often that class is right by "
-        f"{ece * 100:.1f} points on average. (The diagnosis may be another class: it follows the decision rule.)"
+        f"{words}: the probability of the most probable class differs from how often that class is right by "
+        f"{ece * 100:.1f} points on average"
+        + (f", where chance alone makes up to {chance * 100:.1f}. " if GOOD_ECE < ece <= chance else ". ")
+        + "(The diagnosis may be another class: it follows the decision rule.)"
     )
 
 
