@@ -34,11 +34,9 @@ COLUMNS = {
     "auc": "AUC, malignant",
     "referral_sensitivity": "of those, referred",
     "referral_specificity": "others left alone",
-    "ece": "calibration error",
     "coverage": "coverage",
     "ok": "`ok`",
     "accuracy_ok": "accuracy on `ok`",
-    "rejected": "rejected",
 }
 
 

@@ -103,6 +103,23 @@ def test_the_verdict_says_what_the_figures_say(done: tuple[Predictor, Path, dict
     assert leaky[0].startswith("LEAKY") and "--controls" in leaky[-1]
 
 
+def test_the_verdict_names_the_group_in_which_fewest_are_caught(done: tuple[Predictor, Path, dict[str, Any]]) -> None:
+    def words(**groups: dict[str, float | None]) -> str:
+        point = {"name": "malignant_95", "codes": ["MEL"], "sensitivity": caught(0.9), "specificity": caught(0.6)}
+        rows = {
+            axis: {name: {"referral_sensitivity": caught(v)} for name, v in g.items()} for axis, g in groups.items()
+        }
+        made = {"operating_points": [point], "referral": "malignant_95", "subgroups": rows}
+        return " ".join(verdict({**done[2], **made}))
+
+    def caught(value: float | None) -> dict[str, float | None]:
+        return {"value": value, "low": None if value is None else value - 0.1, "high": value}
+
+    told = words(age={"under 30": None, "30 to 44": 0.8, "45 to 59": 0.95}, source={"a": 0.1})
+    assert "fewest in 30 to 44 (age): 80% (70% to 80%)" in told, "a source is no group of people"
+    assert "catches fewest" not in words(age={"30 to 44": 0.8}), "one group is not less than another"
+
+
 def test_what_chance_explains_is_not_said_to_be_read_from_around_the_lesion(
     done: tuple[Predictor, Path, dict[str, Any]],
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from dermlens.diagnoses import display_name
 
 NAMELESS = 0.1  # the share of images without lesion or ISIC id up to which copies count as recognised
+PEOPLE = ("age", "sex", "site", "skin type (Fitzpatrick)")  # recorded, and known when the picture is taken
 GOOD_ECE = 0.05
 CHANCE_SLACK = 1e-6  # a network that always gives one answer is at chance, to rounding
 
@@ -30,6 +31,7 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
             f"Where it advises a specialist it catches {_percent(point['sensitivity'])} of {names}, and leaves "
             f"{_percent(point['specificity'])} of the other lesions alone."
         )
+        lines += _least_caught(report["subgroups"])
     status = report["status"]
     if status:
         sure, every = status["ok"]["accuracy"], status["all"]["accuracy"]
@@ -47,6 +49,24 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
     else:
         lines.append(_sway(report["controls"]))
     return lines
+
+
+def _least_caught(table: Mapping[str, Any]) -> list[str]:
+    """Name the group of people in which it catches the smallest share of what a specialist should see."""
+    rates = [
+        (row["referral_sensitivity"], f"{name} ({axis})")
+        for axis, groups in table.items()
+        if axis in PEOPLE
+        for name, row in groups.items()
+        if row["referral_sensitivity"]["value"] is not None
+    ]
+    if len(rates) < 2:
+        return []
+    rate, name = min(rates, key=lambda pair: pair[0]["value"])
+    return [
+        f"Of the groups with enough lesions it catches fewest in {name}: {_percent(rate)}. The lowest "
+        "of many is partly chance."
+    ]
 
 
 def unmet(counts: Mapping[str, Any]) -> str:
