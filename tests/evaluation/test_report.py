@@ -128,7 +128,7 @@ def test_what_chance_explains_is_not_said_to_be_read_from_around_the_lesion(
         return " ".join(verdict({**done[2], "controls": {**done[2]["controls"], "without_lesion": hidden}}))
 
     assert "around the lesion" in words(0.25, value=0.5, low=0.4, high=0.6)
-    for chance, value, low in ((1.0, 1.0, None), (0.25, 0.3, 0.2), (0.25, 0.25, None)):
+    for chance, value, low in ((1.0, 1.0, None), (0.25, 0.3, 0.2), (0.25, 0.25, None), (0.125, 0.38, None)):
         assert "around the lesion" not in words(chance, value=value, low=low, high=None if low is None else 0.4)
 
 

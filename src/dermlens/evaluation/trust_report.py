@@ -127,7 +127,8 @@ def _class_reliability(positive: Bools, probability: Floats) -> dict[str, list[f
     expected = np.cumsum(probability[order])
     count = _bins(int(positive.sum()), 5)
     bins = np.empty(len(order), np.int64)
-    bins[order] = np.minimum(count - 1, (expected - probability[order] / 2) / expected[-1] * count)
+    share = (expected - probability[order] / 2) / max(float(expected[-1]), np.finfo(np.float64).tiny)
+    bins[order] = np.minimum(count - 1, share * count)
     return _points(probability, positive, bins)
 
 

@@ -104,7 +104,7 @@ def _part(part: Part) -> str:
 def _table(table: Table) -> str:
     header = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.header)
     rows = "".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in table.rows)
-    return f'<div class="wide"><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return f'<div class="wide" tabindex="0"><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def _cell(cell: str) -> str:
