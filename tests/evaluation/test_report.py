@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,22 @@ def test_the_page_needs_nothing_from_outside_and_every_link_has_its_target(
     assert page.count("75 of 75 images carry no lesion or ISIC id") == 2
     assert "0<b>.png" not in page and "0&lt;b&gt;.png" in page
     assert ("not a diagnosis" in page and "not validated on dark skin" in page) or "no validation on dark skin" in page
+
+
+def test_a_model_with_limits_says_why_it_does_not_answer_and_what_other_thresholds_would_do(tmp_path: Path) -> None:
+    examples = Path(__file__).resolve().parents[2] / "examples" / "images"
+    (tmp_path / "data" / "NV").mkdir(parents=True)
+    shutil.copy(examples / "NV_ISIC_0000019.jpg", tmp_path / "data" / "NV")
+    cv2.imwrite(str(tmp_path / "data" / "NV" / "blank.png"), np.full((224, 224, 3), 150, np.uint8))
+    quiet, data = Console(file=io.StringIO()), read_dataset(tmp_path / "data")
+    evaluate(Predictor("default"), data, tmp_path / "out", split=None, seed=0, console=quiet)
+    report, page = (json.loads((tmp_path / "out" / "metrics.json").read_text()), (tmp_path / "out" / "report.html"))
+    assert report["status"]["reasons"]["blank"] == 1
+    assert report["status"]["reason_words"]["blank"] == "The picture is nearly one colour."
+    assert "All of these images are of one class" in page.read_text()
+    assert "<td>blank</td>" in page.read_text() and "The picture is nearly one colour." in page.read_text()
+    rows = report["novelty"]["by_threshold"]
+    assert [row["kept"] for row in rows] == sorted(row["kept"] for row in rows) and sum(r["in_use"] for r in rows) == 1
 
 
 def test_the_gallery_names_the_training_lesions_nearest_to_each_failure(tmp_path: Path) -> None:

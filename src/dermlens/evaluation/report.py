@@ -163,6 +163,8 @@ def _curves(answers: Answers) -> Part:
         hits, alarms = curve.true_positive[0], curve.false_positive[0]
         roc[name] = [(alarms / alarms[-1]).tolist(), (hits / hits[-1]).tolist()]
         precision[name] = [(hits[1:] / hits[-1]).tolist(), (hits[1:] / (hits[1:] + alarms[1:])).tolist()]
+    if not roc:
+        return Part("curves", "Can it tell them apart?", ["All of these images are of one class, so nobody can say."])
     plots = [
         (curves_png(roc, ("1 - specificity", "sensitivity"), diagonal=True), "ROC, each class against all others."),
         (

@@ -70,12 +70,16 @@ def status(report: Mapping[str, Any]) -> Part:
         [name, str(status[name]["n"]), figure(status[name]["share"], 2), figure(status[name]["accuracy"], 2)]
         for name in ("all", *STATUSES)
     ]
-    reasons = [[code, str(n)] for code, n in sorted(status["reasons"].items(), key=lambda item: -item[1])]
+    words = status["reason_words"]
+    reasons = [[code, str(n), words[code]] for code, n in sorted(status["reasons"].items(), key=lambda item: -item[1])]
     return Part(
         "status",
         "Does it know when it cannot tell?",
         ["Each answer is ok, uncertain or rejected; these images all show lesions, so a rejection here is a loss."],
-        [Table(("status", "images", "share", "accuracy"), rows), Table(("reason", "images"), reasons)],
+        [
+            Table(("status", "images", "share", "accuracy"), rows),
+            Table(("reason", "images", "in words, of one of them"), reasons),
+        ],
     )
 
 

@@ -5,6 +5,7 @@ All of it on scored images, lesions that the model has not met; the limits thems
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -213,13 +214,13 @@ def _statuses(answers: Answers, seed: int) -> dict[str, Any]:
             "accuracy": sampled_figure(right, reason="no images", lesions=len(np.unique(answers.lesions[chosen]))),
         }
 
-    reasons: dict[str, int] = {}
-    for prediction in answers.predictions:
-        for reason in prediction.reasons:
-            reasons[reason.code] = reasons.get(reason.code, 0) + 1
+    given = [reason for prediction in answers.predictions for reason in prediction.reasons]
+    reasons = Counter(reason.code for reason in given)
     everyone = len(np.unique(answers.lesions))
     rows = {name: row(status == name, lesions=everyone) for name in STATUSES}
-    return {"all": row(np.ones(len(status), bool)), **rows, "reasons": reasons}
+    return {"all": row(np.ones(len(status), bool)), **rows, "reasons": dict(reasons)} | {
+        "reason_words": {reason.code: reason.text for reason in reversed(given)}  # those of the first such image
+    }
 
 
 def _novelty(answers: Answers) -> dict[str, Any] | None:
