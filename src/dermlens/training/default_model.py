@@ -35,7 +35,7 @@ FRAME_ASPECT = 4 / 3  # ISIC-9 files are the full 4:3 frame squashed to a square
 PREFERENCE = ("images_224", "isic9", "images_200x150")  # which copy of a picture is kept: the sharpest
 
 RECIPE = Recipe(
-    fine_tune="top", cut_block=5, views=8, epochs=8, members=3, learning_rate=4e-4, artefacts=0.25, patience=0
+    fine_tune="top", cut_block=7, views=8, epochs=8, members=3, learning_rate=4e-4, artefacts=0.25, patience=0
 )
 
 ABOUT = About(
