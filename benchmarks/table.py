@@ -22,6 +22,7 @@ ORDER = (
     "pass_size",
     "family_speed",
     "training_speed",
+    "training_ways",
     "depthwise",
     "precision",
     "precision_layers",
