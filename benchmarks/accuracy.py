@@ -8,7 +8,8 @@ DATA holds `ham10000/`, `isic9/` and `isic_reference.csv`; both sets are repaire
 (epoch, calibration) are made on lesions of the other four folds. Each fold is a run folder of its own and goes on where
 it was stopped. Linear probe and majority are read from any method's folds. Writes `accuracy.json`, `accuracy.md` and
 two plots into --out: pooled figures with 95 % intervals over lesions, the mean over folds, the recall of each class,
-minutes and peak memory of a fold. `--isic9` is the second part: ISIC-9 by itself, with its official Test (`isic9.py`).
+minutes and peak memory of a fold. `--keep DIR` keeps each finished fold as a small file, so that the table can be built
+on several days and machines. `--isic9` is the second part: ISIC-9 by itself, with its official Test (`isic9.py`).
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ def main() -> None:
     parser.add_argument("--folds", nargs="+", type=int, choices=range(FOLDS), default=[0])
     parser.add_argument("--isic9", action="store_true", help="ISIC-9 by itself instead of the folds; see isic9.py")
     parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--keep", type=Path, help="folder for finished folds as small files; those there count as well")
+    parser.add_argument("--onto", type=Path, help="an earlier accuracy.json, whose rows with more folds stay")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--one-isic9", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -97,7 +100,7 @@ def main() -> None:
         for fold in [] if options.table else options.folds:
             for method in options.methods:
                 start_fold(options, method, fold)
-        print("\n".join(write_table(options.out, list(METHODS), FOLDS)))
+        print("\n".join(write_table(options.out, list(METHODS), FOLDS, options.keep, options.onto)))
 
 
 if __name__ == "__main__":

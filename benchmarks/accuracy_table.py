@@ -10,11 +10,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kept_folds import fuller, read_folds, write_fold  # beside this file
 
 PREFERENCE = ("images_224", "isic9", "images_200x150")
 PROBE, MAJORITY, STUDENT, FINAL = "linear probe", "majority", "student", "top"
@@ -168,27 +169,30 @@ def reliability(truth: np.ndarray, probability: np.ndarray, bins: int = 10) -> d
     }
 
 
-def write_table(out: Path, methods: Sequence[str], fold_count: int) -> list[str]:
-    """Write `accuracy.json`, `accuracy.md`, `accuracy.png` and `reliability.png` of the finished folds of --out."""
-    every: dict[str, dict[int, Fold]] = {}
-    for method in methods:
-        folders = {fold: out / method / f"fold{fold}" for fold in range(fold_count)}
-        every[method] = {fold: predictions(folder) for fold, folder in folders.items() if _finished(folder)}
-    every = {method: folds for method, folds in every.items() if folds}
+def write_table(
+    out: Path, methods: Sequence[str], fold_count: int, keep: Path | None = None, onto: Path | None = None
+) -> list[str]:
+    """Write `accuracy.json`, `accuracy.md`, `accuracy.png` and `reliability.png` of the finished folds of --out.
+
+    Args:
+        keep: folder that gets each finished fold as a small file; folds that only stand there count as well.
+        onto: an earlier `accuracy.json`, whose rows stay where they have more folds than are at hand.
+    """
+    every, costs = _finished_folds(out, methods, fold_count, keep)
     probes = _with_probe(every)
     found: dict[str, Any] = {}
     if probes:
         found[MAJORITY] = summarise(probes, "majority", probes)
         found[PROBE] = summarise(probes, "probe", probes)
     for method, folds in every.items():
-        costs = [json.loads((out / method / f"fold{fold}" / "cost.json").read_text()) for fold in folds]
         found[method] = summarise(folds, "decision", probes)
-        found[method]["minutes"] = float(np.mean([cost["minutes"] for cost in costs]))
-        found[method]["peak_gb"] = max(cost["peak_gb"] for cost in costs)
+        found[method]["minutes"] = _minutes(costs[method], folds)
+        found[method]["peak_gb"] = max(costs[method][fold]["peak_gb"] for fold in folds)
         if method != FINAL and set(folds) <= set(every.get(FINAL, {})):
-            minutes = [json.loads((out / FINAL / f"fold{fold}" / "cost.json").read_text())["minutes"] for fold in folds]
             found[method]["final"] = against(every[FINAL], folds)
-            found[method]["final"]["share_of_minutes"] = float(np.mean(minutes)) / found[method]["minutes"]
+            found[method]["final"]["share_of_minutes"] = _minutes(costs[FINAL], folds) / found[method]["minutes"]
+    if onto is not None and onto.is_file():
+        found = fuller(found, json.loads(onto.read_text()))
     lines = [*table(found), "", *recalls(found), *comparisons(found)]
     out.mkdir(parents=True, exist_ok=True)
     (out / "accuracy.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -197,6 +201,33 @@ def write_table(out: Path, methods: Sequence[str], fold_count: int) -> list[str]
         (out / "accuracy.png").write_bytes(plot_accuracy(found))
         (out / "reliability.png").write_bytes(plot_reliability(found))
     return lines
+
+
+def _finished_folds(
+    out: Path, methods: Sequence[str], fold_count: int, keep: Path | None
+) -> tuple[dict[str, dict[int, Fold]], dict[str, dict[int, dict[str, float]]]]:
+    """Return the table and the cost of each finished fold by method, those of run folders before kept ones."""
+    kept = read_folds(keep) if keep else {}
+    every: dict[str, dict[int, Fold]] = {}
+    costs: dict[str, dict[int, dict[str, float]]] = {}
+    for method in methods:
+        for number in range(fold_count):
+            folder = out / method / f"fold{number}"
+            if _finished(folder):
+                fold, cost = predictions(folder), json.loads((folder / "cost.json").read_text())
+                if keep:
+                    write_fold(keep, method, number, fold, cost)
+            elif number in kept.get(method, {}):
+                fold, cost = kept[method][number]
+            else:
+                continue
+            every.setdefault(method, {})[number] = fold
+            costs.setdefault(method, {})[number] = cost
+    return every, costs
+
+
+def _minutes(costs: Mapping[int, Mapping[str, float]], folds: Iterable[int]) -> float:
+    return float(np.mean([costs[fold]["minutes"] for fold in folds]))
 
 
 def _with_probe(every: Mapping[str, Mapping[int, Fold]]) -> dict[int, Fold]:

@@ -140,3 +140,24 @@ def test_the_final_method_is_set_against_another_on_the_folds_of_that_one(tmp_pa
     name, folds, balanced, accuracy, minutes = (cell.strip() for cell in lines[-1].split("|")[1:-1])
     assert (name, folds, minutes) == ("`full`", "0", "0.25")
     assert float(accuracy.split()[0]) == pytest.approx(0.2) and float(balanced.split()[0]) > 0.1
+
+
+def test_kept_folds_make_the_same_table_without_their_run_folders(tmp_path: Path) -> None:
+    keep = tmp_path / "folds"
+    for number in range(2):
+        write_fold(tmp_path / "a" / "top" / f"fold{number}", errors=2 + number, probe_errors=10)
+    write_fold(tmp_path / "a" / STUDENT / "fold0", errors=8, probe_errors=0, probe_kept=False)
+    expected = write_table(tmp_path / "a", ["top", STUDENT], 5, keep)
+    assert sorted(path.name for path in keep.iterdir()) == ["student_fold0.npz", "top_fold0.npz", "top_fold1.npz"]
+    assert write_table(tmp_path / "b", ["top", STUDENT], 5, keep) == expected
+
+
+def test_an_earlier_tables_rows_stay_where_they_have_more_folds(tmp_path: Path) -> None:
+    for number in range(3):
+        write_fold(tmp_path / "a" / "top" / f"fold{number}", errors=2, probe_errors=10)
+    write_table(tmp_path / "a", ["top"], 5)
+    write_fold(tmp_path / "b" / "top" / "fold0", errors=5, probe_errors=10)
+    write_fold(tmp_path / "b" / "full" / "fold0", errors=6, probe_errors=10)
+    lines = write_table(tmp_path / "b", ["top", "full"], 5, onto=tmp_path / "a" / "accuracy.json")
+    assert [cells(lines, name)[1] for name in ("majority", "linear probe", "top", "full")] == ["0, 1, 2"] * 3 + ["0"]
+    assert [line.split("|")[1].strip() for line in lines[2:6]] == ["majority", "linear probe", "top", "full"]

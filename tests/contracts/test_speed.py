@@ -66,6 +66,7 @@ def test_no_ratio_has_fallen_far(compare: object, tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
+            timeout=600,
         )
         assert done.returncode == 0, done.stderr[-2000:]
         now = json.loads((tmp_path / "quick.json").read_text())["ratios"]

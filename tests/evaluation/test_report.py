@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from dermlens.evaluation.checklist import MISSING, checklist
 from dermlens.evaluation.evaluate import evaluate
 from dermlens.evaluation.examples_fit import index_of
 from dermlens.evaluation.gallery import gravest
-from dermlens.evaluation.trust_report import Answers
+from dermlens.evaluation.trust_report import Answers, error_by_chance
 from dermlens.evaluation.verdict import verdict
 from dermlens.inference.bundle import add_trust, load_bundle
 
@@ -60,6 +61,22 @@ def test_the_page_needs_nothing_from_outside_and_every_link_has_its_target(
     assert ("not a diagnosis" in page and "not validated on dark skin" in page) or "no validation on dark skin" in page
 
 
+def test_a_model_with_limits_says_why_it_does_not_answer_and_what_other_thresholds_would_do(tmp_path: Path) -> None:
+    examples = Path(__file__).resolve().parents[2] / "examples" / "images"
+    (tmp_path / "data" / "NV").mkdir(parents=True)
+    shutil.copy(examples / "NV_ISIC_0000019.jpg", tmp_path / "data" / "NV")
+    cv2.imwrite(str(tmp_path / "data" / "NV" / "blank.png"), np.full((224, 224, 3), 150, np.uint8))
+    quiet, data = Console(file=io.StringIO()), read_dataset(tmp_path / "data")
+    evaluate(Predictor("default"), data, tmp_path / "out", split=None, seed=0, console=quiet)
+    report, page = (json.loads((tmp_path / "out" / "metrics.json").read_text()), (tmp_path / "out" / "report.html"))
+    assert report["status"]["reasons"]["blank"] == 1
+    assert report["status"]["reason_words"]["blank"] == "The picture is nearly one colour."
+    assert "All of these images are of one class" in page.read_text()
+    assert "<td>blank</td>" in page.read_text() and "The picture is nearly one colour." in page.read_text()
+    rows = report["novelty"]["by_threshold"]
+    assert [row["kept"] for row in rows] == sorted(row["kept"] for row in rows) and sum(r["in_use"] for r in rows) == 1
+
+
 def test_the_gallery_names_the_training_lesions_nearest_to_each_failure(tmp_path: Path) -> None:
     folder = tiny.write(tmp_path / "b")
     pictures = np.array([tiny.colour(code).mean((0, 1)) for code in tiny.CODES])
@@ -91,8 +108,33 @@ def test_the_verdict_says_what_the_figures_say(done: tuple[Predictor, Path, dict
     assert named[0].startswith("On lesions it has not met the model")
     calibrated = " ".join(verdict({**report, "n": 500}))
     assert "how often that class is right" in calibrated, "it is measured on the most probable class"
+    found = report["calibration"]
+    for ece, chance, said in (
+        (0.04, 0.06, "roughly what they say"),
+        (0.07, 0.08, "nor to be right"),
+        (0.07, 0.06, "off"),
+    ):
+        made = {**found, "after": {**found["after"], "ece": ece}, "chance": {"mean": 0.03, "high": chance}}
+        assert said in " ".join(verdict({**report, "n": 500, "calibration": made}))
     leaky = verdict({**report, "leaky": True, "controls": None})
     assert leaky[0].startswith("LEAKY") and "--controls" in leaky[-1]
+
+
+def test_the_verdict_names_the_group_in_which_fewest_are_caught(done: tuple[Predictor, Path, dict[str, Any]]) -> None:
+    def words(**groups: dict[str, float | None]) -> str:
+        point = {"name": "malignant_95", "codes": ["MEL"], "sensitivity": caught(0.9), "specificity": caught(0.6)}
+        rows = {
+            axis: {name: {"referral_sensitivity": caught(v)} for name, v in g.items()} for axis, g in groups.items()
+        }
+        made = {"operating_points": [point], "referral": "malignant_95", "subgroups": rows}
+        return " ".join(verdict({**done[2], **made}))
+
+    def caught(value: float | None) -> dict[str, float | None]:
+        return {"value": value, "low": None if value is None else value - 0.1, "high": value}
+
+    told = words(age={"under 30": None, "30 to 44": 0.8, "45 to 59": 0.95}, source={"a": 0.1})
+    assert "fewest in 30 to 44 (age): 80% (70% to 80%)" in told, "a source is no group of people"
+    assert "catches fewest" not in words(age={"30 to 44": 0.8}), "one group is not less than another"
 
 
 def test_what_chance_explains_is_not_said_to_be_read_from_around_the_lesion(
@@ -103,7 +145,7 @@ def test_what_chance_explains_is_not_said_to_be_read_from_around_the_lesion(
         return " ".join(verdict({**done[2], "controls": {**done[2]["controls"], "without_lesion": hidden}}))
 
     assert "around the lesion" in words(0.25, value=0.5, low=0.4, high=0.6)
-    for chance, value, low in ((1.0, 1.0, None), (0.25, 0.3, 0.2), (0.25, 0.25, None)):
+    for chance, value, low in ((1.0, 1.0, None), (0.25, 0.3, 0.2), (0.25, 0.25, None), (0.125, 0.38, None)):
         assert "around the lesion" not in words(chance, value=value, low=low, high=None if low is None else 0.4)
 
 
@@ -111,16 +153,34 @@ def test_metrics_hold_all_that_the_page_tells(done: tuple[Predictor, Path, dict[
     report = done[2]
     assert report["prediction_sets"] is None and report["status"] is None, "the tiny bundle has no trust facts"
     assert report["calibration"]["after"]["log_loss"] != report["calibration"]["before"]["log_loss"]
+    by_class = report["calibration"]["after"]["classwise_reliability"]
+    assert set(by_class) == set(tiny.CODES) and sum(by_class["RED"]["images"]) == 75
+    assert len(by_class["RED"]["images"]) == 5, "five of the class are expected in each bin"
+    assert set(report["calibration"]["before"]["classwise_ece"]) == set(tiny.CODES)
     rules = report["decision_rules"]
     assert rules["prior adjusted"]["in_use"] and not rules["largest probability"]["in_use"]
     assert set(report["controls"]["artefacts"]) >= {"ink marks", "ruler", "hair"}
     assert len(report["fingerprint"]) == 64
 
 
+def test_on_few_lesions_perfect_probabilities_show_an_error_too() -> None:
+    confidence = np.random.default_rng(1).uniform(0.3, 1.0, 2000)
+    few, many = (error_by_chance(confidence[:n], np.arange(n), seed=0) for n in (100, 2000))
+    assert 0.05 < few["mean"] < few["high"] and many["mean"] < few["mean"] / 3
+    alike = error_by_chance(confidence[:100].repeat(4), np.arange(400) // 4, seed=0)
+    apart = error_by_chance(confidence[:100].repeat(4), np.arange(400), seed=0)
+    assert alike["mean"] > 1.2 * apart["mean"], "four pictures of one lesion are not four lesions"
+
+
+def test_figures_are_not_broken_over_lines(done: tuple[Predictor, Path, dict[str, Any]]) -> None:
+    page = (done[1] / "report.html").read_text()
+    assert re.search(r'<td class="figure">0\.880 \[', page) and '<td class="figure">RED' not in page
+
+
 def test_what_nobody_recorded_is_marked_missing(done: tuple[Predictor, Path, dict[str, Any]]) -> None:
     predictor, _, report = done
     rows = {item: (where, answer) for item, where, answer in checklist(predictor.bundle.card, report)}
-    assert len(rows) == 26
+    assert len(rows) == 34
     assert rows["Artefacts in the images"][0] == "controls"
     assert rows["Histology behind malignant labels"][0] == MISSING and rows["Images from outside"][0] == MISSING
     without = {item: where for item, where, _ in checklist(predictor.bundle.card, {**report, "controls": None})}

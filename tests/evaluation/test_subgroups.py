@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from dermlens.data.records import Record
-from dermlens.evaluation.subgroups import groups_of, skin_tone_sentence, subgroups, tone_of, typology_angle
+from dermlens.evaluation.subgroups import (
+    MEASURES,
+    Scored,
+    groups_of,
+    skin_tone_sentence,
+    subgroups,
+    tone_of,
+    typology_angle,
+)
 
 
 def record(**known: object) -> Record:
@@ -41,13 +49,20 @@ def test_an_unknown_fact_is_no_group() -> None:
     }
 
 
+def scored(y: np.ndarray, decision: np.ndarray, lesions: np.ndarray, **more: np.ndarray) -> Scored:
+    """Answers of a model of two classes, the second malignant; 0.9 sure of its decision."""
+    probability = np.where(decision[:, None] == np.arange(2), 0.9, 0.1)
+    return Scored(y, decision, lesions, probability, ("NV", "MEL"), (1,), **more)
+
+
 def table(n_female: int) -> dict:
     n = 60 + n_female
     groups = [{"sex": "male"}] * 60 + [{"sex": "female"}] * n_female
     y = np.arange(n) % 2
     decision = y.copy()
     decision[:30] = 1 - decision[:30]
-    return subgroups(groups, y, decision, decision + 0.1, y, np.arange(n))
+    status = np.where(decision == y, "ok", "rejected")
+    return subgroups(groups, scored(y, decision, np.arange(n), referred=decision == 1, covered=y == 1, status=status))
 
 
 def test_each_group_has_its_own_figures() -> None:
@@ -61,25 +76,47 @@ def test_each_group_has_its_own_figures() -> None:
     )
 
 
+def test_every_measure_is_given_for_each_group() -> None:
+    male, female = (table(140)["sex"][name] for name in ("male", "female"))
+    assert set(MEASURES) <= set(male)
+    assert male["referral_sensitivity"]["value"] == 0.5 and female["referral_specificity"]["value"] == 1.0
+    assert male["coverage"]["value"] == 0.5 and male["rejected"]["value"] == 0.5 and male["accuracy_ok"]["value"] == 1.0
+    assert female["sensitivity"]["MEL"]["value"] == 1.0 and male["brier"]["value"] > female["brier"]["value"]
+    assert female["ece"]["value"] == pytest.approx(0.1), "0.9 sure and always right"
+    assert male["ece"]["value"] is None and "100 lesions" in male["ece"]["reason"]
+
+
+def test_what_a_bundle_does_not_say_is_null_with_its_reason() -> None:
+    y = np.arange(60) % 2
+    row = subgroups([{"sex": "male"}] * 30 + [{"sex": "female"}] * 30, scored(y, y, np.arange(60)))["sex"]["male"]
+    assert row["auc"]["value"] == 1.0
+    for name in ("referral_sensitivity", "coverage", "ok", "accuracy_ok"):
+        assert row[name]["value"] is None and "in this bundle" in row[name]["reason"]
+    few = np.zeros(60, np.int64)
+    few[::10] = 1
+    row = subgroups([{"sex": "male"}] * 30 + [{"sex": "female"}] * 30, scored(few, few, np.arange(60)))["sex"]["male"]
+    assert row["auc"]["value"] is None and set(row["sensitivity"]) == {"NV"}, "three melanomas say nothing"
+
+
 def test_a_small_group_is_named_and_not_scored() -> None:
     row = table(10)["sex"]["female"]
     assert row["n"] == 10 and row["accuracy"]["value"] is None and "fewer than 20" in row["accuracy"]["reason"]
 
 
 def test_many_images_of_few_lesions_are_a_small_group() -> None:
-    y = np.zeros(100, int)
-    found = subgroups([{"sex": "male"}] * 99 + [{"sex": "female"}], y, y, y * 0.1, y, np.arange(100) % 5)
+    y = np.zeros(100, np.int64)
+    found = subgroups([{"sex": "male"}] * 99 + [{"sex": "female"}], scored(y, y, np.arange(100) % 5))
     assert found["sex"]["male"]["accuracy"]["value"] is None
 
 
 def test_the_word_on_dark_skin_depends_on_what_was_scored() -> None:
     assert "not validated on dark skin" in skin_tone_sentence({})
-    scored = {"n": 30, "n_lesions": 30, "accuracy": {"value": 0.7}}
-    estimated = skin_tone_sentence({"skin tone (estimated)": {"dark": scored}})
+    many = {"n": 30, "n_lesions": 30, "accuracy": {"value": 0.7}}
+    estimated = skin_tone_sentence({"skin tone (estimated)": {"dark": many}})
     assert "no validation on dark skin" in estimated
     few = {"n": 3, "n_lesions": 3, "accuracy": {"value": None}}
-    recorded = {"skin type (Fitzpatrick)": {"2": scored, "5": few}, "skin tone (estimated)": {"dark": scored}}
+    recorded = {"skin type (Fitzpatrick)": {"2": many, "5": few}, "skin tone (estimated)": {"dark": many}}
     assert "Fitzpatrick types are recorded; 3 lesions of types 5 and 6, too few" in skin_tone_sentence(recorded)
-    assert "; 0 lesions of types 5 and 6" in skin_tone_sentence({"skin type (Fitzpatrick)": {"IV": scored}})
-    assert "scored on 30" in skin_tone_sentence({"skin type (Fitzpatrick)": {"type VI": scored}})
-    assert "recorded Fitzpatrick types 5 and 6" in skin_tone_sentence({"skin type (Fitzpatrick)": {"6": scored}})
+    assert "; 0 lesions of types 5 and 6" in skin_tone_sentence({"skin type (Fitzpatrick)": {"IV": many}})
+    assert "scored on 30" in skin_tone_sentence({"skin type (Fitzpatrick)": {"type VI": many}})
+    assert "recorded Fitzpatrick types 5 and 6" in skin_tone_sentence({"skin type (Fitzpatrick)": {"6": many}})

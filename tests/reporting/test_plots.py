@@ -15,6 +15,7 @@ from dermlens.reporting.plots import (
     plot_reliability,
     rates_png,
     read_history,
+    reliability_by_class_png,
 )
 
 
@@ -35,6 +36,14 @@ def test_a_history_is_drawn(tmp_path: Path, epochs: int, classes: int) -> None:
 def test_rates_are_drawn(names: list[str]) -> None:
     rates = {name: {"MEL": (0.5, 0.4, 0.6), "NV": (0.0, 0.0, 0.02)} for name in names}
     assert rates_png(rates).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("classes", [1, 5])
+def test_the_calibration_of_each_class_is_drawn(classes: int) -> None:
+    bins = {
+        f"c{n}": {"confidence": [0.01, 0.02], "accuracy": [0.0, 0.05], "images": [3.0, 4.0]} for n in range(classes)
+    }
+    assert reliability_by_class_png(bins, bins).startswith(b"\x89PNG")
 
 
 def test_a_figure_says_what_is_known() -> None:

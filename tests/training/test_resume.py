@@ -112,7 +112,9 @@ def same_bits(one: Path, other: Path) -> None:
 
 def check(mode: str, folder: Path, kills: int, seed: int, per_class: int = 20) -> None:
     data = paint(folder / "data", per_class)
-    settings = {**SETTINGS, "fine_tune": mode.removesuffix(" fresh")}
+    settings = {**SETTINGS, "fine_tune": mode.split()[0]}
+    if mode == "top members":
+        settings["members"] = 2
     if mode == "top fresh":
         settings["views"] = 0
     if mode == "head":
@@ -122,10 +124,11 @@ def check(mode: str, folder: Path, kills: int, seed: int, per_class: int = 20) -
     for number in range(kills):
         resume = "resume" if number else "new"
         early = mode == "head" or (kills > 1 and number == 0)
-        stage = "head" if early else "tune"
+        stage = "head" if early else "tune2" if mode == "top members" else "tune"
         killed_while_training(data, folder / "killed", settings, resume, stage, rng.uniform(0, 0.15))
     output = finished(start(data, folder / "killed", settings, "resume"))
-    title = "Head over frozen features" if mode == "head" else "Fine-tuning"
+    titles = {"head": "Head over frozen features", "top members": "Fine-tuning, member 2"}
+    title = titles.get(mode, "Fine-tuning")
     assert f"{title} goes on after step" in output and "goes on after step" not in straight
     same_bits(folder / "straight", folder / "killed")
 
@@ -137,7 +140,7 @@ def test_a_killed_training_ends_at_the_same_bits(mode: str, tmp_path: Path) -> N
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [2, 3])
-@pytest.mark.parametrize("mode", ["head", "top", "top fresh", "full"])
+@pytest.mark.parametrize("mode", ["head", "top", "top members", "top fresh", "full"])
 def test_a_training_killed_again_and_again_ends_at_the_same_bits(mode: str, seed: int, tmp_path: Path) -> None:
     check(mode, tmp_path, kills=4, seed=seed, per_class=40)
 

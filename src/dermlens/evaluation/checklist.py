@@ -1,6 +1,7 @@
 """What a reader should be told of a model for skin images, and where the report tells it: "missing" where it does not.
 
-The items follow CLEAR Derm (Daneshjou et al. 2022, doi 10.1001/jamadermatol.2021.4915), in our words.
+The items follow CLEAR Derm (Daneshjou et al. 2022, doi 10.1001/jamadermatol.2021.4915) and, after them, what a model
+card asks beyond it (Mitchell et al. 2019, doi 10.1145/3287560.3287596), in our words.
 """
 
 from __future__ import annotations
@@ -55,6 +56,32 @@ def checklist(card: Mapping[str, Any], report: Mapping[str, Any]) -> list[tuple[
         ("Use and limits", "model", str(card.get("scope") or "")),
         ("When it does not answer", *_told(status, "status", "this bundle has no status facts")),
         ("Effect on care", *_told(None, "", "not studied: research and decision support only")),
+        *_model_card(card, report),
+    ]
+
+
+def _model_card(card: Mapping[str, Any], report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The fields of a model card that CLEAR Derm does not ask for."""
+    licence = card.get("licence", {})
+    dated = f"version {card.get('version', '?')}, made {card.get('created', 'on an unknown day')}"
+    limits = card.get("data", {}).get("not_tested_on")
+    return [
+        ("Version, date and licence", "model", f"{dated}; {licence.get('weights', 'licence unknown')}"),
+        ("Who it is for", "model", "research and decision support by people who know skin; not for self-diagnosis"),
+        ("Uses out of scope", *_told(limits, "model", "not recorded in this bundle")),
+        (
+            "Thresholds of decisions",
+            *_told(report.get("operating_points"), "referral", "no operating points in this bundle"),
+        ),
+        (
+            "How sure the probabilities are",
+            *_told(
+                card.get("calibration_fit", {}).get("fitted"), "calibration", "the probabilities are not calibrated"
+            ),
+        ),
+        ("Groups that belong to two", MISSING, "each fact about patients is looked at by itself"),
+        ("Consent and privacy", MISSING, "the terms of the data's sources are not looked into"),
+        ("Whom to tell of errors", MISSING, "whoever passes this model on"),
     ]
 
 

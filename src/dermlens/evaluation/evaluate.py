@@ -25,13 +25,12 @@ from dermlens.evaluation.baselines import compare_on, lines_of
 from dermlens.evaluation.controls import run_controls
 from dermlens.evaluation.report import write_report
 from dermlens.evaluation.scores import score
-from dermlens.evaluation.subgroups import groups_of, skin_tone_sentence, subgroups, typology_angle
+from dermlens.evaluation.subgroups import groups_of, scored_of, skin_tone_sentence, subgroups, typology_angle
 from dermlens.evaluation.trust_report import Answers, answers_of, calibration, decision_rules, trust_sections
 from dermlens.evaluation.weighted import Ints
 from dermlens.inference.bundle import Bundle, Seen
 from dermlens.inference.explain import Explanation
 from dermlens.inference.predict import DECODE_THREADS, DISCLAIMER, Prediction, Predictor
-from dermlens.inference.trust import grave_codes
 from dermlens.reporting.figures import figure
 from dermlens.reporting.progress import track
 
@@ -154,11 +153,9 @@ def _trust(
         ):
             groups.append(groups_of(record, angle))
             advance(1)
-    grave = [bundle.codes.index(code) for code in grave_codes(bundle.codes)]
-    watched, positive = answers.probability[:, grave].sum(axis=1), np.isin(answers.y_true, grave).astype(np.int64)
-    table = subgroups(groups, answers.y_true, answers.decision, watched, positive, answers.lesions)
+    table = subgroups(groups, scored_of(answers), seed=seed)
     return {
-        "calibration": calibration(answers),
+        "calibration": calibration(answers, seed=seed),
         "decision_rules": decision_rules(answers),
         **trust_sections(answers, seed=seed),
         "subgroups": table,

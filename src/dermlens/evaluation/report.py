@@ -11,15 +11,15 @@ import numpy as np
 from dermlens.diagnoses import display_name
 from dermlens.evaluation import weighted
 from dermlens.evaluation.baselines import MEASURES, MODEL, method_name, where
-from dermlens.evaluation.calibration import bias_words
 from dermlens.evaluation.checklist import MISSING, checklist
 from dermlens.evaluation.gallery import Explain, gallery
 from dermlens.evaluation.operating_points import aims
-from dermlens.evaluation.trust_report import STATUSES, Answers
+from dermlens.evaluation.trust_parts import calibration, controls, novelty, referral, sets, status, subgroups
+from dermlens.evaluation.trust_report import Answers
 from dermlens.evaluation.verdict import unmet, verdict
 from dermlens.reporting.evaluation_page import Part, Table, write_evaluation_page
 from dermlens.reporting.figures import figure
-from dermlens.reporting.plots import benefit_png, confusion_png, curves_png, reliability_png
+from dermlens.reporting.plots import confusion_png, curves_png
 
 
 def write_report(
@@ -49,13 +49,13 @@ def write_report(
             _results(report, answers),
             _baselines(report),
             _curves(answers),
-            _calibration(report),
-            _status(report),
-            _sets(report),
-            _referral(report),
-            _novelty(report, answers),
-            _controls(report),
-            _subgroups(report),
+            calibration(report),
+            status(report),
+            sets(report),
+            referral(report),
+            novelty(report),
+            controls(report),
+            subgroups(report),
             gallery(answers, names, explain),
             _data(report, answers),
             _checklist(report, answers),
@@ -126,14 +126,11 @@ def _baselines(report: Mapping[str, Any]) -> Part:
     found, title = report["baselines"], "Is it better than the simplest answers?"
     if not found["available"]:
         return Part("baselines", title, [found["reason"]])
-    codes = list(found["methods"][MODEL]["sensitivity"])
-    rows = [
-        [
-            method_name(name, found),
-            *(figure(row[measure]) for measure in MEASURES),
-            *(figure(row["sensitivity"][code], 2) for code in codes),
-        ]
-        for name, row in found["methods"].items()
+    methods = found["methods"]
+    rows = [[measure.replace("_", " "), *(figure(row[measure]) for row in methods.values())] for measure in MEASURES]
+    rows += [
+        [f"sensitivity, {display_name(code)}", *(figure(row["sensitivity"][code], 2) for row in methods.values())]
+        for code in methods[MODEL]["sensitivity"]
     ]
     gaps = [
         [f"model minus {method_name(name, found)}", *(figure(row[measure]) for measure in MEASURES)]
@@ -144,7 +141,7 @@ def _baselines(report: Mapping[str, Any]) -> Part:
         title,
         found["words"],
         [
-            Table(("", "balanced accuracy", "accuracy", *(f"sensitivity {code}" for code in codes)), rows),
+            Table(("", *(method_name(name, found) for name in methods)), rows),
             Table(("in pairs", "balanced accuracy", "accuracy"), gaps),
         ],
         note=f"{where(found)}. The probe is a logistic regression on features of the network as it was before "
@@ -166,6 +163,8 @@ def _curves(answers: Answers) -> Part:
         hits, alarms = curve.true_positive[0], curve.false_positive[0]
         roc[name] = [(alarms / alarms[-1]).tolist(), (hits / hits[-1]).tolist()]
         precision[name] = [(hits[1:] / hits[-1]).tolist(), (hits[1:] / (hits[1:] + alarms[1:])).tolist()]
+    if not roc:
+        return Part("curves", "Can it tell them apart?", ["All of these images are of one class, so nobody can say."])
     plots = [
         (curves_png(roc, ("1 - specificity", "sensitivity"), diagonal=True), "ROC, each class against all others."),
         (
@@ -174,165 +173,6 @@ def _curves(answers: Answers) -> Part:
         ),
     ]
     return Part("curves", "Can it tell them apart?", plots=plots)
-
-
-def _calibration(report: Mapping[str, Any]) -> Part:
-    found = report["calibration"]
-    rows = [
-        [name, *(f"{found[when][key]:.4f}" for when in ("before", "after"))]
-        for name, key in (("expected calibration error", "ece"), ("Brier score", "brier"), ("log loss", "log_loss"))
-    ]
-    classes = [[display_name(code), f"{value:.4f}"] for code, value in found["classwise_ece"].items()]
-    plot = reliability_png(found["before"]["reliability"], found["after"]["reliability"])
-    return Part(
-        "calibration",
-        "Do its probabilities mean what they say?",
-        [f"Temperature {found['temperature']:.3f}, fitted on other lesions. Bins of equal mass.", *_biases(found)],
-        [Table(("", "before", "after"), rows), Table(("class", "calibration error of its probability"), classes)],
-        [(plot, "How often the most probable class is right, by how probable it is.")],
-    )
-
-
-def _biases(found: Mapping[str, Any]) -> list[str]:
-    test = found["bias_test"]
-    words = [] if test is None else [bias_words(test)]
-    if any(found["bias"].values()):
-        words.append("Biases: " + ", ".join(f"{code} {value:+.2f}" for code, value in found["bias"].items()) + ".")
-    return words
-
-
-def _status(report: Mapping[str, Any]) -> Part:
-    status = report["status"]
-    if not status:
-        return Part("status", "Does it know when it cannot tell?", ["This bundle has no facts for it."])
-    rows = [
-        [name, str(status[name]["n"]), figure(status[name]["share"], 2), figure(status[name]["accuracy"], 2)]
-        for name in ("all", *STATUSES)
-    ]
-    reasons = [[code, str(n)] for code, n in sorted(status["reasons"].items(), key=lambda item: -item[1])]
-    return Part(
-        "status",
-        "Does it know when it cannot tell?",
-        ["Each answer is ok, uncertain or rejected; these images all show lesions, so a rejection here is a loss."],
-        [Table(("status", "images", "share", "accuracy"), rows), Table(("reason", "images"), reasons)],
-    )
-
-
-def _sets(report: Mapping[str, Any]) -> Part:
-    sets = report["prediction_sets"]
-    if sets is None:
-        return Part("sets", "Prediction sets", ["This bundle has none: too few calibration lesions."])
-    rows = [["all", str(sets["n_lesions"]), figure(sets["coverage"]), f"{sets['mean_size']:.2f}"]]
-    rows += [
-        [display_name(code), str(row["n_lesions"]), figure(row["coverage"]), f"{row['mean_size']:.2f}"]
-        for code, row in sets["per_class"].items()
-        if row["n"]
-    ]
-    sizes = ", ".join(f"{n} of size {size}" for size, n in sets["by_size"].items())
-    return Part(
-        "sets",
-        "Which diagnoses remain possible?",
-        [
-            f"Each answer comes with a set that should hold the truth for {sets['level']:.0%} of the lesions of every "
-            f"class, rare ones too (class-conditional split conformal prediction). Images: {sizes}."
-        ],
-        [Table(("class", "lesions", "coverage", "mean size"), rows)],
-        note="Each lesion counts once; Wilson intervals.",
-    )
-
-
-def _referral(report: Mapping[str, Any]) -> Part:
-    rows = [
-        [
-            point["name"] + (" (in use)" if point["name"] == report["referral"] else ""),
-            " ".join(point["codes"]),
-            f"{point['threshold']:.3f}",
-            *(figure(point[name], 3) for name in ("sensitivity", "specificity", "referred", "net_benefit")),
-        ]
-        for point in report["operating_points"]
-    ]
-    curves = report["decision_curves"]
-    header = ("operating point", "classes", "threshold", "sensitivity", "specificity", "referred", "net benefit")
-    return Part(
-        "referral",
-        "Whom would it send to a specialist?",
-        [
-            "The thresholds were chosen on calibration lesions at 90 and 95 % sensitivity; "
-            "here is what they reach on these."
-        ],
-        [Table(header, rows)] if rows else (),
-        [(benefit_png(curves), "Decision curves (Vickers and Elkin 2006): higher is better.")] if curves else (),
-        note="" if rows else "No operating points: too few lesions, or nothing malignant among the classes.",
-    )
-
-
-def _novelty(report: Mapping[str, Any], answers: Answers) -> Part:
-    found = report.get("novelty")
-    if not found:
-        return Part("novelty", "Does it notice what it does not know?", ["This bundle has no novelty score."])
-    rows = [[f"{float(q):.0%}", f"{value:.3f}"] for q, value in found["quantiles"].items()]
-    return Part(
-        "novelty",
-        "Does it notice what it does not know?",
-        [
-            f"An image with a novelty score above {found['threshold']:.3f} is rejected; {found['kept']:.1%} of these "
-            "lesions lie below. What is no such lesion is tested in benchmarks/novelty.py, for the embedded model."
-        ],
-        [Table(("share of these images", "score at or below"), rows)],
-    )
-
-
-def _controls(report: Mapping[str, Any]) -> Part:
-    controls = report["controls"]
-    title = "Does its answer hang on the lesion?"
-    if controls is None:
-        return Part("controls", title, ["Not tested; run evaluate with --controls."])
-    watched = " + ".join(display_name(code) for code in controls["watched"])
-    rows = [
-        [
-            name,
-            *(
-                figure(row[key])
-                for key in ("flip_rate", "watched_change", "watched_change_absolute", "accuracy_change")
-            ),
-        ]
-        for name, row in controls["artefacts"].items()
-    ]
-    without = [
-        [name, figure(row["balanced_accuracy"]), f"{row['chance']:.3f}"]
-        for name, row in controls["without_lesion"].items()
-    ]
-    header = ("artefact", "diagnoses that change", f"change of P({watched})", "the same, in size", "change of accuracy")
-    return Part(
-        "controls",
-        title,
-        [
-            f"{controls['images']} images of {controls['lesions']} lesions, each against itself with a synthetic "
-            "artefact. The second table hides the lesion: what is left above chance was learned from around it."
-        ],
-        [Table(header, rows), Table(("picture", "balanced accuracy", "chance"), without)],
-    )
-
-
-def _subgroups(report: Mapping[str, Any]) -> Part:
-    rows = [
-        [axis, name, f"{row['n']} ({row['n_lesions']})"]
-        + [figure(row[key]) if row[key]["value"] is not None else row[key]["reason"] for key in _MEASURES]
-        for axis, groups in report["subgroups"].items()
-        for name, row in groups.items()
-    ]
-    header = ("by", "group", "images (lesions)", "accuracy", "balanced accuracy", "AUC, malignant or premalignant")
-    return Part(
-        "subgroups",
-        "Does it serve everyone alike?",
-        [report["skin_tone"]],
-        [Table(header, rows)] if rows else (),
-        note="Groups differ in which diagnoses they hold, so differences need care. Groups below 20 lesions are "
-        "not scored.",
-    )
-
-
-_MEASURES = ("accuracy", "balanced_accuracy", "auc")
 
 
 def _data(report: Mapping[str, Any], answers: Answers) -> Part:

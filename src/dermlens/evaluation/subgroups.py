@@ -8,6 +8,7 @@ et al. 2020, arXiv:1910.13268); dermatoscopes change colours, so the estimate is
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -15,15 +16,24 @@ import numpy as np
 import numpy.typing as npt
 
 from dermlens.data.records import Record
-from dermlens.evaluation import weighted
+from dermlens.evaluation import metrics, weighted
 from dermlens.evaluation.bootstrap import resample_weights, sampled_figure
-from dermlens.evaluation.weighted import Floats, Ints
+from dermlens.evaluation.trust_report import Answers
+from dermlens.evaluation.weighted import Bools, Floats, Ints
+from dermlens.inference.trust import grave_codes
 
 MIN_LESIONS = 20
+MIN_OF_KIND = 10  # lesions with, and without, what is looked for
+MIN_FOR_ECE = 100  # with fewer even perfect probabilities seem off
+MEASURES = (
+    *("accuracy", "balanced_accuracy", "auc", "referral_sensitivity", "referral_specificity"),
+    *("ece", "brier", "log_loss", "coverage", "ok", "accuracy_ok", "rejected"),
+)
 RESAMPLES = 1000
 DARK_TONES = ("brown", "dark")
 _AGES = ((30, "under 30"), (45, "30 to 44"), (60, "45 to 59"), (75, "60 to 74"))
 _OLDEST, _DARKEST = "75 and over", "dark"
+_FEW = "too few lesions of one kind"
 _TONES = ((55, "very light"), (41, "light"), (28, "intermediate"), (10, "tan"), (-30, "brown"))
 
 _ORDER = [*(name for _, name in _AGES), _OLDEST, *(name for _, name in _TONES), _DARKEST]
@@ -66,19 +76,64 @@ def groups_of(record: Record, angle: float | None) -> dict[str, str]:
     return {axis: value for axis, value in known.items() if value}
 
 
-def subgroups(
-    groups: Sequence[Mapping[str, str]], y_true: Ints, decision: Ints, watched: Floats, positive: Ints, lesions: Ints
-) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What is known of n scored images; null where the bundle has no such facts.
+
+    Attributes:
+        y_true, decision, lesions: (n,) classes, and lesion numbers.
+        probability: (n, classes), calibrated.
+        codes: the classes' names.
+        grave: places of the malignant and premalignant classes.
+        referred: (n,) whether a specialist is advised at the bundle's threshold.
+        covered: (n,) whether the prediction set holds the truth.
+        status: (n,) "ok", "uncertain" or "rejected".
+    """
+
+    y_true: Ints
+    decision: Ints
+    lesions: Ints
+    probability: Floats
+    codes: tuple[str, ...]
+    grave: tuple[int, ...]
+    referred: Bools | None = None
+    covered: Bools | None = None
+    status: npt.NDArray[np.str_] | None = None
+
+    def part(self, rows: Bools) -> Scored:
+        """Return the chosen images alone."""
+        names = ("y_true", "decision", "lesions", "probability", "referred", "covered", "status")
+        found = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: values[rows] for name, values in found.items() if values is not None})
+
+
+def scored_of(answers: Answers) -> Scored:
+    """Return what the answers of an evaluation say of each image."""
+    bundle, trust = answers.bundle, answers.bundle.trust
+    grave = tuple(bundle.codes.index(code) for code in grave_codes(bundle.codes))
+    plain = Scored(answers.y_true, answers.decision, answers.lesions, answers.probability, bundle.codes, grave)
+    if trust is None:
+        return plain
+    point, covered, referred = trust.operating_point, None, None
+    if trust.sets is not None:
+        pairs = zip(answers.predictions, answers.y_true, strict=True)
+        covered = np.array([bundle.codes[c] in (p.prediction_set or ()) for p, c in pairs])
+    if point is not None:
+        columns = [bundle.codes.index(code) for code in point.codes]
+        referred = answers.probability[:, columns].sum(axis=1) >= point.threshold
+    status = np.array([p.status for p in answers.predictions])
+    return replace(plain, referred=referred, covered=covered, status=status)
+
+
+def subgroups(groups: Sequence[Mapping[str, str]], scored: Scored, *, seed: int = 0) -> dict[str, Any]:
     """Score every group of every axis.
 
     Args:
         groups: for each image its group by axis, from `groups_of`.
-        watched: (n,) probability of what `positive` (n,) marks: malignant or premalignant.
-        lesions: (n,) lesion numbers.
 
     Returns:
-        axis -> group -> `{"n", "n_lesions", "accuracy", "balanced_accuracy", "auc"}`; a group of fewer than 20 lesions
-        has null figures and a `reason`.
+        axis -> group -> `{"n", "n_lesions", "sensitivity": {code: ...}, ...}` with one figure for each of `MEASURES`.
+        What rests on too few lesions is null, with a `reason`.
     """
     axes: dict[str, Any] = {}
     for axis in dict.fromkeys(axis for row in groups for axis in row):
@@ -86,10 +141,7 @@ def subgroups(
         names = [name for name in sorted(set(values.tolist()), key=_place) if name]
         if len(names) < 2 and not axis.startswith("skin"):
             continue
-        axes[axis] = {
-            name: _score(*(part[values == name] for part in (y_true, decision, watched, positive, lesions)))
-            for name in names
-        }
+        axes[axis] = {name: _score(scored.part(values == name), seed) for name in names}
     return axes
 
 
@@ -126,25 +178,101 @@ def _is_dark_type(name: str) -> bool:
     return bool(words) and words[-1] in ("5", "6", "56", "5.0", "6.0", "V", "VI")
 
 
-def _score(truth: Ints, decision: Ints, watched: Floats, positive: Ints, lesions: Ints) -> dict[str, Any]:
-    count = len(np.unique(lesions))
-    row: dict[str, Any] = {"n": len(truth), "n_lesions": count}
+def _score(part: Scored, seed: int) -> dict[str, Any]:
+    count = len(np.unique(part.lesions))
+    row: dict[str, Any] = {"n": len(part.y_true), "n_lesions": count}
     if count < MIN_LESIONS:
-        blocked = {"value": None, "low": None, "high": None, "reason": f"fewer than {MIN_LESIONS} lesions"}
-        return row | {"accuracy": blocked, "balanced_accuracy": blocked, "auc": blocked}
-    numbers = np.unique(lesions, return_inverse=True)[1].astype(np.int64)
-    blocks = list(resample_weights(truth, numbers, resamples=RESAMPLES, seed=0))
-    weights = np.concatenate([np.ones((1, len(truth))), *blocks])
-    counts = weighted.class_counts(truth, decision, int(max(truth.max(), decision.max())) + 1, weights)
-    balanced: Floats = weighted.sensitivity(counts)[:, np.unique(truth)].mean(axis=1)
-    enough = min(len(np.unique(lesions[positive == side])) for side in (0, 1)) >= MIN_LESIONS // 2
-    auc = weighted.area(weighted.roc(positive == 1, watched, weights)) if enough else np.full(len(weights), np.nan)
-    few = "too few lesions of one kind"
-    return row | {
-        "accuracy": sampled_figure(weighted.accuracy(counts), reason=few, lesions=count),
-        "balanced_accuracy": sampled_figure(balanced, reason=few),
-        "auc": sampled_figure(auc, reason=few),
+        blocked = unknown(f"fewer than {MIN_LESIONS} lesions")
+        return row | {name: dict(blocked) for name in MEASURES} | {"sensitivity": {}}
+    truth, numbers = part.y_true, np.unique(part.lesions, return_inverse=True)[1].astype(np.int64)
+    weights = np.concatenate(
+        [np.ones((1, len(truth))), *resample_weights(truth, numbers, resamples=RESAMPLES, seed=seed)]
+    )
+    counts = weighted.class_counts(truth, part.decision, len(part.codes), weights)
+    shares = weighted.sensitivity(counts)
+    balanced: Floats = shares[:, np.unique(truth)].mean(axis=1)
+    return (
+        row
+        | {
+            "accuracy": sampled_figure(weighted.accuracy(counts), reason=_FEW, lesions=count),
+            "balanced_accuracy": sampled_figure(balanced, reason=_FEW),
+        }
+        | _separation(part, weights)
+        | _probabilities(part, weights, count)
+        | _answers(part, weights, count)
+        | {
+            "sensitivity": {
+                code: sampled_figure(shares[:, c], reason=_FEW, lesions=of_class)
+                for c, code in enumerate(part.codes)
+                if (of_class := len(np.unique(part.lesions[truth == c]))) >= MIN_OF_KIND
+            }
+        }
+    )
+
+
+def _separation(part: Scored, weights: Floats) -> dict[str, Any]:
+    """How malignant and premalignant lesions are told from others: ranked, and at the threshold of referral."""
+    names = ("auc", "referral_sensitivity", "referral_specificity")
+    positive = np.isin(part.y_true, part.grave)
+    sides = [len(np.unique(part.lesions[side])) for side in (positive, ~positive)]
+    if min(sides) < MIN_OF_KIND:
+        return {name: unknown(_FEW) for name in names}
+    score = part.probability[:, list(part.grave)].sum(axis=1)
+    auc = sampled_figure(weighted.area(weighted.roc(positive, score, weights)), reason=_FEW)
+    if part.referred is None:
+        return {names[0]: auc, **{name: unknown("no referral in this bundle") for name in names[1:]}}
+    rates = [
+        weighted.ratio(weights @ (side & right).astype(np.float64), weights @ side.astype(np.float64))
+        for side, right in ((positive, part.referred), (~positive, ~part.referred))
+    ]
+    figures = [sampled_figure(rate, reason=_FEW, lesions=n) for rate, n in zip(rates, sides, strict=True)]
+    return dict(zip(names, (auc, *figures), strict=True))
+
+
+def _probabilities(part: Scored, weights: Floats, count: int) -> dict[str, Any]:
+    """Calibration error (of enough lesions), Brier score and log loss."""
+    if count < MIN_FOR_ECE:
+        ece = unknown(f"fewer than {MIN_FOR_ECE} lesions")
+    else:
+        confidence, correct = metrics.top_label(part.y_true, part.probability)
+        bins = metrics.equal_mass_bins(confidence)
+        ece = sampled_figure(weighted.calibration_error(confidence, correct, bins, weights), reason=_FEW)
+    losses = {"brier": metrics.squared_errors, "log_loss": metrics.log_errors}
+    return {"ece": ece} | {
+        name: sampled_figure(weighted.mean_loss(loss(part.y_true, part.probability), weights), reason=_FEW)
+        for name, loss in losses.items()
     }
+
+
+def _answers(part: Scored, weights: Floats, count: int) -> dict[str, Any]:
+    """Coverage of the prediction sets, shares of the statuses, and accuracy where the status is ok."""
+
+    def share(chosen: Bools | None, lacking: str) -> dict[str, Any]:
+        if chosen is None:
+            return unknown(lacking)
+        return sampled_figure(weighted.mean_loss(chosen.astype(np.float64), weights), reason=_FEW, lesions=count)
+
+    none = "no status in this bundle"
+    if part.status is None:
+        sure = unknown(none)
+    else:
+        ok, right = part.status == "ok", part.decision == part.y_true
+        sure = sampled_figure(
+            weighted.ratio(weights @ (ok & right).astype(np.float64), weights @ ok.astype(np.float64)),
+            reason="no image is ok",
+            lesions=len(np.unique(part.lesions[ok])),
+        )
+    return {
+        "coverage": share(part.covered, "no prediction sets in this bundle"),
+        "ok": share(None if part.status is None else part.status == "ok", none),
+        "rejected": share(None if part.status is None else part.status == "rejected", none),
+        "accuracy_ok": sure,
+    }
+
+
+def unknown(reason: str) -> dict[str, Any]:
+    """Return a figure that cannot be told, with its reason."""
+    return {"value": None, "low": None, "high": None, "reason": reason}
 
 
 def _place(name: str) -> tuple[int, str]:

@@ -5,6 +5,7 @@ All of it on scored images, lesions that the model has not met; the limits thems
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ from dermlens.inference.decision import DecisionRule, decide, probabilities
 from dermlens.inference.predict import Prediction
 
 RESAMPLES = 1000
+KEPT_SHARES = (0.8, 0.9, 0.95, 0.99)  # of the scored images, by other thresholds of novelty
 RULES = {
     "largest probability": DecisionRule("largest_probability", 0.0),
     "prior adjusted": DecisionRule("prior_adjusted", 1.0),
@@ -61,14 +63,19 @@ def answers_of(bundle: Bundle, predictions: Sequence[Prediction], labels: Sequen
     )
 
 
-def calibration(answers: Answers) -> dict[str, Any]:
-    """Return ECE, Brier and log loss before (temperature 1, no bias) and after calibration, and reliability by bin."""
-    fitted = answers.bundle.calibration
+def calibration(answers: Answers, *, seed: int = 0) -> dict[str, Any]:
+    """Return how well the probabilities are calibrated before (temperature 1, no bias) and after, whole and by class.
+
+    Returns:
+        For "before" and "after" the calibration error, Brier score, log loss and the points of the reliability
+        diagrams; `chance` says what error even perfect probabilities would show on so few lesions.
+    """
+    fitted, codes = answers.bundle.calibration, answers.bundle.codes
     raw = probabilities(answers.logits, replace(fitted, temperature=1.0, bias=()))
     both = {"before": raw, "after": answers.probability}
     result: dict[str, Any] = {
         "temperature": fitted.temperature,
-        "bias": dict(zip(answers.bundle.codes, fitted.bias, strict=True)),
+        "bias": dict(zip(codes, fitted.bias, strict=True)),
         "bias_test": answers.bundle.card["calibration_fit"].get("bias"),
     }
     for name, values in both.items():
@@ -77,17 +84,60 @@ def calibration(answers: Answers) -> dict[str, Any]:
             "brier": metrics.brier_loss(answers.y_true, values),
             "log_loss": metrics.log_loss(answers.y_true, values),
             "reliability": _reliability(answers.y_true, values),
+            "classwise_ece": {code: _class_error(answers.y_true == c, values[:, c]) for c, code in enumerate(codes)},
+            "classwise_reliability": {
+                code: _class_reliability(answers.y_true == c, values[:, c])
+                for c, code in enumerate(codes)
+                if (answers.y_true == c).any()
+            },
         }
-    result["classwise_ece"] = {
-        code: _class_error(answers.y_true == c, answers.probability[:, c])
-        for c, code in enumerate(answers.bundle.codes)
-    }
+    result["classwise_ece"] = result["after"]["classwise_ece"]
+    result["chance"] = error_by_chance(answers.probability.max(axis=1), answers.lesions, seed=seed)
     return result
+
+
+def error_by_chance(confidence: Floats, lesions: Ints, *, seed: int) -> dict[str, float]:
+    """Return the calibration error that probabilities right to the last digit would show: `mean`, and `high` (95 %).
+
+    With few images each bin holds few, and its share of right answers strays. All images of a lesion are right or
+    wrong by one draw, so that they count as no more than they are.
+
+    Args:
+        confidence: (n,) largest probability; lesions: (n,) lesion numbers from 0.
+    """
+    bins = metrics.equal_mass_bins(confidence)
+    member = (bins[:, None] == np.arange(bins.max() + 1)).astype(np.float64)
+    generator, errors = np.random.default_rng(seed), []
+    for _ in range(RESAMPLES):
+        right = generator.random(int(lesions.max()) + 1)[lesions] < confidence
+        errors.append(float(np.abs((confidence - right) @ member).sum()) / len(confidence))
+    return {"mean": float(np.mean(errors)), "high": float(np.quantile(errors, 0.95))}
 
 
 def _reliability(y_true: Ints, probability: Floats) -> dict[str, list[float]]:
     confidence, correct = metrics.top_label(y_true, probability)
-    bins = metrics.equal_mass_bins(confidence, min(metrics.ECE_BINS, max(1, len(y_true) // 20)))
+    return _points(confidence, correct, metrics.equal_mass_bins(confidence, _bins(len(y_true), 20)))
+
+
+def _class_reliability(positive: Bools, probability: Floats) -> dict[str, list[float]]:
+    """Return the points of one class: bins in which equally many of it are expected.
+
+    With equally many images in each bin, all but one bin of a rare class would lie at 0.
+    """
+    order = np.argsort(probability, kind="stable")
+    expected = np.cumsum(probability[order])
+    count = _bins(int(positive.sum()), 5)
+    bins = np.empty(len(order), np.int64)
+    share = (expected - probability[order] / 2) / max(float(expected[-1]), np.finfo(np.float64).tiny)
+    bins[order] = np.minimum(count - 1, share * count)
+    return _points(probability, positive, bins)
+
+
+def _bins(n: int, each: int) -> int:
+    return min(metrics.ECE_BINS, max(1, n // each))
+
+
+def _points(confidence: Floats, correct: Bools, bins: Ints) -> dict[str, list[float]]:
     rows = [bins == b for b in np.unique(bins)]
     return {
         "confidence": [float(confidence[row].mean()) for row in rows],
@@ -164,23 +214,34 @@ def _statuses(answers: Answers, seed: int) -> dict[str, Any]:
             "accuracy": sampled_figure(right, reason="no images", lesions=len(np.unique(answers.lesions[chosen]))),
         }
 
-    reasons: dict[str, int] = {}
-    for prediction in answers.predictions:
-        for reason in prediction.reasons:
-            reasons[reason.code] = reasons.get(reason.code, 0) + 1
+    given = [reason for prediction in answers.predictions for reason in prediction.reasons]
+    reasons = Counter(reason.code for reason in given)
     everyone = len(np.unique(answers.lesions))
     rows = {name: row(status == name, lesions=everyone) for name in STATUSES}
-    return {"all": row(np.ones(len(status), bool)), **rows, "reasons": reasons}
+    return {"all": row(np.ones(len(status), bool)), **rows, "reasons": dict(reasons)} | {
+        "reason_words": {reason.code: reason.text for reason in reversed(given)}  # those of the first such image
+    }
 
 
 def _novelty(answers: Answers) -> dict[str, Any] | None:
+    """Return how these images score, and what other thresholds would keep of them and reach on what they keep."""
     scores = [p.novelty["score"] for p in answers.predictions if p.novelty]
     if not scores or answers.bundle.trust is None or answers.bundle.trust.novelty is None:
         return None
     threshold = answers.bundle.trust.novelty.threshold
     values = np.array(scores)
+    others = [float(np.quantile(values, share)) for share in KEPT_SHARES]
     return {
         "threshold": threshold,
         "kept": float(np.mean(values <= threshold)),
         "quantiles": {str(q): float(np.quantile(values, q)) for q in (0.05, 0.5, 0.95, 0.99)},
+        "by_threshold": [
+            {
+                "threshold": limit,
+                "in_use": limit == threshold,
+                "kept": float(np.mean(values <= limit)),
+                "accuracy": float(answers.right[values <= limit].mean()) if (values <= limit).any() else None,
+            }
+            for limit in sorted({*others, threshold})
+        ],
     }

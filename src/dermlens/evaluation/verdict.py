@@ -8,6 +8,8 @@ from typing import Any
 from dermlens.diagnoses import display_name
 
 NAMELESS = 0.1  # the share of images without lesion or ISIC id up to which copies count as recognised
+PEOPLE = ("age", "sex", "site", "skin type (Fitzpatrick)")  # recorded, and known when the picture is taken
+GOOD_ECE = 0.05
 CHANCE_SLACK = 1e-6  # a network that always gives one answer is at chance, to rounding
 
 
@@ -29,6 +31,7 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
             f"Where it advises a specialist it catches {_percent(point['sensitivity'])} of {names}, and leaves "
             f"{_percent(point['specificity'])} of the other lesions alone."
         )
+        lines += _least_caught(report["subgroups"])
     status = report["status"]
     if status:
         sure, every = status["ok"]["accuracy"], status["all"]["accuracy"]
@@ -36,7 +39,7 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
             f"It answers without reserve in {status['ok']['share']['value']:.0%} of these images, and is right in "
             f"{_percent(sure)} of them, against {_percent(every)} of all."
         )
-    lines.append(_calibration_words(report["calibration"]["after"]["ece"], report["n"]))
+    lines.append(_calibration_words(report["calibration"], report["n"]))
     weak = [code for code, row in report["per_class"].items() if row["n_lesions"] < 30]
     if weak:
         lines.append(f"Too few lesions to judge it well on: {', '.join(display_name(code) for code in weak)}.")
@@ -46,6 +49,24 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
     else:
         lines.append(_sway(report["controls"]))
     return lines
+
+
+def _least_caught(table: Mapping[str, Any]) -> list[str]:
+    """Name the group of people in which it catches the smallest share of what a specialist should see."""
+    rates = [
+        (row["referral_sensitivity"], f"{name} ({axis})")
+        for axis, groups in table.items()
+        if axis in PEOPLE
+        for name, row in groups.items()
+        if row["referral_sensitivity"]["value"] is not None
+    ]
+    if len(rates) < 2:
+        return []
+    rate, name = min(rates, key=lambda pair: pair[0]["value"])
+    return [
+        f"Of the groups with enough lesions it catches fewest in {name}: {_percent(rate)}. The lowest "
+        "of many is partly chance."
+    ]
 
 
 def unmet(counts: Mapping[str, Any]) -> str:
@@ -64,8 +85,7 @@ def _sway(controls: Mapping[str, Any]) -> str:
     erased = controls["without_lesion"]["lesion erased"]
     words = f"The artefact that sways it most is {name}: {row['flip_rate']['value']:.0%} of its diagnoses change."
     reached = erased["balanced_accuracy"]
-    surely = reached["value"] if reached["low"] is None else reached["low"]
-    if erased["chance"] >= 1 or surely <= erased["chance"] + CHANCE_SLACK:
+    if reached["low"] is None or reached["low"] <= erased["chance"] + CHANCE_SLACK:
         return words
     return (
         f"{words} With the lesion hidden it still reaches a balanced accuracy of {reached['value']:.2f}, where "
@@ -73,13 +93,20 @@ def _sway(controls: Mapping[str, Any]) -> str:
     )
 
 
-def _calibration_words(ece: float, n: int) -> str:
+def _calibration_words(found: Mapping[str, Any], n: int) -> str:
     if n < 100:
         return "There are too few images to say whether its probabilities mean what they say."
-    good = "Its probabilities mean roughly what they say" if ece <= 0.05 else "Its probabilities are off"
+    ece, chance = found["after"]["ece"], found["chance"]["high"]
+    words = "Its probabilities are off"
+    if ece <= GOOD_ECE:
+        words = "Its probabilities mean roughly what they say"
+    elif ece <= chance:
+        words = "Its probabilities are not shown to be off, nor to be right: these are too few images"
     return (
-        f"{good}: the probability of the most probable class differs from how often that class is right by "
-        f"{ece * 100:.1f} points on average. (The diagnosis may be another class: it follows the decision rule.)"
+        f"{words}: the probability of the most probable class differs from how often that class is right by "
+        f"{ece * 100:.1f} points on average"
+        + (f", where chance alone makes up to {chance * 100:.1f}. " if GOOD_ECE < ece <= chance else ". ")
+        + "(The diagnosis may be another class: it follows the decision rule.)"
     )
 
 

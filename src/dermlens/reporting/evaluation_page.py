@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -18,6 +19,7 @@ from dermlens.errors import StorageError
 from dermlens.inference.predict import DISCLAIMER
 
 _JPEG_QUALITY = 85
+_FIGURE = re.compile(r"-?\d[\d.]*( \[[-\d., ]+\])?$")  # 0.712 [0.650, 0.771], not to be broken
 
 
 @dataclass(frozen=True)
@@ -102,14 +104,14 @@ def _part(part: Part) -> str:
 def _table(table: Table) -> str:
     header = "".join(f"<th>{html.escape(cell)}</th>" for cell in table.header)
     rows = "".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in table.rows)
-    return f'<div class="wide"><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return f'<div class="wide" tabindex="0"><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
 def _cell(cell: str) -> str:
     if cell.startswith("#"):
         key, _, words = cell[1:].partition(" ")
         return f'<td><a href="#{html.escape(key)}">{html.escape(words or key)}</a></td>'
-    mark = ' class="missing"' if cell.startswith("missing") else ""
+    mark = ' class="missing"' if cell.startswith("missing") else ' class="figure"' if _FIGURE.match(cell) else ""
     return f"<td{mark}>{html.escape(cell)}</td>"
 
 

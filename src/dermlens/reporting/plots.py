@@ -199,7 +199,8 @@ def plot_reliability(
     """Draw how often the model is right by how sure it is, before and after calibration.
 
     Args:
-        before, after: `confidence`, `accuracy` and `images` by bin.
+        before: `confidence`, `accuracy` and `images` by bin.
+        after: the same after calibration.
     """
     axis = axis or _panels(1, _SQUARE, shown=True)[0]
     axis.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="as sure as right")
@@ -209,6 +210,30 @@ def plot_reliability(
     axis.legend(frameon=False)
     _plain(axis)
     return axis
+
+
+def reliability_by_class_png(
+    before: Mapping[str, Mapping[str, Sequence[float]]], after: Mapping[str, Mapping[str, Sequence[float]]]
+) -> bytes:
+    """Draw the calibration of each class's probability, a panel for each, as PNG bytes; bins as `plot_reliability`."""
+    from matplotlib.figure import Figure
+
+    columns = min(4, len(after))
+    rows = -(-len(after) // columns)
+    figure = Figure(figsize=(2.3 * columns, 2.3 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in panels[len(after) :]:
+        axis.set_axis_off()
+    for axis, (code, bins) in zip(panels, after.items(), strict=False):
+        both = (before[code], ":"), (bins, "-")
+        top = min(1.0, 1.1 * max(max(*each["confidence"], *each["accuracy"], 0.05) for each, _ in both))
+        axis.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1)
+        for each, style in both:
+            axis.plot(each["confidence"], each["accuracy"], marker="o", markersize=3, linestyle=style)
+        axis.set(title=code, xlim=(0, top), ylim=(0, top))
+        axis.tick_params(labelsize=8)
+        _plain(axis)
+    return _png(figure)
 
 
 def confusion_png(counts: Sequence[Sequence[int]], codes: Sequence[str]) -> bytes:

@@ -37,6 +37,9 @@ class Recipe:
             cache and computes fresh views in every epoch.
         epochs: in one epoch as many images are drawn, by class balance and with replacement, as there are to train
             on; each in one random view.
+        members: with "top" and "full", trainings from the same head with other draws, of which the mean of the
+            weights is kept: one network that errs less than each, for so many times the training. Needs frozen
+            batch norm.
         head_epochs: epochs of the head alone over the frozen features, before fine-tuning.
         batch_size: images in a step.
         learning_rate, head_learning_rate: peak rates of AdamW; warm-up, then cosine to zero.
@@ -76,6 +79,7 @@ class Recipe:
     layer_decay: float = 1.0
     views: int = 6
     epochs: int = 10
+    members: int = 1
     head_epochs: int = 20
     batch_size: int = 64
     learning_rate: float = 2e-4
@@ -151,6 +155,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("layer_decay", 0.1, 1.0),
     ("views", 0, 64),
     ("epochs", 0, 1000),
+    ("members", 1, 32),
     ("head_epochs", 1, 1000),
     ("batch_size", 1, 4096),
     ("learning_rate", 0.0, 1.0),

@@ -28,7 +28,7 @@ from dermlens.data.records import Dataset
 from dermlens.errors import DermlensError, StorageError, UsageError
 from dermlens.training.assess import About, Candidate, finish
 from dermlens.training.backbones import backbone
-from dermlens.training.checkpoint import EVERY_S, Checkpoint
+from dermlens.training.checkpoint import EVERY_S, Checkpoint, Saved
 from dermlens.training.device import check_memory, devices, out_of_memory, resolve, set_up
 from dermlens.training.export import to_openvino
 from dermlens.training.features import Engine, Images, Wanted, batch_for, compile_graph, local, run_batches
@@ -38,6 +38,7 @@ from dermlens.training.folder import read_state, write_state
 from dermlens.training.frozen import frozen_features
 from dermlens.training.lineage import check_lineage
 from dermlens.training.material import Material, prepare
+from dermlens.training.members import Kept, fit_members
 from dermlens.training.memory import keep_freed_memory
 from dermlens.training.network import Network, Stem, in_float32, open_backbone, trainable_millions, with_head
 from dermlens.training.outputs import load_keras, save_keras, seen_by_role, write_audit, write_split
@@ -156,6 +157,7 @@ def _plan(run: _Run) -> str:
         f"({trainable_millions(_trained(run)):.2f} M parameters, batch norm {recipe.batch_norm}, {recipe.precision}, "
         f"{recipe.threads} threads"
         + (f", each batch spread over {recipe.devices} devices)." if recipe.devices > 1 else ").")
+        + (f" {recipe.members} times, and the mean of the weights is kept." if recipe.members > 1 else "")
     )
 
 
@@ -173,8 +175,9 @@ def _key(recipe: Recipe, stem: Stem, material: Material) -> str:
     """Identify all that decides about the tuned weights."""
     settings = recipe.as_dict()
     del settings["devices"]  # so that a run can go on with fewer of them
-    if not recipe.artefacts:
-        del settings["artefacts"]  # so that a run from before this setting existed can go on
+    for name, value in (("artefacts", 0.0), ("members", 1)):
+        if settings[name] == value:
+            del settings[name]  # so that a run from before this setting existed can go on
     facts = [
         settings,
         stem.weights_id,
@@ -265,8 +268,16 @@ def _tune(run: _Run, embeddings: np.ndarray) -> History:
         if recipe.fine_tune == "head" or history.interrupted or not recipe.epochs:
             return _told(history, run.console)
     feed = _over_trunk(run) if recipe.fine_tune == "top" else _fresh(run)
+    model, spread = _trained(run), devices(recipe)
     stage = Stage("tune", recipe.epochs, recipe.learning_rate, recipe.mixup, salt=1, patience=recipe.patience)
-    return _told(fit(_trained(run), feed, stage, recipe, codes, watch, checkpoint, saved, devices(recipe)), run.console)
+
+    def trained(part: Stage, state: Saved | None) -> History:
+        return fit(model, feed, part, recipe, codes, watch, checkpoint, state, spread)
+
+    if recipe.members == 1:
+        return _told(trained(stage, saved), run.console)
+    kept = Kept(run.out / "members", run.key)
+    return _told(fit_members(model, stage, recipe.members, trained, kept, saved), run.console)
 
 
 def _frozen_feed(run: _Run, embeddings: np.ndarray) -> Feed:
@@ -361,6 +372,7 @@ def _keep_tuned(run: _Run, begun: Mapping[str, Any], history: History) -> None:
         return
     if not history.interrupted and _keep_state(run, {**begun, "history": asdict(history)}):
         (run.out / "checkpoint.npz").unlink(missing_ok=True)
+        shutil.rmtree(run.out / "members", ignore_errors=True)
 
 
 def _keep_state(run: _Run, state: Mapping[str, Any]) -> bool:

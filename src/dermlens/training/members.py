@@ -1,0 +1,143 @@
+"""Several trainings from one start, and the mean of their weights: one network that errs less than each of them.
+
+Trainings that begin with the same weights and differ in what they draw end in one valley of the loss, where the mean of
+their weights is nearly as good as the mean of their answers and costs no more than one network ("model soups": Wortsman
+et al. 2022, arXiv 2203.05482). Batch normalisation has to be frozen for that, or its statistics would not fit the mean.
+Each finished training is kept in the run folder, so that a run which is stopped goes on with the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from dermlens.errors import StorageError
+from dermlens.training.checkpoint import Saved, assign, values_of
+from dermlens.training.fit import History, Stage
+
+START = "start"
+
+Fit = Callable[[Stage, Saved | None], History]
+"""Trains the model of a run through one stage, from a state of this stage or from the weights it has."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The start and the finished members of one run, a file each; files of another run are not read."""
+
+    folder: Path
+    key: str
+
+    def read(self, name: str) -> tuple[list[np.ndarray], History] | None:
+        """Return weights and history, or None where the file is not there, not whole, or of another run."""
+        try:
+            with np.load(self.folder / f"{name}.npz", allow_pickle=False) as file:
+                head = json.loads(str(file["head"]))
+                if head["key"] != self.key:
+                    return None
+                return [file[each] for each in sorted(set(file.files) - {"head"})], History(**head["history"])
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def write(self, name: str, weights: Sequence[np.ndarray], history: History) -> None:
+        """Keep weights and history; a kill or a full disk leaves no half file.
+
+        Raises:
+            StorageError: no space or no permission.
+        """
+        head = json.dumps({"key": self.key, "history": asdict(history)})
+        temporary = self.folder / f".{name}.new"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                named = {f"{place:05d}": array for place, array in enumerate(weights)}
+                np.savez(file, head=np.array(head), **named)  # type: ignore[arg-type]
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.folder / f"{name}.npz")
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise StorageError(
+                f"The weights of a member cannot be kept in {self.folder}: {error.strerror or error}.",
+                remedy="Free some space; the same command with --resume goes on.",
+            ) from error
+
+
+def fit_members(model: keras.Model, first: Stage, count: int, fit: Fit, kept: Kept, saved: Saved | None) -> History:
+    """Train `count` members from the weights that `model` has, and leave it with the mean of theirs.
+
+    Args:
+        first: the stage of the first member; the others draw otherwise.
+        saved: a state of one of the members to go on from.
+
+    Returns:
+        The epochs of all members one after another, and as the last row what their mean reaches. Ctrl-C leaves the
+        mean of the finished members, or the first one as far as it came, and `interrupted` set.
+    """
+    begun = kept.read(START)
+    if begun is None:
+        kept.write(START, values_of(model.weights), History())
+    start = values_of(model.weights) if begun is None else begun[0]
+    members: list[tuple[list[np.ndarray], History]] = []
+    interrupted = False
+    for number in range(count):
+        found = kept.read(str(number))
+        if found is None:
+            stage = stage_of(first, number)
+            mine = saved if saved is not None and saved.stage == stage.name else None
+            assign(model.weights, start)
+            history = fit(stage, mine)
+            found, interrupted = (values_of(model.weights), history), history.interrupted
+            if not interrupted:
+                kept.write(str(number), *found)
+        if not interrupted or not members:
+            members.append(found)
+        if interrupted:
+            break
+    return _averaged(model, members, fit, interrupted)
+
+
+def stage_of(first: Stage, number: int) -> Stage:
+    """Return the stage of a member: the first one's, or one that draws otherwise."""
+    if number == 0:
+        return first
+    return Stage(
+        f"{first.name}{number + 1}",
+        first.epochs,
+        first.learning_rate,
+        first.mixup,
+        salt=first.salt + 1000 * number,
+        patience=first.patience,
+    )
+
+
+def _averaged(
+    model: keras.Model, members: Sequence[tuple[list[np.ndarray], History]], fit: Fit, interrupted: bool
+) -> History:
+    """Give the model the mean of the members and return their epochs, with a last row for the mean."""
+    rows = [row for _, history in members for row in history.rows]
+    rows = [{**row, "epoch": float(place)} for place, row in enumerate(rows)]
+    if len(members) == 1:
+        history = members[0][1]
+        assign(model.weights, members[0][0])
+        return History(rows, history.best_epoch, interrupted, history.stopped)
+    assign(model.weights, [_mean(arrays) for arrays in zip(*(weights for weights, _ in members), strict=True)])
+    (scored,) = fit(Stage("mean", 0, 0.0, 0.0, salt=0), None).rows
+    rows.append({**scored, "epoch": float(len(rows))})
+    return History(rows, len(rows) - 1, interrupted)
+
+
+def _mean(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean in the type of the arrays; of what is no fraction (seeds, counters) the first."""
+    first = arrays[0]
+    if not np.issubdtype(first.dtype, np.floating):
+        return first
+    mean: np.ndarray = np.mean(np.stack(arrays).astype(np.float64), axis=0).astype(first.dtype)
+    return mean
