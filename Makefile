@@ -16,7 +16,7 @@ help:
 	@echo "make notebook       examples/dermlens.ipynb from examples/notebook.py"
 	@echo "make docs           the documents as a site, in build/site/index.html"
 	@echo "make sbom           what an installation consists of: CycloneDX SBOMs and licences, in build/sbom"
-	@echo "make bench          the measurements behind the README"
+	@echo "make bench          the measurements behind the README (about two hours on 2 cores)"
 	@echo "make train-default DERMLENS_DATA=...   train the embedded model again (up to 90 minutes)"
 
 # One stamp for each set of pins: setting up is repeated only when its inputs change.
@@ -53,7 +53,8 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-BENCH ?= network one_image many_images training_speed depthwise timeline cold_predict serving memory
+# The slowest last: family_speed goes on where it was stopped, and measures rows that are committed only with --again.
+BENCH ?= network one_image cold_predict many_images quick pass_size depthwise timeline serving memory training_speed training_ways family_speed
 bench: $(VENV)/dev.stamp
 	@set -e; for name in $(BENCH); do echo "== $$name"; $(PY) benchmarks/$$name.py; done
 	$(PY) benchmarks/table.py

@@ -1,6 +1,6 @@
 """One image from a cold start: `dermlens predict` in a fresh process against importing TensorFlow in one.
 
-    python benchmarks/cold_predict.py [--repeats 10] [--image FILE]
+    python benchmarks/cold_predict.py [--repeats 20] [--image FILE]
 
 Seconds and peak resident memory, and the ratio to what a Keras program pays before its first line of work. Each pair
 is measured in turn, so that a busy machine slows both.
@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from measure import save, spread, times_faster
+from measure import REPEATS, save, spread, times_faster
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "images" / "MEL_ISIC_0000029.jpg"
 
@@ -33,7 +33,7 @@ def measure(command: list[str]) -> tuple[float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--image", type=Path, default=EXAMPLE)
     options = parser.parse_args()
     ours = [sys.executable, "-m", "dermlens", "predict", str(options.image), "--json"]

@@ -1,6 +1,6 @@
 """Many images: `predict_many` against what the cores allow, and against tf.data + `model.predict`.
 
-    python benchmarks/many_images.py [--count 256] [--rounds 5]
+    python benchmarks/many_images.py [--count 256] [--rounds 20]
 
 600 x 450 px JPEG files, the size of HAM10000. What the cores allow: the processor time of decoding and resizing an
 image and of the network with what follows it, each measured alone in one thread, over the number of cores.
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import classifiers, in_turn, save, spread, times_faster, with_goal
+from measure import REPEATS, classifiers, in_turn, save, spread, times_faster, with_goal
 from PIL import Image
 
 from serving import images
@@ -62,7 +62,7 @@ def pipeline(paths: list[Path]) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=REPEATS)
     options = parser.parse_args()
     import os
 

@@ -22,6 +22,7 @@ ORDER = (
     "pass_size",
     "family_speed",
     "training_speed",
+    "training_ways",
     "depthwise",
     "precision",
     "precision_layers",
@@ -32,8 +33,18 @@ def figure(ratio: dict[str, float], digits: int = 2) -> str:
     return f"{ratio['median']:.{digits}f} [{ratio['low']:.{digits}f}, {ratio['high']:.{digits}f}]"
 
 
-def section(found: dict[str, Any]) -> list[str]:
+def machine(found: dict[str, Any]) -> str:
+    """Say on what it was measured: processor, system, packages."""
+    facts = found["machine"]
+    packages = ", ".join(f"{key} {value}" for key, value in facts["packages"].items())
+    return f"{facts['processor']}, {facts['threads']} threads; {facts['system']}; {packages}."
+
+
+def section(found: dict[str, Any], *, elsewhere: bool) -> list[str]:
+    """Return the lines of one benchmark; `elsewhere`: it ran on another machine than the first."""
     lines = [f"### `benchmarks/{found['name']}.py`", ""]
+    if elsewhere:
+        lines += [f"On another machine: {machine(found)}", ""]
     if found["name"] == "family_speed":
         return [*lines, *_family(found["details"], found["ratios"]), ""]
     if found["ratios"]:
@@ -88,16 +99,16 @@ def _details(details: dict[str, Any]) -> list[str]:
 
 
 def page() -> str:
-    lines = []
+    lines: list[str] = []
+    first = ""
     for name in ORDER:
         path = RESULTS / f"{name}.json"
         if path.is_file():
             found = json.loads(path.read_text(encoding="utf-8"))
             if not lines:
-                facts = found["machine"]
-                packages = ", ".join(f"{key} {value}" for key, value in facts["packages"].items())
-                lines += [f"{facts['processor']}, {facts['threads']} threads; {facts['system']}; {packages}.", ""]
-            lines += section(found)
+                first = machine(found)
+                lines += [first, ""]
+            lines += section(found, elsewhere=machine(found) != first)
     return "\n".join(lines)
 
 

@@ -1,6 +1,6 @@
 """How fast training goes, and how near that is to what TensorFlow itself can do.
 
-    python benchmarks/training_speed.py [--backbones lite0] [--steps 8] [--batch 64]
+    python benchmarks/training_speed.py [--backbones lite0 b0] [--steps 20] [--batch 64]
 
 Images a second of a step: the head over embeddings, the upper blocks over cached trunk features, the whole network on
 fresh views; each with its real feed (mapped file, mixup, augmentation) and with one batch that is there already. Then
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import in_turn, save, spread, times_faster, with_goal
+from measure import REPEATS, in_turn, save, spread, times_faster, with_goal
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "images"
 CACHED, VIEWS, CLASSES = 512, 4, 8
@@ -106,9 +106,9 @@ def plain_keras(network: Any, held: Any) -> Callable[[], object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbones", nargs="+", default=["lite0"])
+    parser.add_argument("--backbones", nargs="+", default=["lite0", "b0"])
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=REPEATS)
     options = parser.parse_args()
     from dermlens.training.memory import keep_freed_memory
     from dermlens.training.quiet import load_tensorflow

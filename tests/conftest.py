@@ -1,22 +1,39 @@
-"""What all tests share: the data folder, and a last line saying which data-marked tests ran."""
+"""What all tests share: the data folder, a last line saying which data-marked tests ran, and an end to all waiting."""
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 VARIABLE = "DERMLENS_DATA"
+DEADLINE_S, LONG_DEADLINE_S = 30 * 60, 4 * 3600  # of one test with its fixtures; no test comes near
 _data_tests = pytest.StashKey[list[str]]()
+_stderr = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_data_tests] = []
+    told = sys.__stderr__ or sys.__stdout__  # either may be closed
+    config.stash[_stderr] = os.dup(told.fileno()) if told else os.open(os.devnull, os.O_WRONLY)  # before it is captured
     folder = os.environ.get(VARIABLE)
     if folder and not Path(folder).is_dir():
         raise pytest.UsageError(f"{VARIABLE} is {folder}, which is no folder. Correct it, or unset it.")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """End the run, saying where every thread stands, when a test waits for ever; by a thread, without a signal."""
+    deadline_s = LONG_DEADLINE_S if item.get_closest_marker("long") else DEADLINE_S
+    faulthandler.dump_traceback_later(deadline_s, exit=True, file=item.config.stash[_stderr])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.hookimpl(trylast=True)

@@ -18,7 +18,7 @@ from dermlens import Predictor
 from dermlens.serving.server import make_server
 from dermlens.serving.settings import Settings
 
-START_S = 60
+START_S = 120
 
 
 @contextmanager
@@ -54,11 +54,17 @@ def as_process(*options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
 
 
 def _port(process: subprocess.Popen[str]) -> int:
-    for line in process.stderr or ():
-        if found := re.search(r"http://127\.0\.0\.1:(\d+)/", line):
-            port = int(found[1])
-            _wait_until_open(port)
-            return port
+    """Read the port from what the server says; one that says nothing is killed, which ends the reading."""
+    timer = threading.Timer(START_S, process.kill)
+    timer.start()
+    try:
+        for line in process.stderr or ():
+            if found := re.search(r"http://127\.0\.0\.1:(\d+)/", line):
+                port = int(found[1])
+                _wait_until_open(port)
+                return port
+    finally:
+        timer.cancel()
     raise RuntimeError("The server said no address.")
 
 

@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
@@ -14,6 +13,7 @@ import pandas as pd
 import pytest
 
 import tiny
+import waiting
 from dermlens import cli
 from dermlens.errors import StorageError
 
@@ -81,8 +81,7 @@ def test_ctrl_c_keeps_the_rows_and_says_how_to_go_on(model: str, images: Path, t
     listing.write_text(f"{images}/RED.png\n" * 200_000)
     command = [sys.executable, "-m", "dermlens", "batch", str(listing), "--out", str(out), "--model", model]
     process = subprocess.Popen([*command, "--part-rows", "100"], stderr=subprocess.PIPE, text=True)
-    while not list(out.glob("part-*")) and process.poll() is None:
-        time.sleep(0.02)
+    waiting.until(lambda: bool(list(out.glob("part-*"))), process)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "--resume" in said and "Traceback" not in said

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+import modes
 import pytest
 import timeline
 
@@ -42,6 +43,14 @@ def test_each_stage_ends_with_what_it_wrote_last(run: Path) -> None:
 def test_it_is_drawn(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     timeline.draw_training(run, tmp_path / "out.svg")
     assert "52.5%" in capsys.readouterr().out and (tmp_path / "out.svg").stat().st_size > 1000
+
+
+def test_the_minutes_to_a_balanced_accuracy_count_all_that_came_before(run: Path) -> None:
+    (run / "recipe.json").write_text(json.dumps({"fine_tune": "top"}))
+    (run / "history.csv").write_text("epoch,select_balanced_accuracy,seconds\n0,0.4,\n1,0.5,140\n2,0.6,150\n")
+    assert modes.minutes_to(run, 0.4) == pytest.approx(190 / 60)
+    assert modes.minutes_to(run, 0.55) == pytest.approx((190 + 290) / 60)
+    assert modes.minutes_to(run, 0.7) is None and modes.told(run, 0.7) == "never"
 
 
 def test_a_copied_folder_is_refused(run: Path) -> None:

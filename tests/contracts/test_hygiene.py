@@ -38,7 +38,7 @@ MACHINE_PATH = re.compile(
 def tracked_files() -> list[Path]:
     """Return what git tracks or would add; outside a checkout, every file that is not hidden."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    listed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=600)
     if listed.returncode == 0:
         paths = [ROOT / name for name in listed.stdout.split("\0") if name]
     else:

@@ -100,6 +100,6 @@ def test_openvino_sends_no_usage_statistics() -> None:
         "assert 'stub' in openvino.tools.ovc.telemetry_utils.tm.__name__\n"
         "print([t.name for t in threading.enumerate()])\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "['MainThread']"

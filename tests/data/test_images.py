@@ -519,7 +519,9 @@ for kind in ("TIFF", "JPEG", "PNG", "WEBP", "BMP"):
                 pass
 print("tensorflow" in sys.modules, "keras" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False, timeout=600
+    )
     assert (done.returncode, done.stdout.split()) == (0, ["False", "False"]), done.stderr
     # libtiff (C code) writes "ZIPDecode: ..." there for a damaged TIFF; Pillow and Python write nothing
     for word in ("Warning", "Traceback", "More samples"):

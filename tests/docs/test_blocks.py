@@ -121,7 +121,9 @@ def has_target(name: str) -> bool:
 
 @pytest.mark.parametrize("text", sorted({c.text for c in COMMANDS if c.text.startswith("make ")}))
 def test_a_make_target_can_be_made(text: str) -> None:
-    done = subprocess.run([*words(text), "--dry-run"], capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(
+        [*words(text), "--dry-run"], capture_output=True, text=True, cwd=ROOT, check=False, timeout=600
+    )
     assert done.returncode == 0, done.stderr
 
 

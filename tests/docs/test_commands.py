@@ -109,7 +109,10 @@ def serve(text: str, patch: pytest.MonkeyPatch) -> None:
     setting, _, options = text.rpartition("dermlens serve")
     if (match := re.match(r"(\w+)=", setting)) and here("openssl", text):
         script = f'{setting.strip()}; printf %s "${match[1]}"'
-        patch.setenv(match[1], subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout)
+        patch.setenv(
+            match[1],
+            subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, timeout=600).stdout,
+        )
     wanted = [word for word in words(options) if word != "--open"]
     with live.as_process("--drain", "0", *wanted) as (process, port):
         shell(f"curl http://127.0.0.1:{port}/readyz")

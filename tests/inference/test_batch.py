@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 
 import tiny
+import waiting
 from dermlens import Predictor
 from dermlens.errors import StorageError, UsageError
 from dermlens.inference.batch import Job, Progress, Settings, Summary, open_job, run_job
@@ -185,12 +186,12 @@ def test_a_full_disk_is_told_and_keeps_what_is_finished(
 
 @contextmanager
 def _running(arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen([sys.executable, "-m", "dermlens", *arguments], stderr=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-m", "dermlens", *arguments])  # pytest keeps what it says
     try:
         yield process
     finally:
         process.kill()
-        process.wait()
+        process.wait(timeout=60)
 
 
 @pytest.mark.long
@@ -204,7 +205,7 @@ def test_killed_at_random_moments_it_loses_no_row_and_doubles_none(pictures: Pat
         with _running(command) as process:
             time.sleep(rng.uniform(0.3, 2.0))
             process.send_signal(signal.SIGKILL)
-            if process.wait() == 0:
+            if process.wait(timeout=60) == 0:
                 break
         kills += 1
         if out.exists() and list(out.glob("part-*")):
@@ -221,10 +222,9 @@ def test_one_kill_loses_no_row(pictures: Path, model: Path, tmp_path: Path) -> N
     listing.write_text("".join(f"{pictures / NAMES[index % 23]}\n" for index in range(20_000)))
     command = ["batch", str(listing), "--out", str(out), "--model", str(model), "--part-rows", "50", "--resume"]
     with _running(command) as process:
-        while len(list(out.glob("part-*"))) < 3 and process.poll() is None:
-            time.sleep(0.02)
+        waiting.until(lambda: len(list(out.glob("part-*"))) >= 3, process)
         process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        assert process.wait(timeout=60) == -signal.SIGKILL
     before = len(pd.read_parquet(out))
     assert before >= 150
     with open_job([str(listing)], out, model=model, settings=Settings(part_rows=50), resume=True) as job:

@@ -55,9 +55,12 @@ def test_what_runs_and_what_is_missing_is_shown(tmp_path: Path, monkeypatch: pyt
     mine = next(model for model in facts["models"] if model["name"] == "mine")
     assert mine["runs"]["precision"] == "f32" and mine["runs"]["device"] == "CPU" and mine["runs"]["threads"] >= 1
     assert facts["missing"]["tune"]["modules"] == ["optuna"] and "[tune]" in facts["missing"]["tune"]["install"]
+    assert facts["ready"][0] == "predict" and "serve" in facts["ready"] and "tune" not in facts["ready"]
     console = Console(width=200, record=True, file=(tmp_path / "out.txt").open("w"))
     show_doctor(facts, console)
     text = console.export_text()
     assert f"at {tiny.SIZE_PX} px on CPU in f32" in text and "for tune" in text and "instructions" in text
+    assert "ready" in text and "predict, audit, train, evaluate, export, serve, batch" in text
     (tmp_path / "mine" / "graph.bin").write_bytes(b"damaged")
-    assert doctor.examine()["ok"] is False
+    facts = doctor.examine()
+    assert facts["ok"] is False and "predict" not in facts["ready"]

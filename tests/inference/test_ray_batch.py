@@ -147,7 +147,7 @@ def test_what_ends_every_worker_is_told_in_the_end_and_costs_nothing_else(
             run_job(job, ray_engine(None, 1))
     finally:
         done.set()
-        killer.join()
+        killer.join(60)
     assert json.loads((out / "_manifest.json").read_text())["state"] == "interrupted"
     assert not [name for name in os.listdir(out) if name.startswith((".part", "part"))]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -64,6 +66,45 @@ def test_an_abandoned_stream_leaves_every_lane_free(folder: Path) -> None:
     stream.close()  # type: ignore[attr-defined]
     assert predictor._runtime._free is not None
     assert predictor._runtime._free.qsize() == predictor._runtime.lanes
+
+
+FIRST_PASSES = """
+import sys, threading
+from pathlib import Path
+import numpy as np
+from dermlens.inference.runtime import Runtime
+runtime = Runtime(Path(sys.argv[1]), threads=2)
+runtime._free_lanes()
+side, ready = int(sys.argv[2]), threading.Barrier(4)
+def first():
+    ready.wait()
+    runtime.run_beside(np.zeros((runtime.images_a_pass, side, side, 3), np.uint8))
+threads = [threading.Thread(target=first) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+"""
+
+
+TYPES = """
+import openvino
+asked, made = [], openvino.Type.to_dtype
+openvino.Type.to_dtype = lambda kind: asked.append(kind) or made(kind)
+import dermlens.inference.runtime
+raise SystemExit(0 if asked else 1)
+"""
+
+
+def test_the_first_passes_of_a_process_do_not_wait_for_each_other_for_ever(folder: Path) -> None:
+    """Without the line in `runtime.py` that asks for NumPy's types, up to half of such processes hung."""
+    assert subprocess.run([sys.executable, "-c", TYPES], timeout=120, check=False).returncode == 0
+    command = [sys.executable, "-c", FIRST_PASSES, str(folder / "graph.xml"), str(tiny.SIZE_PX)]
+    processes = [subprocess.Popen(command) for _ in range(6)]
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [0] * 6
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def test_a_large_network_takes_fewer_images_a_pass(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

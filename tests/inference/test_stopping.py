@@ -31,5 +31,5 @@ def test_in_another_thread_nothing_changes() -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    thread.join()
+    thread.join(60)
     assert not found[0].wanted

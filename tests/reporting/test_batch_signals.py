@@ -30,6 +30,11 @@ def test_metrics_are_read_by_prometheus_whatever_the_model_is_called() -> None:
     assert found["dermlens_batch_state", "interrupted"] == 1 and found["dermlens_batch_state", "running"] == 0
 
 
+def test_a_finished_batch_is_done_whatever_its_tar_shards_were_taken_for() -> None:
+    state = State(rows_before=0, errors_before=0, total=100, weight=98.6, name="finished")
+    assert state.values()["done_ratio"] == 1.0
+
+
 def test_what_cannot_be_written_is_told_at_once_and_later_only_noted(tmp_path: Path) -> None:
     state = State(0, 0, 1, 0)
     with pytest.raises(StorageError, match="metrics file"):

@@ -36,5 +36,5 @@ def test_in_another_thread_nothing_changes() -> None:
     before = signal.getsignal(signal.SIGINT)
     thread = threading.Thread(target=work)
     thread.start()
-    thread.join()
+    thread.join(60)
     assert seen == [False, before]

@@ -208,5 +208,5 @@ def test_a_cluster_that_is_not_there_is_told(graph: ov.Model, images: Images) ->
 
 def test_workers_load_neither_tensorflow_nor_scikit_learn() -> None:
     program = "import sys, dermlens.training.ray_features; print(*{'tensorflow', 'keras', 'sklearn'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=600)
     assert done.stdout.strip() == ""

@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 import pytest
 
+import waiting
+
 TRAIN = """
 import json, sys
 from pathlib import Path
@@ -86,7 +88,9 @@ def killed_while_training(
     process = start(data, out, settings, resume, every_s=0)
     deadline = time.monotonic() + 240
     while stage_of(checkpoint) != stage or checkpoint.stat().st_mtime_ns == before:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0][-3000:]
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(process.communicate()[0][-3000:])
         time.sleep(0.005)
     time.sleep(after_s)
     os.kill(process.pid, signal.SIGKILL)
@@ -147,9 +151,7 @@ def test_ctrl_c_from_a_terminal_leaves_a_model_and_a_run_to_resume(tmp_path: Pat
     settings = {**SETTINGS, "fine_tune": "top", "epochs": 60}
     finished(start(data, tmp_path / "straight", settings))
     process = start(data, tmp_path / "stopped", settings, every_s=0)
-    while stage_of(tmp_path / "stopped" / "checkpoint.npz") != "tune":
-        assert process.poll() is None
-        time.sleep(0.02)
+    waiting.until(lambda: stage_of(tmp_path / "stopped" / "checkpoint.npz") == "tune", process, within_s=300)
     process.send_signal(signal.SIGINT)
     output = finished(process)
     assert "Stopping after this step" in output and "Stopped by Ctrl-C" in output

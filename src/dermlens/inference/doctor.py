@@ -62,8 +62,9 @@ def examine() -> dict[str, Any]:
     models = [_try_model(name, MODELS_DIR / name) for name in embedded_models()]
     models += [_try_model(name, user_models_dir() / name) for name in user_models()]
     core, able, processors = ov.Core(), instructions(), threads()
+    ok = bool(embedded_models()) and all(m["status"] == "ok" for m in models)
     return {
-        "ok": bool(embedded_models()) and all(m["status"] == "ok" for m in models),
+        "ok": ok,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": core.get_property("CPU", "FULL_DEVICE_NAME"),
@@ -74,6 +75,7 @@ def examine() -> dict[str, Any]:
         "advice": advice(able, processors),
         "free_disk_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
         "packages": found,
+        "ready": [*(["predict"] if ok else []), *(verb for verb in EXTRAS if verb not in missing)],
         "missing": missing,
         "models": models,
     }

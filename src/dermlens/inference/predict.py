@@ -129,7 +129,8 @@ class Predictor:
     Args:
         model: a name from `dermlens models`, a run folder or a bundle folder.
         threads: how many processor threads the network runs on; all cores when None.
-        max_bytes, max_pixels: limits on one image, checked before it is decoded.
+        max_bytes: of one image, checked before it is read.
+        max_pixels: width x height of one image, checked before it is decoded.
         views: test-time views whose probabilities are averaged: 1, 2, 4 or 8 quarter turns and mirror images.
     """
 

@@ -24,6 +24,10 @@ BATCH = 16  # images that a caller without threads of its own does well to hand 
 MOST_IN_A_PASS, FULL_PASS_PX = 4, 224  # fewer of larger images: `benchmarks/pass_size.py`
 MOST_LANES = 16  # each holds the activations of a pass
 
+# OpenVINO makes its table of NumPy types when it is first asked, and lets go of the interpreter lock meanwhile: of two
+# threads that ask at once, one waits for the table and one for the lock, for ever. So it is asked here, by one thread.
+np.asarray(ov.Tensor(np.zeros(1, np.uint8)).data, ov.Type.u8.to_dtype())
+
 
 @dataclass(frozen=True)
 class Outputs:

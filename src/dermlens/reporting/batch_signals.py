@@ -42,11 +42,12 @@ class State:
     begun: float = field(default_factory=time.monotonic)
 
     def values(self) -> dict[str, float]:
-        """Return the metrics by name."""
+        """Return the metrics by name; what a tar shard weighs is a guess, so a finished batch says 1."""
+        ratio = 1.0 if self.name == "finished" else min(1.0, self.weight / max(self.total, 1e-9))
         return {
             "rows": self.rows_before + self.rows,
             "error_rows": self.errors_before + self.errors,
-            "done_ratio": round(min(1.0, self.weight / max(self.total, 1e-9)), 6),
+            "done_ratio": round(ratio, 6),
             "run_rows": self.rows,
             "run_seconds": round(time.monotonic() - self.begun, 3),
         }

@@ -199,7 +199,8 @@ def plot_reliability(
     """Draw how often the model is right by how sure it is, before and after calibration.
 
     Args:
-        before, after: `confidence`, `accuracy` and `images` by bin.
+        before: `confidence`, `accuracy` and `images` by bin.
+        after: the same after calibration.
     """
     axis = axis or _panels(1, _SQUARE, shown=True)[0]
     axis.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1, label="as sure as right")

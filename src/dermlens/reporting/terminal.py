@@ -240,6 +240,7 @@ def show_doctor(facts: dict[str, Any], console: Console) -> None:
     for model in facts["models"]:
         state = _runs(model) if model["status"] == "ok" else f"{model['error']['message']} {model['error']['remedy']}"
         table.add_row(f"model {model['name']}", Text(state))
+    table.add_row("ready", Text(", ".join(facts["ready"]) or "nothing"))
     for verb, gap in facts["missing"].items():
         table.add_row(f"for {verb}", Text(f"missing {', '.join(gap['modules'])}: {gap['install']}"))
     console.print(table, highlight=False)
