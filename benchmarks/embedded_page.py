@@ -24,7 +24,7 @@ RUNS = {
     "novelty": ["--seed", "0"],
     "crossfit": ["--folds", "5", "--repeats", "4", "--seed", "0"],
     "biases": ["--model", "default"],
-    "subgroups": ["--seed", "0"],
+    "subgroups": ["--seed", "0", "--page", str(PAGE)],
     "controls": ["--images", "600", "--seed", "0"],
     "explanations": ["--images", "40", "--seed", "0"],
     "views": [],
@@ -163,12 +163,6 @@ def referral(bundle: Mapping[str, Any]) -> list[str]:
     )
 
 
-def subgroups(found: Mapping[str, Any]) -> list[str]:
-    import subgroups as beside  # in this folder
-
-    return beside.markdown(dict(found)).rstrip("\n").split("\n")
-
-
 def controls(found: Mapping[str, Any]) -> list[str]:
     """Show how often artefacts change the diagnosis, and what is read without the lesion."""
     lines = [f"{found['images']} images of {found['lesions']} test lesions drawn with seed 0, each against itself.", ""]
@@ -211,7 +205,6 @@ BLOCKS: dict[str, tuple[str, Callable[[Mapping[str, Any]], list[str]]]] = {
     "crossfit": ("crossfit", crossfit),
     "biases": ("biases", biases),
     "referral": ("", referral),
-    "subgroups": ("subgroups", subgroups),
     "controls": ("controls", controls),
     "explanations": ("explanations", explanations),
 }
