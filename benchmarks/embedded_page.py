@@ -1,10 +1,11 @@
-"""The figures of the embedded model in docs/trust.md: measured anew by one command, and written from what was measured.
+"""The figures of the embedded model in the documents: measured anew by one command, and written from what was measured.
 
     DERMLENS_DATA=/path/to/data python benchmarks/embedded_page.py --run      # after a new model: a quarter of an hour
-    python benchmarks/embedded_page.py                                        # only the page, from benchmarks/results
+    python benchmarks/embedded_page.py                                        # only the pages, from benchmarks/results
 
-`--extra DIR` is passed to novelty.py: pictures of people, faces and animals that chose nothing. A test holds the page
-to `benchmarks/results` and to the embedded bundle, so figures of an older model cannot stay in it.
+`--extra DIR` is passed to novelty.py: pictures of people, faces and animals that chose nothing. A test holds the pages
+to `benchmarks/results` and to the embedded bundle, so figures of an older model cannot stay in them. What README says
+of the model is written by `scripts/results.py --write`, from the same files.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "trust.md"
+RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
 BUNDLE = ROOT / "src" / "dermlens" / "models" / "default" / "bundle.json"
 RUNS = {
     "novelty": ["--seed", "0"],
     "crossfit": ["--folds", "5", "--repeats", "4", "--seed", "0"],
     "biases": ["--model", "default"],
-    "subgroups": ["--seed", "0", "--page", str(PAGE)],
+    "subgroups": ["--seed", "0", "--page", str(DOCS / "trust.md")],
     "controls": ["--images", "600", "--seed", "0"],
     "explanations": ["--images", "40", "--seed", "0"],
     "views": [],
@@ -199,14 +200,49 @@ def explanations(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-BLOCKS: dict[str, tuple[str, Callable[[Mapping[str, Any]], list[str]]]] = {
-    "status": ("", status),
-    "novelty": ("novelty", novelty),
-    "crossfit": ("crossfit", crossfit),
-    "biases": ("biases", biases),
-    "referral": ("", referral),
-    "controls": ("controls", controls),
-    "explanations": ("explanations", explanations),
+def baselines(bundle: Mapping[str, Any]) -> list[str]:
+    """Set the embedded model beside the linear probe and the most common class, on its test role."""
+    found, keys = bundle["baselines"], ("balanced_accuracy", "accuracy")
+    names = {"model": "embedded model", "linear_probe": "linear probe", "majority": "always " + found["majority_class"]}
+    rows = [(what, found["methods"][name]) for name, what in names.items()]
+    rows += [(f"model minus {names[name]}", gain) for name, gain in found["model_minus"].items()]
+    images = f"The embedded model {bundle['version']} on its {bundle['metrics']['n']:,} test images"
+    return [
+        f"{images} ({found['lesions']:,} lesions), from its bundle:",
+        "",
+        *table(
+            ["", "balanced accuracy", "accuracy"], [row(what, *(figure(r[key]) for key in keys)) for what, r in rows]
+        ),
+    ]
+
+
+def views(found: Mapping[str, Any]) -> list[str]:
+    """Show what test-time views gain."""
+    rows = [
+        row(
+            count,
+            figure(r["metrics"]["balanced_accuracy"]),
+            "" if count == "1" else figure(r["minus_plain"]),
+            figure(r["metrics"]["accuracy"]),
+            figure(r["metrics"]["per_class"]["MEL"]["auc"]),
+            f"{r['ece']:.3f}",
+        )
+        for count, r in found["views"].items()
+    ]
+    header = ["views", "balanced accuracy", "minus plain, in pairs", "accuracy", "melanoma AUC", "ECE"]
+    return table(header, rows)
+
+
+BLOCKS: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], list[str]]]] = {
+    "status": ("trust.md", "", status),
+    "novelty": ("trust.md", "novelty", novelty),
+    "crossfit": ("trust.md", "crossfit", crossfit),
+    "biases": ("trust.md", "biases", biases),
+    "referral": ("trust.md", "", referral),
+    "controls": ("trust.md", "controls", controls),
+    "explanations": ("trust.md", "explanations", explanations),
+    "baselines": ("accuracy.md", "", baselines),
+    "views": ("accuracy.md", "views", views),
 }
 
 
@@ -220,16 +256,18 @@ def measured(source: str) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def written(text: str) -> str:
-    """Return the page with all its blocks written anew.
+def written(page: str, text: str) -> str:
+    """Return a page of the documents with all its blocks written anew.
 
     Raises:
         SystemExit: the page has no place for a block.
     """
-    for name, (source, lines) in BLOCKS.items():
+    for name, (where, source, lines) in BLOCKS.items():
+        if where != page:
+            continue
         start, end = marks(name)
         if text.count(start) != 1 or text.count(end) != 1:
-            raise SystemExit(f"{PAGE.name} needs the lines {start} and {end}, once each.")
+            raise SystemExit(f"{page} needs the lines {start} and {end}, once each.")
         before, rest = text.split(start)
         block = "\n".join([start, *lines(measured(source)), end])
         text = before + block + rest.split(end)[1]
@@ -246,8 +284,9 @@ def main() -> None:
         extra = ["--extra", str(options.extra)] if name == "novelty" and options.extra else []
         script = str(Path(__file__).with_name(f"{name}.py"))
         subprocess.run([sys.executable, script, *RUNS[name], *extra, "--out", str(RESULTS)], check=True)
-    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"Written: {PAGE}")
+    for page in sorted({where for where, _, _ in BLOCKS.values()}):
+        (DOCS / page).write_text(written(page, (DOCS / page).read_text(encoding="utf-8")), encoding="utf-8")
+        print(f"Written: docs/{page}")
 
 
 if __name__ == "__main__":
