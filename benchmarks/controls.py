@@ -37,6 +37,7 @@ def main() -> None:
     found = run_controls(
         bundle, load, test.y_true, test.lesions, seed=options.seed, console=console, most=options.images
     )
+    found = {"model": {"name": bundle.name, "version": bundle.version, "sha256": bundle.sha256}, **found}
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "controls.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for name, row in found["artefacts"].items():

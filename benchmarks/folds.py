@@ -221,12 +221,15 @@ def marks(name: str) -> tuple[str, str]:
     return f"<!-- benchmarks/{name}.py: start -->", f"<!-- benchmarks/{name}.py: end -->"
 
 
-def write(options: argparse.Namespace, name: str, found: Mapping[str, Any], lines: Sequence[str], png: bytes) -> None:
+def write(
+    options: argparse.Namespace, name: str, found: Mapping[str, Any], lines: Sequence[str], png: bytes | None
+) -> None:
     """Write NAME.json, NAME.md and NAME.png into --out, and the lines and the picture to --page where one is named."""
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     (options.out / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (options.out / f"{name}.png").write_bytes(png)
+    if png is not None:
+        (options.out / f"{name}.png").write_bytes(png)
     if options.page:
         start, end = marks(name)
         text = options.page.read_text(encoding="utf-8")
@@ -235,5 +238,6 @@ def write(options: argparse.Namespace, name: str, found: Mapping[str, Any], line
         before, rest = text.split(start)
         block = "\n".join([start, *lines, end])
         options.page.write_text(before + block + rest.split(end)[1], encoding="utf-8")
-        (options.page.parent / f"{name}.png").write_bytes(png)
+        if png is not None:
+            (options.page.parent / f"{name}.png").write_bytes(png)
     print("\n".join(lines))

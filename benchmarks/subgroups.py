@@ -1,6 +1,6 @@
 """Does the embedded model serve everyone alike? Every group of its test lesions, scored on its own.
 
-    DERMLENS_DATA=/path/to/data python benchmarks/subgroups.py [--out DIR] [--seed 0]
+    DERMLENS_DATA=/path/to/data python benchmarks/subgroups.py [--out DIR] [--page docs/trust.md] [--seed 0]
 
 The same as the table of `dermlens evaluate`, on the test role of both sources. Writes subgroups.json and subgroups.md.
 """
@@ -8,10 +8,10 @@ The same as the table of `dermlens evaluate`, on the test role of both sources. 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from embedded import embedded_roles
+from folds import write
 from rich.console import Console
 
 from dermlens import Predictor
@@ -43,6 +43,7 @@ COLUMNS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/subgroups"))
+    parser.add_argument("--page", type=Path, help="write the table there, too, between its marks")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     predictor = Predictor("default")
@@ -68,14 +69,12 @@ def main() -> None:
         "skin_tone": skin_tone_sentence(table),
         "subgroups": table,
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "subgroups.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (options.out / "subgroups.md").write_text(text := markdown(report), encoding="utf-8")
-    print(text)
+    write(options, "subgroups", report, lines(report), None)
 
 
-def markdown(report: dict) -> str:
-    lines = [f"| group | images (lesions) | {' | '.join(COLUMNS.values())} |", "|---" * (2 + len(COLUMNS)) + "|"]
+def lines(report: dict) -> list[str]:
+    """Return the table of the figures, and who is too few to be in it."""
+    rows = [f"| group | images (lesions) | {' | '.join(COLUMNS.values())} |", "|---" * (2 + len(COLUMNS)) + "|"]
     small = []
     for axis, groups in report["subgroups"].items():
         for name, row in groups.items():
@@ -83,9 +82,9 @@ def markdown(report: dict) -> str:
                 small.append(f"{axis} {name} ({row['n_lesions']})")
                 continue
             cells = " | ".join(figure(row[key], 2) for key in COLUMNS)
-            lines.append(f"| {axis}: {name} | {row['n']} ({row['n_lesions']}) | {cells} |")
-    lines += ["", f"Below {MIN_LESIONS} lesions, so not scored: {', '.join(small)}.", "", report["skin_tone"]]
-    return "\n".join(lines) + "\n"
+            rows.append(f"| {axis}: {name} | {row['n']} ({row['n_lesions']}) | {cells} |")
+    rows += ["", f"Below {MIN_LESIONS} lesions, so not scored: {', '.join(small)}.", "", report["skin_tone"]]
+    return rows
 
 
 if __name__ == "__main__":

@@ -60,7 +60,10 @@ def main() -> None:
         print(f"| {views} | " + " | ".join(f"{f['value']:.3f} [{f['low']:.3f}, {f['high']:.3f}]" for f in cells)
               + f" | {ece:.3f} |")  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "views.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    model = {"name": bundle.name, "version": bundle.version, "sha256": bundle.sha256}
+    (options.out / "views.json").write_text(
+        json.dumps({"model": model, "views": found}, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

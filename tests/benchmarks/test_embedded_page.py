@@ -1,0 +1,33 @@
+"""Figures of the embedded model in the documents are those that were measured, on the model that is embedded."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from embedded_page import BLOCKS, PAGE, RESULTS, RUNS, figure, marks, written
+
+from dermlens.inference.bundle import MODELS_DIR, load_bundle
+
+
+def test_the_page_shows_what_was_measured() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert written(text) == text, "run benchmarks/embedded_page.py"
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_it_was_measured_on_the_model_that_is_embedded(name: str) -> None:
+    found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    embedded = load_bundle(MODELS_DIR / "default")
+    assert found["model"]["sha256"] == embedded.sha256, "run benchmarks/embedded_page.py --run"
+
+
+def test_a_page_without_a_place_is_told_and_a_figure_has_its_interval() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    with pytest.raises(SystemExit, match="novelty: start"):
+        written(text.replace(marks("novelty")[0], ""))
+    assert set(BLOCKS) <= {
+        line.split()[2].rstrip(":") for line in text.splitlines() if "embedded_page.py " in line[:40]
+    }
+    assert figure({"value": 0.5, "low": 0.25, "high": 0.75}, 2) == "0.50 [0.25, 0.75]"
+    assert figure({"value": None, "low": None, "high": None}) == figure(None) == "n/a"
