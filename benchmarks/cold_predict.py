@@ -1,9 +1,10 @@
-"""One image from a cold start: `dermlens predict` in a fresh process against importing TensorFlow in one.
+"""One image from a cold start: `dermlens predict` in a fresh process against Keras in one.
 
     python benchmarks/cold_predict.py [--repeats 20] [--image FILE]
 
-Seconds and peak resident memory, and the ratio to what a Keras program pays before its first line of work. Each pair
-is measured in turn, so that a busy machine slows both.
+Seconds and peak resident memory, and the ratio to a Keras program that loads a Lite0, reads the same file with OpenCV
+and predicts, and to what it pays before its first line of work, `import tensorflow`. Measured in turn, so that a busy
+machine slows all of them.
 """
 
 from __future__ import annotations
@@ -12,12 +13,28 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
-from measure import REPEATS, save, spread, times_faster
+from measure import REPEATS, save, spread, times_faster, with_goal
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "images" / "MEL_ISIC_0000029.jpg"
+
+MAKE = """
+import sys
+from measure import classifiers
+from dermlens.training.quiet import load_tensorflow
+load_tensorflow()
+classifiers("lite0")[0].save(sys.argv[1])
+"""
+KERAS = """
+import sys
+import cv2, keras
+model = keras.models.load_model(sys.argv[1])
+pixels = cv2.cvtColor(cv2.imread(sys.argv[2]), cv2.COLOR_BGR2RGB)
+print(model.predict(cv2.resize(pixels, (224, 224), interpolation=cv2.INTER_AREA)[None].astype("float32"), verbose=0))
+"""
 
 
 def measure(command: list[str]) -> tuple[float, float]:
@@ -36,19 +53,27 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--image", type=Path, default=EXAMPLE)
     options = parser.parse_args()
-    ours = [sys.executable, "-m", "dermlens", "predict", str(options.image), "--json"]
-    theirs = [sys.executable, "-c", "import tensorflow"]
-    for command in (ours, theirs):
-        measure(command)  # once to warm the file cache
-    samples: dict[str, list[tuple[float, float]]] = {"dermlens predict": [], "import tensorflow": []}
-    for _ in range(options.repeats):
-        samples["dermlens predict"].append(measure(ours))
-        samples["import tensorflow"].append(measure(theirs))
+    with tempfile.TemporaryDirectory() as folder:
+        model = str(Path(folder, "lite0.keras"))
+        subprocess.run([sys.executable, "-c", MAKE, model], check=True, cwd=Path(__file__).resolve().parent)
+        commands = {
+            "dermlens predict": [sys.executable, "-m", "dermlens", "predict", str(options.image), "--json"],
+            "import tensorflow": [sys.executable, "-c", "import tensorflow"],
+            "Keras": [sys.executable, "-c", KERAS, model, str(options.image)],
+        }
+        for command in commands.values():
+            measure(command)  # once to warm the file cache
+        samples: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+        for _ in range(options.repeats):
+            for name, command in commands.items():
+                samples[name].append(measure(command))
     seconds, peaks = ({name: [pair[place] for pair in pairs] for name, pairs in samples.items()} for place in (0, 1))
-    ratios = {
-        "seconds, import tensorflow / dermlens predict": times_faster(*seconds.values()),
-        "peak memory, import tensorflow / dermlens predict": times_faster(*peaks.values()),
-    }
+    ratios = {}
+    for other in ("import tensorflow", "Keras"):
+        for what, found in (("seconds", seconds), ("peak memory", peaks)):
+            ratio = times_faster(found["dermlens predict"], found[other])
+            goal = 8 if (other, what) == ("Keras", "seconds") else None
+            ratios[f"{what}, {other} / dermlens predict"] = with_goal(ratio, goal) if goal else ratio
     details = {"seconds": seconds, "peak resident memory, MB": peaks}
     spreads = {what: {name: spread(values) for name, values in by.items()} for what, by in details.items()}
     save("cold_predict", ratios, {"image": options.image.name, **spreads})

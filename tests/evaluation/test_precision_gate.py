@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -86,6 +87,25 @@ def test_without_instructions_nothing_is_tried(
         record["policy"] == "f32" and record["gate"] is None and graph is None and "no instructions" in record["reason"]
     )
     assert arrays == {}
+
+
+@pytest.mark.parametrize(
+    ("able", "name", "has", "faster"),
+    [
+        (["FP32"], "Intel(R) Xeon(R)", ["AVX2"], False),
+        (["FP32", "BF16"], "Intel(R) Xeon(R)", ["AVX-512 BF16"], False),
+        (["FP32", "BF16"], "Intel(R) Xeon(R)", ["AVX-512 BF16", "AMX BF16"], True),
+        (["FP32", "BF16"], "Intel(R) Xeon(R)", None, True),
+        (["FP32", "BF16"], "AMD EPYC", ["AVX-512 BF16"], True),
+    ],
+)
+def test_bfloat16_counts_where_it_is_faster(
+    able: list[str], name: str, has: list[str] | None, faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = {"OPTIMIZATION_CAPABILITIES": able, "FULL_DEVICE_NAME": name}
+    monkeypatch.setattr("openvino.Core", lambda: SimpleNamespace(get_property=lambda device, key: facts[key]))
+    monkeypatch.setattr("dermlens.inference.precision.instructions", lambda: has)
+    assert has_bfloat16.__wrapped__() is faster
 
 
 def test_a_passed_gate_brings_facts_of_its_own_and_other_machines_keep_float32(

@@ -54,7 +54,7 @@ def choose_precision(
     held_out = roles["calibrate"]
     count = len(np.unique(held_out.lesions))
     if not has_bfloat16():
-        return _float32("not tried in bfloat16: this processor has no instructions for it"), {}, None
+        return _float32("not tried in bfloat16: this processor has no instructions that make it faster"), {}, None
     if count < MIN_LESIONS:
         return _float32(f"not tried in bfloat16: {count} held-out lesions, at least {MIN_LESIONS} are needed"), {}, None
     layers = len(heavy_layers(bundle.graph_path))
