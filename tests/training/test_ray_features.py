@@ -156,6 +156,17 @@ def test_chunks_may_come_in_any_order_and_ctrl_c_keeps_those_without_a_gap(
     np.testing.assert_array_equal(found, cache(tmp_path / "whole", graph, images, local))
 
 
+def test_chunks_that_never_come_are_told(graph: ov.Model, images: Images, tmp_path: Path) -> None:
+    def lossy(*job: Any) -> Any:
+        yield from list(local(*job))[:-1]
+
+    with pytest.raises(DermlensError, match=f"for {3 * CHUNK} of {N} images"):
+        cache(tmp_path / "cache", graph, images, lossy)
+    told: dict[str, Any] = {"console": SILENT, "what": "x"}
+    with pytest.raises(DermlensError, match=f"for {3 * CHUNK} of {N} images"):
+        frozen_outputs(graph, images, replace(WANTED, view_count=0), engine=lossy, **told)
+
+
 @pytest.mark.long
 def test_ctrl_c_ends_the_workers_and_the_other_engine_goes_on(
     two_nodes: str, graph: ov.Model, images: Images, tmp_path: Path
