@@ -65,8 +65,11 @@ def test_ray_gives_the_rows_of_one_process(listing: Path, model: Path, tmp_path:
     out = tmp_path / "out"
     with pytest.raises(UsageError, match="one process"):
         batch(listing, "memory://ray-out", model, ray_engine(None, 1))  # type: ignore[arg-type]
-    summary = batch(listing, out, model, ray_engine(None, 1))
+    told: list[Progress] = []
+    summary = batch(listing, out, model, ray_engine(None, 1), report=told.append)
     assert summary.finished and summary.rows == 2_000 and summary.errors == 2 * 222
+    assert sum(progress.rows for progress in told) == 2_000
+    assert told[0].rows == 0, "it gives signs of life while no unit is finished"
     check_same(out, listing, model, tmp_path)
 
 
@@ -76,7 +79,7 @@ def test_a_dead_worker_is_survived_on_two_nodes(listing: Path, model: Path, tmp_
 
     def kill_one(progress: Progress) -> None:
         there = [worker for worker in workers() if worker.pid not in {pid for pid, _ in killed}]
-        if there and len(killed) < 2:
+        if progress.rows and there and len(killed) < 2:
             victim = there[0]
             killed.append((victim.pid, len(list(out.glob("part-*")))))
             victim.kill()
@@ -110,7 +113,7 @@ def test_a_stop_keeps_the_parts_and_either_engine_goes_on(listing: Path, model: 
     out = tmp_path / "out"
 
     def interrupt(progress: Progress) -> None:
-        if not interrupted:
+        if progress.rows and not interrupted:
             interrupted.append(os.kill(os.getpid(), signal.SIGTERM))
 
     interrupted: list[None] = []

@@ -156,6 +156,17 @@ def test_chunks_may_come_in_any_order_and_ctrl_c_keeps_those_without_a_gap(
     np.testing.assert_array_equal(found, cache(tmp_path / "whole", graph, images, local))
 
 
+def test_chunks_that_never_come_are_told(graph: ov.Model, images: Images, tmp_path: Path) -> None:
+    def lossy(*job: Any) -> Any:
+        yield from list(local(*job))[:-1]
+
+    with pytest.raises(DermlensError, match=f"for {3 * CHUNK} of {N} images"):
+        cache(tmp_path / "cache", graph, images, lossy)
+    told: dict[str, Any] = {"console": SILENT, "what": "x"}
+    with pytest.raises(DermlensError, match=f"for {3 * CHUNK} of {N} images"):
+        frozen_outputs(graph, images, replace(WANTED, view_count=0), engine=lossy, **told)
+
+
 @pytest.mark.long
 def test_ctrl_c_ends_the_workers_and_the_other_engine_goes_on(
     two_nodes: str, graph: ov.Model, images: Images, tmp_path: Path
@@ -186,17 +197,22 @@ def test_an_image_that_cannot_be_read_is_told_as_in_one_process(
 @pytest.mark.long
 def test_what_ends_every_worker_is_told(two_nodes: str, graph: ov.Model, images: Images) -> None:
     engine = ray_features(two_nodes)
-    wanted = _Deadly(WANTED.spec, WANTED.view_count, WANTED.seed)
+    wanted = deadly()(WANTED.spec, WANTED.view_count, WANTED.seed)
     with pytest.raises(DermlensError, match="ended their worker 4 times") as caught:
         list(engine(graph, images, wanted, [0]))
     assert caught.value.code == "worker_died"
 
 
-class _Deadly(Wanted):
-    def pixels(self, record: Record, digest: str) -> np.ndarray:
-        import os
+def deadly() -> type[Wanted]:
+    """Return a class that Ray carries to its processes by value, since tests are no package there."""
 
-        os._exit(9)
+    class Deadly(Wanted):
+        def pixels(self, record: Record, digest: str) -> np.ndarray:
+            import os
+
+            os._exit(9)
+
+    return Deadly
 
 
 def test_a_cluster_that_is_not_there_is_told(graph: ov.Model, images: Images) -> None:

@@ -125,6 +125,7 @@ def _run(job: Job, stop: Stop, report: Report, workers: int) -> bool:
         with closing(crew.run(units, lambda: stop.wanted)) as found:
             for item in found:
                 if item is None:
+                    report(Progress(0, 0, 0.0))  # a sign of life: a unit takes minutes, a full cluster longer
                     continue
                 (_, unit, _), outcome = item
                 if isinstance(outcome, Lost):

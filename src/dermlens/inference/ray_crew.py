@@ -229,14 +229,14 @@ class Crew:
         try:
             for _ in range(self._size):
                 self._hire()
-            while not stop() and (len(self._idle) < len(self._actors) or self._again):
+            while not stop():
                 done, _ = ray.wait(list(self._asked), num_returns=1, timeout=LOOK_EVERY_S)
                 for reference in done:
                     self._settle(reference)
                 yield from self._found
                 self._found.clear()
                 if not self._more() and not any(asked.unit for asked in self._asked.values()):
-                    break  # workers that are still to come would have nothing to do
+                    break  # all is answered; workers that are still to come would have nothing to do
                 yield None
         finally:
             for actor in self._actors:
@@ -264,7 +264,7 @@ class Crew:
         if self._more():
             unit = self._again.popleft()
             self._asked[actor.answer.remote(*unit.arguments)] = _Asked(actor, unit)
-        elif not any(asked.actor is actor for asked in self._asked.values()):
+        elif not any(asked.actor is actor for asked in self._asked.values()) and actor not in self._idle:
             self._idle.append(actor)
 
     def _settle(self, reference: Any) -> None:

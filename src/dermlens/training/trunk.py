@@ -23,7 +23,7 @@ from rich.console import Console
 
 from dermlens.data.images import InputSpec
 from dermlens.data.records import Record
-from dermlens.errors import StorageError
+from dermlens.errors import DermlensError, StorageError
 from dermlens.reporting.progress import track
 from dermlens.training.features import (
     CHUNK,
@@ -152,6 +152,17 @@ def _fill(
     finally:
         found.close()
         _note(folder, features, key, done)
+    _check_that_all_came(done, len(features))
+
+
+def _check_that_all_came(done: int, wanted: int) -> None:
+    """Refuse to go on with memory that nobody has written to."""
+    if done != wanted:
+        raise DermlensError(
+            f"Features came for {done} of {wanted} images.",
+            remedy="Run the same command again; if it stays so, report it with the output of `dermlens doctor`.",
+            code="features_missing",
+        )
 
 
 def _note(folder: Path, features: np.ndarray, key: dict[str, Any], done: int) -> int:
@@ -172,10 +183,13 @@ def frozen_outputs(
     """Return one output of the graph for the plain view of each image, in order, kept in memory."""
     n = len(images.records)
     result = np.empty((n, *shape_of(graph, wanted.output, batch_for(wanted.spec.size_px))), wanted.dtype)
+    done = 0
     with track(what, n, console) as advance, closing(engine(graph, images, wanted, range(0, n, CHUNK))) as found:
         for start, part in found:
             result[start : start + len(part)] = part[:, 0]
+            done += len(part)
             advance(len(part))
+    _check_that_all_came(done, n)
     return result
 
 
