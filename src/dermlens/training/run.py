@@ -372,7 +372,6 @@ def _keep_tuned(run: _Run, begun: Mapping[str, Any], history: History) -> None:
         return
     if not history.interrupted and _keep_state(run, {**begun, "history": asdict(history)}):
         (run.out / "checkpoint.npz").unlink(missing_ok=True)
-        shutil.rmtree(run.out / "members", ignore_errors=True)
 
 
 def _keep_state(run: _Run, state: Mapping[str, Any]) -> bool:
