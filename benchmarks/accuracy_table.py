@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kept_folds import fuller, read_folds, write_fold  # beside this file
+from kept_folds import fuller, identity, read_folds, refuse_mixtures, write_fold  # beside this file
 
 PREFERENCE = ("images_224", "isic9", "images_200x150")
 PROBE, MAJORITY, STUDENT, FINAL = "linear probe", "majority", "student", "top"
@@ -214,7 +214,8 @@ def _finished_folds(
         for number in range(fold_count):
             folder = out / method / f"fold{number}"
             if _finished(folder):
-                fold, cost = predictions(folder), json.loads((folder / "cost.json").read_text())
+                fold = predictions(folder)
+                cost = json.loads((folder / "cost.json").read_text()) | identity(folder)
                 if keep:
                     write_fold(keep, method, number, fold, cost)
             elif number in kept.get(method, {}):
@@ -223,6 +224,7 @@ def _finished_folds(
                 continue
             every.setdefault(method, {})[number] = fold
             costs.setdefault(method, {})[number] = cost
+        refuse_mixtures(method, costs.get(method, {}))
     return every, costs
 
 
@@ -257,7 +259,7 @@ def _cells(name: str, summary: Mapping[str, Any]) -> list[str]:
     melanoma = metrics["per_class"]["MEL"]
     ranking = [metrics["macro_auc"], melanoma["auc"], melanoma["sensitivity_at_90_specificity"]]
     return [
-        name,
+        f"{name} (of an earlier table)" if summary.get("earlier") else name,
         ", ".join(map(str, summary["folds"])),
         figure_of(metrics["balanced_accuracy"]),
         mean_of_folds(summary["balanced_accuracy_by_fold"]),

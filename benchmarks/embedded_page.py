@@ -1,11 +1,11 @@
 """The figures of the embedded model in the documents: measured anew by one command, and written from what was measured.
 
-    DERMLENS_DATA=/path/to/data python benchmarks/embedded_page.py --run      # after a new model: a quarter of an hour
+    DERMLENS_DATA=/path/to/data python benchmarks/embedded_page.py --run --extra FRESH    # after a new model
     python benchmarks/embedded_page.py                                        # only the pages, from benchmarks/results
 
-`--extra DIR` is passed to novelty.py: pictures of people, faces and animals that chose nothing. A test holds the pages
-to `benchmarks/results` and to the embedded bundle, so figures of an older model cannot stay in them. What README says
-of the model is written by `scripts/results.py --write`, from the same files.
+`--extra DIR` is for novelty.py: pictures of people, faces and animals that chose nothing (its first lines say which). A
+test holds the pages to `benchmarks/results` and to the embedded bundle, so figures of an older model cannot stay in
+them. What README says of the model is written by `scripts/results.py --write`, from the same files.
 """
 
 from __future__ import annotations
@@ -280,6 +280,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS), help="measure these alone")
     parser.add_argument("--extra", type=Path, help="for novelty.py: a folder of pictures that chose nothing")
     options = parser.parse_args()
+    if options.run and "novelty" in options.only and not options.extra:
+        raise SystemExit("novelty needs --extra: README tells of pictures that had no part in choosing the score.")
     for name in options.only if options.run else ():
         extra = ["--extra", str(options.extra)] if name == "novelty" and options.extra else []
         script = str(Path(__file__).with_name(f"{name}.py"))

@@ -6,6 +6,8 @@ A run folder has gigabytes of features; what the table needs of a fold is one ro
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 import os
 import re
@@ -55,11 +57,42 @@ def read_folds(folder: Path) -> dict[str, dict[int, tuple[Fold, dict[str, Any]]]
     return found
 
 
+def identity(run: Path) -> dict[str, str]:
+    """Return digests of a fold's recipe and of the images it was cut from; the student's run has no recipe."""
+    recipe = run / "recipe.json"
+    with (run / "split.csv").open(newline="", encoding="utf-8") as file:
+        images = sorted(row["image"] for row in csv.DictReader(file))
+    return {
+        "recipe": hashlib.sha256(recipe.read_bytes()).hexdigest()[:16] if recipe.is_file() else "",
+        "data": hashlib.sha256("\n".join(images).encode()).hexdigest()[:16],
+    }
+
+
+def refuse_mixtures(method: str, costs: Mapping[int, Mapping[str, Any]]) -> None:
+    """Pool no folds of different recipes or data.
+
+    Raises:
+        SystemExit: which folds differ.
+    """
+    kinds: dict[tuple[str, str], list[int]] = {}
+    for number, cost in costs.items():
+        kinds.setdefault((cost.get("recipe", ""), cost.get("data", "")), []).append(number)
+    if len(kinds) > 1:
+        folds = " and ".join(", ".join(map(str, numbers)) for numbers in kinds.values())
+        raise SystemExit(
+            f"Folds {folds} of {method!r} were made by different recipes or from different data. Train them again, or "
+            "remove the kept files of the older ones."
+        )
+
+
 def fuller(found: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the rows of two tables, each method's from the one that has more of its folds; of equals the new one."""
+    """Return the rows of two tables, each method's from the one that has more of its folds; of equals the new one.
+
+    Rows of the earlier table are marked `earlier`: they were made on another day, maybe by other code.
+    """
     rows = dict(found)
     for name, row in earlier.items():
         if name not in rows or len(rows[name]["folds"]) < len(row["folds"]):
-            rows[name] = row
+            rows[name] = {**row, "earlier": True}
     first = [name for name in ("majority", "linear probe") if name in rows]
     return {name: rows[name] for name in [*first, *(name for name in rows if name not in first)]}

@@ -41,15 +41,20 @@ def member_logits(
     from dermlens.training.checkpoint import assign, values_of
     from dermlens.training.export import to_openvino
     from dermlens.training.features import batch_for, compile_graph
+    from dermlens.training.folder import read_state
+    from dermlens.training.members import Kept
     from dermlens.training.outputs import load_keras
     from dermlens.training.trunk import plain_outputs
 
     whole = load_keras(run)
     part = whole.get_layer("classifier")
     networks = {MEAN: values_of(part.weights)}
-    for path in sorted(folder.glob("[0-9]*.npz"), key=lambda path: int(path.stem)):
-        with np.load(path, allow_pickle=False) as file:
-            networks[f"member {int(path.stem) + 1}"] = [file[name] for name in sorted(set(file.files) - {"head"})]
+    kept = Kept(folder, read_state(run)["key"])
+    for number in range(int(bundle.card["recipe"]["members"])):
+        member = kept.read(str(number))
+        if member is None:
+            raise SystemExit(f"{folder} does not hold member {number + 1} of this run.")
+        networks[f"member {number + 1}"] = member[0]
     found = {}
     for name, weights in networks.items():
         assign(part.weights, weights)

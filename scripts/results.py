@@ -122,7 +122,9 @@ def views(found: dict[str, Any]) -> list[str]:
 def novelty(found: dict[str, Any]) -> list[str]:
     """Return how everyday photographs are told from lesions, as lines of Markdown."""
     ours = found["methods"]["ours"]
-    fresh = ours["everyday, fresh"]
+    fresh = ours.get("everyday, fresh")
+    if fresh is None:
+        raise SystemExit("novelty.json lacks the fresh pictures: run benchmarks/embedded_page.py --run with --extra.")
     return [
         "Everyday photographs, faces and animals among them, are told from lesions with an AUROC of "
         f"{fresh['auroc']:.3f} ({fresh['n']} pictures that chose nothing);",

@@ -159,5 +159,15 @@ def test_an_earlier_tables_rows_stay_where_they_have_more_folds(tmp_path: Path) 
     write_fold(tmp_path / "b" / "top" / "fold0", errors=5, probe_errors=10)
     write_fold(tmp_path / "b" / "full" / "fold0", errors=6, probe_errors=10)
     lines = write_table(tmp_path / "b", ["top", "full"], 5, onto=tmp_path / "a" / "accuracy.json")
-    assert [cells(lines, name)[1] for name in ("majority", "linear probe", "top", "full")] == ["0, 1, 2"] * 3 + ["0"]
-    assert [line.split("|")[1].strip() for line in lines[2:6]] == ["majority", "linear probe", "top", "full"]
+    names = [f"{name} (of an earlier table)" for name in ("majority", "linear probe", "top")]
+    assert [cells(lines, name)[1] for name in (*names, "full")] == ["0, 1, 2"] * 3 + ["0"]
+    assert [line.split("|")[1].strip() for line in lines[2:6]] == [*names, "full"]
+
+
+def test_folds_of_different_recipes_are_not_pooled(tmp_path: Path) -> None:
+    for number in range(2):
+        folder = tmp_path / "a" / "top" / f"fold{number}"
+        write_fold(folder, errors=2, probe_errors=10)
+        (folder / "recipe.json").write_text(json.dumps({"epochs": 8 + number}))
+    with pytest.raises(SystemExit, match="Folds 0 and 1 of 'top'"):
+        write_table(tmp_path / "a", ["top"], 5)

@@ -33,6 +33,7 @@ data, out, settings, resume, every_s = sys.argv[1:]
 train(read_dataset(Path(data)), Path(out), Recipe(**json.loads(settings)), About(name="x"), resume=resume == "resume",
       console=Console(width=150), checkpoint_every_s=float(every_s))
 """
+MEMBER = "the first member"
 SETTINGS = {
     "size_px": 32,
     "views": 1,
@@ -82,12 +83,18 @@ def stage_of(checkpoint: Path) -> str | None:
 def killed_while_training(
     data: Path, out: Path, settings: dict[str, object], resume: str, stage: str, after_s: float
 ) -> None:
-    """Start a training and kill it `after_s` after it has written a checkpoint of `stage`."""
-    checkpoint = out / "checkpoint.npz"
+    """Start a training and kill it `after_s` after it has written a checkpoint of `stage`, or kept its first member."""
+    checkpoint, member = out / "checkpoint.npz", out / "members" / "0.npz"
     before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+
+    def reached() -> bool:
+        if stage == MEMBER:
+            return member.exists()
+        return stage_of(checkpoint) == stage and checkpoint.stat().st_mtime_ns != before
+
     process = start(data, out, settings, resume, every_s=0)
     deadline = time.monotonic() + 240
-    while stage_of(checkpoint) != stage or checkpoint.stat().st_mtime_ns == before:
+    while not reached():
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             pytest.fail(process.communicate()[0][-3000:])
@@ -124,7 +131,9 @@ def check(mode: str, folder: Path, kills: int, seed: int, per_class: int = 20) -
     for number in range(kills):
         resume = "resume" if number else "new"
         early = mode == "head" or (kills > 1 and number == 0)
-        stage = "head" if early else "tune2" if mode == "top members" else "tune"
+        stage = "head" if early else "tune"
+        if mode == "top members":
+            stage = ("head", MEMBER, "tune2", "tune2")[number]
         killed_while_training(data, folder / "killed", settings, resume, stage, rng.uniform(0, 0.15))
     output = finished(start(data, folder / "killed", settings, "resume"))
     titles = {"head": "Head over frozen features", "top members": "Fine-tuning, member 2"}

@@ -225,7 +225,7 @@ _RIGHT = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "auc": "AUC, malignant or premalignant",
-    "referral_sensitivity": "of those, sent to a specialist",
+    "referral_sensitivity": "of those, at or above the threshold",
     "referral_specificity": "of the others, left alone",
 }
 _HONEST = {

@@ -41,6 +41,7 @@ EXTRAS = {
     "batch --engine ray": ("scale", ("ray",)),
     "models add hf://": ("hub", ("huggingface_hub",)),
 }
+NEED_A_MODEL = ("predict", "serve", "batch", "batch --engine ray")
 
 
 def examine() -> dict[str, Any]:
@@ -75,7 +76,7 @@ def examine() -> dict[str, Any]:
         "advice": advice(able, processors),
         "free_disk_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
         "packages": found,
-        "ready": [*(["predict"] if ok else []), *(verb for verb in EXTRAS if verb not in missing)],
+        "ready": [verb for verb in ("predict", *EXTRAS) if verb not in missing and (ok or verb not in NEED_A_MODEL)],
         "missing": missing,
         "models": models,
     }

@@ -250,8 +250,9 @@ def _card(
         "recipe": candidate.recipe.as_dict(),
         "data": _data(candidate, about, dataset),
         "training": {
-            "epochs_done": len(history.rows) - 1,
+            "epochs_done": sum("train_loss" in row for row in history.rows),
             "best_epoch": history.best_epoch,
+            "averaged": history.averaged,
             "interrupted": history.interrupted,
             "stopped": history.stopped,
             "select_balanced_accuracy": history.rows[history.best_epoch]["select_balanced_accuracy"],

@@ -67,9 +67,13 @@ def _head(card: Mapping[str, Any]) -> str:
         f"- Classes: {classes}\n"
         f"- Decision rule: {card['decision_rule']['kind']}; {_calibration(card)}\n"
         f"{_precision(card)}"
-        f"- Made {card['created']} in {card['training']['minutes']} minutes; "
-        f"best epoch {card['training']['best_epoch']}"
+        f"- Made {card['created']} in {card['training']['minutes']} minutes; {_kept(card['training'])}"
     )
+
+
+def _kept(training: Mapping[str, Any]) -> str:
+    several = training.get("averaged", 1)
+    return f"the mean of {several} trainings" if several > 1 else f"best epoch {training['best_epoch']}"
 
 
 def _precision(card: Mapping[str, Any]) -> str:

@@ -34,13 +34,16 @@ from dermlens.training.watch import Watch
 class History:
     """One row for each epoch, the state before the first among them, and how the training ended.
 
-    `stopped` says why a training ended before its last epoch.
+    `stopped` says why a training ended before its last epoch; `stop_wanted` that Ctrl-C came, be it in the last
+    step; `averaged` of how many trainings the weights are the mean.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     interrupted: bool = False
     stopped: str | None = None
+    stop_wanted: bool = False
+    averaged: int = 1
 
     @property
     def best(self) -> float:
@@ -91,6 +94,7 @@ def fit(
         loop.restore(saved)
     with held_back() as interrupt:
         loop.run(lambda: interrupt.wanted)
+        loop.history.stop_wanted = interrupt.wanted
     loop.keep_best()
     return loop.history
 

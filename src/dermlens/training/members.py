@@ -12,7 +12,7 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import keras
@@ -24,6 +24,7 @@ from dermlens.training.fit import History, Stage
 
 START = "start"
 
+Member = tuple[list[np.ndarray], History]
 Fit = Callable[[Stage, Saved | None], History]
 """Trains the model of a run through one stage, from a state of this stage or from the weights it has."""
 
@@ -35,7 +36,7 @@ class Kept:
     folder: Path
     key: str
 
-    def read(self, name: str) -> tuple[list[np.ndarray], History] | None:
+    def read(self, name: str) -> Member | None:
         """Return weights and history, or None where the file is not there, not whole, or of another run."""
         try:
             with np.load(self.folder / f"{name}.npz", allow_pickle=False) as file:
@@ -71,7 +72,10 @@ class Kept:
 
 
 def fit_members(model: keras.Model, first: Stage, count: int, fit: Fit, kept: Kept, saved: Saved | None) -> History:
-    """Train `count` members from the weights that `model` has, and leave it with the mean of theirs.
+    """Train `count` members from the state that `model` has, and leave it with the mean of their weights.
+
+    Where the mean does not fit the select role better than its members do on average, they lie in no common valley:
+    then the best of them is left, and `stopped` says so.
 
     Args:
         first: the stage of the first member; the others draw otherwise.
@@ -83,22 +87,24 @@ def fit_members(model: keras.Model, first: Stage, count: int, fit: Fit, kept: Ke
     """
     begun = kept.read(START)
     if begun is None:
-        kept.write(START, values_of(model.weights), History())
-    start = values_of(model.weights) if begun is None else begun[0]
-    members: list[tuple[list[np.ndarray], History]] = []
+        kept.write(START, values_of(model.variables), History())
+    start = values_of(model.variables) if begun is None else begun[0]
+    members: list[Member] = []
     interrupted = False
     for number in range(count):
         found = kept.read(str(number))
         if found is None:
             stage = stage_of(first, number)
             mine = saved if saved is not None and saved.stage == stage.name else None
-            assign(model.weights, start)
+            assign(model.variables, start)  # the states of the dropout's seeds among them
             history = fit(stage, mine)
-            found, interrupted = (values_of(model.weights), history), history.interrupted
-            if not interrupted:
+            found = (values_of(model.weights), history)
+            interrupted = history.interrupted or (history.stop_wanted and number + 1 < count)
+            if not history.interrupted:
                 kept.write(str(number), *found)
-        if not interrupted or not members:
-            members.append(found)
+            elif members:
+                break
+        members.append(found)
         if interrupted:
             break
     return _averaged(model, members, fit, interrupted)
@@ -108,30 +114,35 @@ def stage_of(first: Stage, number: int) -> Stage:
     """Return the stage of a member: the first one's, or one that draws otherwise."""
     if number == 0:
         return first
-    return Stage(
-        f"{first.name}{number + 1}",
-        first.epochs,
-        first.learning_rate,
-        first.mixup,
-        salt=first.salt + 1000 * number,
-        patience=first.patience,
-    )
+    return replace(first, name=f"{first.name}{number + 1}", salt=first.salt + 1000 * number)
 
 
-def _averaged(
-    model: keras.Model, members: Sequence[tuple[list[np.ndarray], History]], fit: Fit, interrupted: bool
-) -> History:
-    """Give the model the mean of the members and return their epochs, with a last row for the mean."""
+def _averaged(model: keras.Model, members: Sequence[Member], fit: Fit, interrupted: bool) -> History:
+    """Leave the model with the mean, or the best member, and return the epochs of all with a last row for the mean."""
     rows = [row for _, history in members for row in history.rows]
-    rows = [{**row, "epoch": float(place)} for place, row in enumerate(rows)]
+    ends = {f"member {number}": history.stopped for number, (_, history) in enumerate(members, start=1)}
+    notes = [f"{name} {why}" for name, why in ends.items() if why]
     if len(members) == 1:
-        history = members[0][1]
-        assign(model.weights, members[0][0])
-        return History(rows, history.best_epoch, interrupted, history.stopped)
+        weights, history = members[0]
+        assign(model.weights, weights)
+        return replace(history, interrupted=interrupted)
     assign(model.weights, [_mean(arrays) for arrays in zip(*(weights for weights, _ in members), strict=True)])
     (scored,) = fit(Stage("mean", 0, 0.0, 0.0, salt=0), None).rows
-    rows.append({**scored, "epoch": float(len(rows))})
-    return History(rows, len(rows) - 1, interrupted)
+    rows.append(scored)
+    best, averaged = len(rows) - 1, len(members)
+    losses = [history.rows[history.best_epoch]["select_loss"] for _, history in members]
+    if not scored["select_loss"] <= sum(losses) / len(losses):
+        number = min(range(len(losses)), key=losses.__getitem__)
+        assign(model.weights, members[number][0])
+        before = sum(len(history.rows) for _, history in members[:number])
+        best, averaged = before + members[number][1].best_epoch, 1
+        notes.append(
+            f"the mean of the weights has a loss of {scored['select_loss']:.3f} on select, its members "
+            f"{', '.join(f'{loss:.3f}' for loss in losses)}: member {number + 1} alone is kept. A lower learning_rate "
+            "leaves members close enough to be averaged"
+        )
+    rows = [{**row, "epoch": float(place)} for place, row in enumerate(rows)]
+    return History(rows, best, interrupted, "; ".join(notes) or None, averaged=averaged)
 
 
 def _mean(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -38,7 +38,7 @@ from dermlens.training.folder import read_state, write_state
 from dermlens.training.frozen import frozen_features
 from dermlens.training.lineage import check_lineage
 from dermlens.training.material import Material, prepare
-from dermlens.training.members import Kept, fit_members
+from dermlens.training.members import START, Kept, fit_members
 from dermlens.training.memory import keep_freed_memory
 from dermlens.training.network import Network, Stem, in_float32, open_backbone, trainable_millions, with_head
 from dermlens.training.outputs import load_keras, save_keras, seen_by_role, write_audit, write_split
@@ -157,7 +157,7 @@ def _plan(run: _Run) -> str:
         f"({trainable_millions(_trained(run)):.2f} M parameters, batch norm {recipe.batch_norm}, {recipe.precision}, "
         f"{recipe.threads} threads"
         + (f", each batch spread over {recipe.devices} devices)." if recipe.devices > 1 else ").")
-        + (f" {recipe.members} times, and the mean of the weights is kept." if recipe.members > 1 else "")
+        + (f" This is done {recipe.members} times, and the mean of the weights is kept." if recipe.members > 1 else "")
     )
 
 
@@ -233,7 +233,8 @@ def _prepare_folder(
         if not state.get("history"):
             (out / "model.keras").unlink(missing_ok=True)
         if read_state(out).get("key") != state["key"]:
-            shutil.rmtree(out / "logs", ignore_errors=True)
+            for name in ("logs", "members"):
+                shutil.rmtree(out / name, ignore_errors=True)
         write_state(out, state)
         recipe.save(out / "recipe.json")
         write_split(out / "split.csv", material)
@@ -260,7 +261,9 @@ def _tune(run: _Run, embeddings: np.ndarray) -> History:
     recipe, codes = run.recipe, run.material.codes
     watch = Watch(run.console, codes, run.out / "logs", brief=() if recipe.fine_tune == "head" else ("head",))
     checkpoint = Checkpoint(run.out / "checkpoint.npz", run.key, run.console, run.checkpoint_every_s)
-    saved = checkpoint.load()
+    saved, kept = checkpoint.load(), Kept(run.out / "members", run.key)
+    if recipe.members > 1 and kept.read(START) is None:
+        saved = saved if saved is not None and saved.stage == "head" else None  # members need the head they began with
     if saved is None or saved.stage == "head":
         stage, feed = _head_stage(run, embeddings), _frozen_feed(run, embeddings)
         history = fit(run.network.head, feed, stage, recipe, codes, watch, checkpoint, saved)
@@ -276,7 +279,6 @@ def _tune(run: _Run, embeddings: np.ndarray) -> History:
 
     if recipe.members == 1:
         return _told(trained(stage, saved), run.console)
-    kept = Kept(run.out / "members", run.key)
     return _told(fit_members(model, stage, recipe.members, trained, kept, saved), run.console)
 
 
@@ -351,15 +353,20 @@ def _fresh(run: _Run) -> Feed:
 def _told(history: History, console: Console) -> History:
     if history.interrupted:
         console.print(
-            f"Stopped by Ctrl-C; keeping the best model so far (epoch {history.best_epoch}). Export, calibration and "
+            f"Stopped by Ctrl-C; keeping the best model so far ({_kept(history)}). Export, calibration and "
             "test follow; a second Ctrl-C ends without a bundle. The same command with --resume trains on.",
             soft_wrap=True,
         )
     if history.stopped:
         console.print(f"Ended early: {history.stopped}.", highlight=False, soft_wrap=True)
     better = "" if history.best_epoch else ": training did not improve on where it started (epoch 0)"
-    console.print(f"Kept epoch {history.best_epoch}{better}.", highlight=False)
+    console.print(f"Kept {_kept(history)}{better}.", highlight=False)
     return history
+
+
+def _kept(history: History) -> str:
+    several = f"the mean of the weights of {history.averaged} trainings"
+    return several if history.averaged > 1 else f"epoch {history.best_epoch}"
 
 
 def _keep_tuned(run: _Run, begun: Mapping[str, Any], history: History) -> None:
