@@ -29,7 +29,7 @@ from dermlens.training import trunk as trunk_module
 from dermlens.training.backbones import backbone
 from dermlens.training.device import resolve
 from dermlens.training.feed import Feed
-from dermlens.training.folder import read_state
+from dermlens.training.folder import read_state, write_state
 from dermlens.training.pipeline import Draw
 from dermlens.training.recipe import Recipe, make_recipe
 from dermlens.training.refit import main as refit_main
@@ -343,10 +343,13 @@ def test_what_stops_after_fine_tuning_goes_on_from_the_tuned_model(
             train(data, tmp_path / "out", SMALL, About(name="x"), console=quiet)
     assert not (tmp_path / "out" / "bundle").exists()
     tuned = (tmp_path / "out" / "model.keras").read_bytes()
+    state = read_state(tmp_path / "out")
+    write_state(tmp_path / "out", {**state, "minutes": 600.0})
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "fit", interrupted)
         bundle = train(data, tmp_path / "out", SMALL, About(name="x"), console=quiet)
-    assert load_bundle(bundle).card["training"]["epochs_done"] == 2
+    card = load_bundle(bundle).card["training"]
+    assert card["epochs_done"] == 2 and card["minutes"] > 600 > state["minutes"] > 0, "what it had cost counts, too"
     assert (tmp_path / "out" / "model.keras").read_bytes() == tuned
     _another_run_stands_there_only_when_wanted(data, tmp_path / "out", quiet, interrupted, monkeypatch)
 

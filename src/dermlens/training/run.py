@@ -129,10 +129,11 @@ def train(
         except tf.errors.ResourceExhaustedError as error:
             raise out_of_memory(recipe) from error
         whole = network.whole
-        _keep_tuned(run, begun, history)
+        _keep_tuned(run, {**begun, "minutes": (time.monotonic() - started) / 60}, history)
     else:
         console.print("The training had been finished before; going on from its model.", highlight=False)
         history, whole = tuned
+        started -= 60 * float(state.get("minutes", 0.0))  # what it has cost counts, too
     probe_test = frozen.probe.probabilities(frozen.embeddings[material.rows("test")])
     candidate = Candidate(whole, stem, recipe, material, history, frozen.probe, probe_test, seen)
     try:
