@@ -5,7 +5,8 @@
 
 RUN was trained by `python -m dermlens.training.default_model` with the recipe setting `members`; its members' weights
 stand in RUN/members. Each network is calibrated on the calibrate lesions and scored on those of the test role, which
-chose nothing. The mean of answers costs a pass for each member and is what the mean of weights is to come near.
+chose nothing: what is kept, the mean of the weights or one member, was decided on the select role. The mean of answers
+costs a pass for each member and is what the mean of weights is to come near.
 `--before` names an earlier bundle of the same split, so that both are compared on the same lesions.
 """
 
@@ -30,7 +31,7 @@ from dermlens.inference.bundle import Bundle, load_bundle
 from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.runtime import Runtime
 
-MEAN, ANSWERS, BEFORE = "mean of the weights", "mean of the answers", "the embedded model before"
+KEPT, MEAN, ANSWERS, BEFORE = " (kept)", "mean of the weights", "mean of the answers", "the embedded model before"
 ROLES = ("calibrate", "test")
 
 
@@ -42,19 +43,21 @@ def member_logits(
     from dermlens.training.export import to_openvino
     from dermlens.training.features import batch_for, compile_graph
     from dermlens.training.folder import read_state
-    from dermlens.training.members import Kept
+    from dermlens.training.members import Kept, mean_of
     from dermlens.training.outputs import load_keras
     from dermlens.training.trunk import plain_outputs
 
     whole = load_keras(run)
     part = whole.get_layer("classifier")
-    networks = {MEAN: values_of(part.weights)}
+    networks, chosen = {}, values_of(part.weights)
     kept = Kept(folder, read_state(run)["key"])
     for number in range(int(bundle.card["recipe"]["members"])):
         member = kept.read(str(number))
         if member is None:
             raise SystemExit(f"{folder} does not hold member {number + 1} of this run.")
         networks[f"member {number + 1}"] = member[0]
+    networks[MEAN] = mean_of(list(networks.values()))
+    networks = {name + KEPT * _same(weights, chosen): weights for name, weights in networks.items()}
     found = {}
     for name, weights in networks.items():
         assign(part.weights, weights)
@@ -65,10 +68,13 @@ def member_logits(
             )
             for role in ROLES
         }
-    members = [logits for name, logits in found.items() if name != MEAN]
-    if members:
-        found[ANSWERS] = {role: mean_logits(np.stack([logits[role] for logits in members])) for role in ROLES}
+    members = [logits for name, logits in found.items() if not name.startswith(MEAN)]
+    found[ANSWERS] = {role: mean_logits(np.stack([logits[role] for logits in members])) for role in ROLES}
     return found
+
+
+def _same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def bundle_logits(bundle: Bundle, roles: Mapping[str, Labelled], console: Console) -> dict[str, np.ndarray]:
@@ -98,13 +104,13 @@ def figures(logits: Mapping[str, np.ndarray], roles: Mapping[str, Labelled], bun
 
 def lines(found: Mapping[str, Any]) -> list[str]:
     """Return the table, a row a network."""
-    header = ["network", "balanced accuracy", "mean of the weights minus it, in pairs", "accuracy", "AUC"]
+    header = ["network", "balanced accuracy", "kept one minus it, in pairs", "accuracy", "AUC"]
     header += ["melanoma AUC", "melanoma sensitivity", "log loss", "log loss, calibrate", "ECE"]
     rows = [
         [
             name,
             row["balanced_accuracy"],
-            row.get("mean_minus_it", ""),
+            row.get("kept_minus_it", ""),
             row["accuracy"],
             row["macro_auc"],
             row["melanoma"]["auc"],
@@ -144,10 +150,12 @@ def main() -> None:
     test = roles["test"]
     rows = {name: figures(each, roles, bundle) for name, each in logits.items()}
     decided = {name: row.pop("decision") for name, row in rows.items()}
+    (kept,) = [name for name in rows if name.endswith(KEPT)]
     for name in rows:
-        if name != MEAN:
-            pair = (test.y_true, decided[MEAN], decided[name], test.lesions.tolist())
-            rows[name]["mean_minus_it"] = paired_difference(*pair)
+        if name != kept:
+            rows[name]["kept_minus_it"] = paired_difference(
+                test.y_true, decided[kept], decided[name], test.lesions.tolist()
+            )
     found = {
         "model": {"name": bundle.name, "version": bundle.version, "sha256": bundle.sha256},
         "images": len(test.y_true),

@@ -1,9 +1,10 @@
-"""Several trainings from one start, and the mean of their weights: one network that errs less than each of them.
+"""Several trainings from one start: the mean of their weights where that is a good network, else the best of them.
 
-Trainings that begin with the same weights and differ in what they draw end in one valley of the loss, where the mean of
-their weights is nearly as good as the mean of their answers and costs no more than one network ("model soups": Wortsman
-et al. 2022, arXiv 2203.05482). Batch normalisation has to be frozen for that, or its statistics would not fit the mean.
-Each finished training is kept in the run folder, so that a run which is stopped goes on with the next one.
+Trainings that begin with the same weights and differ in what they draw may end in one valley of the loss, where the
+mean of their weights is nearly as good as the mean of their answers and costs no more than one network ("model soups":
+Wortsman et al. 2022, arXiv 2203.05482). Batch normalisation has to be frozen for that, or its statistics would not fit
+the mean; and the rate must not be so large that they leave the valley (`benchmarks/members.py`). Each finished training
+is kept in the run folder, so that a run which is stopped goes on with the next one.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def _averaged(model: keras.Model, members: Sequence[Member], fit: Fit, interrupt
         weights, history = members[0]
         assign(model.weights, weights)
         return replace(history, interrupted=interrupted)
-    assign(model.weights, [_mean(arrays) for arrays in zip(*(weights for weights, _ in members), strict=True)])
+    assign(model.weights, mean_of([weights for weights, _ in members]))
     (scored,) = fit(Stage("mean", 0, 0.0, 0.0, salt=0), None).rows
     rows.append(scored)
     best, averaged = len(rows) - 1, len(members)
@@ -143,6 +144,11 @@ def _averaged(model: keras.Model, members: Sequence[Member], fit: Fit, interrupt
         )
     rows = [{**row, "epoch": float(place)} for place, row in enumerate(rows)]
     return History(rows, best, interrupted, "; ".join(notes) or None, averaged=averaged)
+
+
+def mean_of(members: Sequence[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """Return the mean of the weights of several members, array by array."""
+    return [_mean(arrays) for arrays in zip(*members, strict=True)]
 
 
 def _mean(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -37,9 +37,9 @@ class Recipe:
             cache and computes fresh views in every epoch.
         epochs: in one epoch as many images are drawn, by class balance and with replacement, as there are to train
             on; each in one random view.
-        members: with "top" and "full", trainings from the same head with other draws, of which the mean of the
-            weights is kept: one network that errs less than each, for so many times the training. Needs frozen
-            batch norm.
+        members: with "top" and "full", trainings from the same head with other draws. The mean of their weights is kept
+            where it fits select better than they do on average, else the best of them on select; one network either
+            way. Needs frozen batch norm.
         head_epochs: epochs of the head alone over the frozen features, before fine-tuning.
         batch_size: images in a step.
         learning_rate, head_learning_rate: peak rates of AdamW; warm-up, then cosine to zero.

@@ -115,7 +115,9 @@ def train(
         console.print(f"This run is finished; its model is in {out / 'bundle'}.", highlight=False)
         return out / "bundle"
     tuned = _tuned_before(out, key, state)
-    begun = {"key": key, "name": about.name, "allow_leakage": allow_leakage, **wanted}
+    minutes = float(state.get("minutes", 0.0)) if state.get("key") == key else 0.0
+    started -= 60 * minutes  # what earlier tries have cost counts, too
+    begun = {"key": key, "name": about.name, "allow_leakage": allow_leakage, "minutes": minutes, **wanted}
     noted = begun if tuned is None else {**state, **wanted, "bundle": False}
     _prepare_folder(out, recipe, material, seen, noted)
     network = with_head(stem, recipe, len(material.codes))
@@ -133,7 +135,6 @@ def train(
     else:
         console.print("The training had been finished before; going on from its model.", highlight=False)
         history, whole = tuned
-        started -= 60 * float(state.get("minutes", 0.0))  # what it has cost counts, too
     probe_test = frozen.probe.probabilities(frozen.embeddings[material.rows("test")])
     candidate = Candidate(whole, stem, recipe, material, history, frozen.probe, probe_test, seen)
     try:
@@ -158,7 +159,7 @@ def _plan(run: _Run) -> str:
         f"({trainable_millions(_trained(run)):.2f} M parameters, batch norm {recipe.batch_norm}, {recipe.precision}, "
         f"{recipe.threads} threads"
         + (f", each batch spread over {recipe.devices} devices)." if recipe.devices > 1 else ").")
-        + (f" This is done {recipe.members} times, and the mean of the weights is kept." if recipe.members > 1 else "")
+        + (f" This is done {recipe.members} times: the mean, or the best, is kept." if recipe.members > 1 else "")
     )
 
 
@@ -378,7 +379,9 @@ def _keep_tuned(run: _Run, begun: Mapping[str, Any], history: History) -> None:
     except (OSError, StorageError) as error:
         run.console.print(f"Warning: the tuned model could not be kept in {run.out}: {error}", highlight=False)
         return
-    if not history.interrupted and _keep_state(run, {**begun, "history": asdict(history)}):
+    if history.interrupted:
+        _keep_state(run, begun)
+    elif _keep_state(run, {**begun, "history": asdict(history)}):
         (run.out / "checkpoint.npz").unlink(missing_ok=True)
 
 
