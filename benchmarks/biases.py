@@ -115,7 +115,10 @@ _COLUMNS = ("balanced_accuracy", "balanced_accuracy_difference", "accuracy", "ac
 
 
 def _text(figure: Mapping[str, Any] | None) -> str:
-    return "" if figure is None else f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"
+    if figure is None:
+        return ""
+    limits = "" if figure["low"] is None else f" [{figure['low']:.3f}, {figure['high']:.3f}]"
+    return f"{figure['value']:.3f}{limits}"
 
 
 def main() -> None:
