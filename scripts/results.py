@@ -116,8 +116,8 @@ def views(found: dict[str, Any]) -> list[str]:
         f"on the same images is {figure(eight['metrics']['balanced_accuracy'])}, in pairs "
         f"{figure(eight['minus_plain'])} against one view; melanoma AUC "
         f"{figure(eight['metrics']['per_class']['MEL']['auc'])},",
-        f"expected calibration error {eight['ece']:.3f} (`benchmarks/views.py`). Over the folds of the protocol they gain "
-        "more ([docs/accuracy.md](docs/accuracy.md)).",
+        f"expected calibration error {eight['ece']:.3f} (`benchmarks/views.py`). Over the folds of the protocol they "
+        "gain more ([docs/accuracy.md](docs/accuracy.md)).",
     ]
 
 
