@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS, EXAMPLES = ROOT / "docs", ROOT / "examples" / "images"
-IMAGES = [EXAMPLES / name for name in ("MEL_ISIC_0000029.jpg", "NV_ISIC_0000019.jpg")]
+IMAGES = [EXAMPLES / name for name in ("MEL_ISIC_0000049.jpg", "NV_ISIC_0000019.jpg")]
 PICTURES: dict[str, dict[str, Any]] = {
     "page": {"viewport": {"width": 1280, "height": 860}},
     "page-dark": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "dark"},
