@@ -107,7 +107,7 @@ def run_isic9(data: Path, out: Path, method: str, train: str) -> None:
     ]
     roles = assign_roles(records, hash_records(records), fractions=INSIDE, seed=0)
     learned = [replace(record, split=role) for record, role in zip(records, roles, strict=True)]
-    tested = [record for record in dataset.records if record.split == "test"]
+    tested = tested_under(dataset.records, plan, {record.diagnosis for record in learned})
     load_tensorflow()
     from dermlens.training.recipe import make_recipe
     from dermlens.training.run import About
@@ -123,6 +123,20 @@ def run_isic9(data: Path, out: Path, method: str, train: str) -> None:
     )
 
 
+def tested_under(records: Sequence[Any], plan: Sequence[Mapping[str, Any]], classes: set[str]) -> list[Any]:
+    """Return the whole official Test, each image under a class that the training knows.
+
+    The repaired Train has no seborrheic keratosis, and a training refuses a test of a class that it cannot learn. The
+    labels that count are those of the plan, in `scores`.
+    """
+    tested = []
+    for record, row in zip(records, plan, strict=True):
+        if record.split == "test":
+            known = [row[key] for key in ("given", "corrected") if row[key] in classes] or sorted(classes)
+            tested.append(replace(record, diagnosis=known[0]))
+    return tested
+
+
 def scores(out: Path, method: str, train: str, plan: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return test -> method or probe -> figures of one finished training."""
     from dermlens.evaluation.bootstrap import paired_difference
@@ -131,7 +145,11 @@ def scores(out: Path, method: str, train: str, plan: Sequence[Mapping[str, Any]]
     folder = folder_of(out, method, train)
     with (folder / "test_predictions.csv").open(newline="", encoding="utf-8") as file:
         answers = {row["image"]: row for row in csv.DictReader(file)}
-    codes = sorted(name[2:] for name in next(iter(answers.values())) if name.startswith("p_"))
+    learned = sorted(name[2:] for name in next(iter(answers.values())) if name.startswith("p_"))
+    asked = {
+        row[key] for row in plan for key, test in (("given", "as_it_stands"), ("corrected", "repaired")) if row[test]
+    }
+    codes = sorted({*learned, *asked})  # what the training has no image of is never answered
     result: dict[str, Any] = {}
     for test in TESTS:
         rows = [row for row in plan if row[test] and row["image"] in answers]
@@ -141,7 +159,7 @@ def scores(out: Path, method: str, train: str, plan: Sequence[Mapping[str, Any]]
         result[test] = {"images": len(rows)}
         for name, kind, column in ((method, "p", "decision"), ("linear probe", "q", "probe_decision")):
             chosen = [answers[row["image"]] for row in rows]
-            shares = np.array([[float(row[f"{kind}_{code}"]) for code in codes] for row in chosen])
+            shares = np.array([[float(row.get(f"{kind}_{code}", 0.0)) for code in codes] for row in chosen])
             decided[name] = np.array([codes.index(row[column]) for row in chosen])
             found = score(truth, shares / shares.sum(axis=1, keepdims=True), decided[name], lesions, codes)
             result[test][name] = {key: found[key] for key in ("accuracy", "balanced_accuracy", "macro_auc")}

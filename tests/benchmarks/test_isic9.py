@@ -9,6 +9,8 @@ from pathlib import Path
 import isic9
 import pytest
 
+from dermlens.data.records import Record
+
 CODES = ("MEL", "NV")
 
 
@@ -46,3 +48,22 @@ def test_three_tests_of_one_training(out: Path) -> None:
 
 def test_without_a_plan_there_is_nothing_to_tell(tmp_path: Path) -> None:
     assert isic9.write_isic9(tmp_path) == []
+
+
+def test_a_class_that_the_training_lacks_is_always_wrong(out: Path) -> None:
+    plan = json.loads((out / "isic9" / "plan.json").read_text())
+    plan[1] |= {"given": "SK", "clean": False}  # told NV, which is right by the reference
+    (out / "isic9" / "plan.json").write_text(json.dumps(plan))
+    isic9.write_isic9(out)
+    found = json.loads((out / "isic9.json").read_text())["repaired"]["top"]
+    assert found["repaired"]["top"]["accuracy"]["value"] == pytest.approx(0.75)
+    assert found["as_it_stands"]["top"]["accuracy"]["value"] == pytest.approx((30 - 7 + 3) / 40), "it was wrong before"
+
+
+def test_a_test_image_of_a_class_without_training_images_stands_under_another() -> None:
+    records = [
+        Record(Path(name), name, "SK", split=split) for name, split in (("a", "test"), ("b", "test"), ("c", "train"))
+    ]
+    plan = [{"given": "SK", "corrected": corrected} for corrected in ("MEL", "SK", "SK")]
+    tested = isic9.tested_under(records, plan, {"NV", "MEL"})
+    assert [(r.image, r.diagnosis) for r in tested] == [("a", "MEL"), ("b", "MEL")]
