@@ -142,7 +142,9 @@ def check(mode: str, folder: Path, kills: int, seed: int, per_class: int = 20) -
     same_bits(folder / "straight", folder / "killed")
 
 
-@pytest.mark.parametrize("mode", ["head", "top", "full"])
+@pytest.mark.parametrize(
+    "mode", [pytest.param("head", marks=pytest.mark.long), "top", pytest.param("full", marks=pytest.mark.long)]
+)
 def test_a_killed_training_ends_at_the_same_bits(mode: str, tmp_path: Path) -> None:
     check(mode, tmp_path, kills=1, seed=1)
 
