@@ -206,6 +206,9 @@ def table(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
     return lines
 
 
+lines = table  # as the documents' test calls what each benchmark puts into them
+
+
 def run_all(options: Any, script: Path) -> None:
     """Run what is asked for and not there yet, each training in a process of its own, and print the table."""
     make_plan(options.data, options.out)
