@@ -18,6 +18,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from folds import markdown  # beside this file
+
+from dermlens.reporting.figures import figure
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
 BUNDLE = ROOT / "src" / "dermlens" / "models" / "default" / "bundle.json"
@@ -37,22 +41,6 @@ RIVALS = {"ViM": "ViM (Wang 2022)", "10th neighbour": "10th neighbour (Sun 2022)
 }
 
 
-def figure(value: Mapping[str, Any] | None, digits: int = 3) -> str:
-    """Write a figure with its interval."""
-    if value is None or value["value"] is None:
-        return "n/a"
-    limits = "" if value["low"] is None else f" [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
-    return f"{value['value']:.{digits}f}{limits}"
-
-
-def row(*cells: object) -> str:
-    return "| " + " | ".join(str(cell) for cell in cells) + " |"
-
-
-def table(header: list[str], rows: list[str]) -> list[str]:
-    return [row(*header), "|" + "---|" * len(header), *rows]
-
-
 def status(bundle: Mapping[str, Any]) -> list[str]:
     """Say what stands behind each status on the test role."""
     measured = bundle["trust"]["measured"]
@@ -69,32 +57,32 @@ def novelty(found: Mapping[str, Any]) -> list[str]:
     """Show what is strange by kind, with the other scores beside ours, and what other thresholds do."""
     ours, rejected = found["methods"]["ours"], found["rejected_in_all"]
     rows = [
-        row(
+        [
             kind,
             ours[kind]["n"],
             f"{ours[kind]['auroc']:.3f}",
             f"{ours[kind]['accepted']:.0%}",
             f"{share:.0%}",
             *(f"{found['methods'][name][kind]['auroc']:.3f}" for name in RIVALS.values()),
-        )
+        ]
         for kind, share in rejected.items()
     ]
-    lines = table(
+    lines = markdown(
         ["kind", "n", "AUROC", "accepted by novelty", "rejected in all", *(f"AUROC of {name}" for name in RIVALS)], rows
     )
     everyday = " and ".join(f"the {ours[kind]['n']} {kind}" for kind in rejected if kind.startswith("everyday"))
     lines += ["", f'What another threshold would do ("everyday accepted" takes {everyday} pictures):', ""]
     header = ["calibration lesions kept", "threshold", "test lesions kept", "accuracy on them", "everyday accepted"]
-    lines += table(
+    lines += markdown(
         header,
         [
-            row(
+            [
                 f"{r['kept_in_calibration']:.1%}",
                 f"{r['threshold']:.2f}",
                 f"{r['known_lesions_kept']:.1%}",
                 f"{r['accuracy_on_kept']:.3f}",
                 f"{r['everyday_accepted']:.1%}",
-            )
+            ]
             for r in found["by_threshold"]
         ],
     )
@@ -125,10 +113,10 @@ def crossfit(found: Mapping[str, Any]) -> list[str]:
         f"log loss {found['log_loss_after']:.4f} and {found['log_loss_before']:.4f}.",
         "",
     ]
-    return lines + table(
+    return lines + markdown(
         ["class", "lesions", "coverage", "mean size"],
         [
-            row(code, r["lesions"], figure({"value": r["coverage"], **r}), f"{r['mean_size']:.2f}")
+            [code, r["lesions"], figure({"value": r["coverage"], **r}), f"{r['mean_size']:.2f}"]
             for code, r in found["per_class"].items()
         ],
     )
@@ -150,15 +138,15 @@ def biases(found: Mapping[str, Any]) -> list[str]:
 
 def referral(bundle: Mapping[str, Any]) -> list[str]:
     """Show every operating point on the test role."""
-    return table(
+    return markdown(
         ["operating point", "classes", "threshold", "sensitivity", "specificity", "net benefit"],
         [
-            row(
+            [
                 point["name"],
                 " ".join(point["codes"]),
                 f"{point['threshold']:.3f}",
                 *(figure(point[key]) for key in ("sensitivity", "specificity", "net_benefit")),
-            )
+            ]
             for point in bundle["trust"]["operating_points"]
         ],
     )
@@ -167,10 +155,10 @@ def referral(bundle: Mapping[str, Any]) -> list[str]:
 def controls(found: Mapping[str, Any]) -> list[str]:
     """Show how often artefacts change the diagnosis, and what is read without the lesion."""
     lines = [f"{found['images']} images of {found['lesions']} test lesions drawn with seed 0, each against itself.", ""]
-    lines += table(
+    lines += markdown(
         ["artefact", "diagnoses that change", "change of P(melanoma)", "change of accuracy"],
         [
-            row(name, *(figure(r[key]) for key in ("flip_rate", "watched_change", "accuracy_change")))
+            [name, *(figure(r[key]) for key in ("flip_rate", "watched_change", "accuracy_change"))]
             for name, r in found["artefacts"].items()
         ],
     )
@@ -210,8 +198,8 @@ def baselines(bundle: Mapping[str, Any]) -> list[str]:
     return [
         f"{images} ({found['lesions']:,} lesions), from its bundle:",
         "",
-        *table(
-            ["", "balanced accuracy", "accuracy"], [row(what, *(figure(r[key]) for key in keys)) for what, r in rows]
+        *markdown(
+            ["", "balanced accuracy", "accuracy"], [[what, *(figure(r[key]) for key in keys)] for what, r in rows]
         ),
     ]
 
@@ -219,18 +207,18 @@ def baselines(bundle: Mapping[str, Any]) -> list[str]:
 def views(found: Mapping[str, Any]) -> list[str]:
     """Show what test-time views gain."""
     rows = [
-        row(
+        [
             count,
             figure(r["metrics"]["balanced_accuracy"]),
             "" if count == "1" else figure(r["minus_plain"]),
             figure(r["metrics"]["accuracy"]),
             figure(r["metrics"]["per_class"]["MEL"]["auc"]),
             f"{r['ece']:.3f}",
-        )
+        ]
         for count, r in found["views"].items()
     ]
     header = ["views", "balanced accuracy", "minus plain, in pairs", "accuracy", "melanoma AUC", "ECE"]
-    return table(header, rows)
+    return markdown(header, rows)
 
 
 BLOCKS: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], list[str]]]] = {

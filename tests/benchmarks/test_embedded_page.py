@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from embedded_page import DOCS, RESULTS, RUNS, figure, marks, written
+from embedded_page import DOCS, RESULTS, RUNS, marks, written
 
 from dermlens.inference.bundle import MODELS_DIR, load_bundle
+from dermlens.reporting.figures import figure
 
 
 @pytest.mark.parametrize("page", ["trust.md", "accuracy.md"])
@@ -28,4 +29,4 @@ def test_a_page_without_a_place_is_told_and_a_figure_has_its_interval() -> None:
     with pytest.raises(SystemExit, match="novelty: start"):
         written("trust.md", text.replace(marks("novelty")[0], ""))
     assert figure({"value": 0.5, "low": 0.25, "high": 0.75}, 2) == "0.50 [0.25, 0.75]"
-    assert figure({"value": None, "low": None, "high": None}) == figure(None) == "n/a"
+    assert figure({"value": None, "low": None, "high": None}) == "n/a"
