@@ -135,6 +135,7 @@ def test_the_verdict_names_the_group_in_which_fewest_are_caught(done: tuple[Pred
     told = words(age={"under 30": None, "30 to 44": 0.8, "45 to 59": 0.95}, source={"a": 0.1})
     assert "fewest in 30 to 44 (age): 80% (70% to 80%)" in told, "a source is no group of people"
     assert "catches fewest" not in words(age={"30 to 44": 0.8}), "one group is not less than another"
+    assert "catches fewest" not in words(age={"30 to 44": 1.0, "60 to 74": 1.0}), "all of all is no fewest"
 
 
 def test_what_chance_explains_is_not_said_to_be_read_from_around_the_lesion(

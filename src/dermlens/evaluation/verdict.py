@@ -63,6 +63,8 @@ def _least_caught(table: Mapping[str, Any]) -> list[str]:
     if len(rates) < 2:
         return []
     rate, name = min(rates, key=lambda pair: pair[0]["value"])
+    if rate["value"] == 1:
+        return []
     return [
         f"Of the groups with enough lesions it catches fewest in {name}: {_percent(rate)}. The lowest "
         "of many is partly chance."
