@@ -10,14 +10,14 @@ RUN ?= runs/default
 help:
 	@echo "make demo           classify the example images (light core, a minute or two)"
 	@echo "make serve          the page and the API on this machine"
-	@echo "make test           set up everything, run the tests (up to 20 minutes on 2 cores)"
+	@echo "make test           set up everything, run the tests (about 20 minutes on 2 cores)"
 	@echo "make test-long      the slow tests"
 	@echo "make lint           ruff, mypy, import contracts"
 	@echo "make notebook       examples/dermlens.ipynb from examples/notebook.py"
 	@echo "make docs           the documents as a site, in build/site/index.html"
 	@echo "make sbom           what an installation consists of: CycloneDX SBOMs and licences, in build/sbom"
 	@echo "make bench          the measurements behind the README (about two hours on 2 cores)"
-	@echo "make train-default DERMLENS_DATA=...   train the embedded model again (up to 90 minutes)"
+	@echo "make train-default DERMLENS_DATA=...   train the embedded model again (an hour or more)"
 
 # One stamp for each set of pins: setting up is repeated only when its inputs change.
 $(VENV)/core.stamp: requirements/core.txt pyproject.toml scripts/venv.sh

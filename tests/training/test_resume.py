@@ -171,6 +171,7 @@ def test_ctrl_c_from_a_terminal_leaves_a_model_and_a_run_to_resume(tmp_path: Pat
     same_bits(tmp_path / "straight", tmp_path / "stopped")
 
 
+@pytest.mark.long
 def test_the_same_recipe_data_and_seed_give_the_same_bits_and_another_seed_does_not(tmp_path: Path) -> None:
     data = paint(tmp_path / "data", 12)
     settings = {**SETTINGS, "fine_tune": "top", "epochs": 1}

@@ -214,6 +214,7 @@ def test_one_class_is_an_error_with_a_remedy(tmp_path: Path, quiet: Console) -> 
         train(only, tmp_path / "out", SMALL, About(name="x"), console=quiet)
 
 
+@pytest.mark.long
 def test_ctrl_c_keeps_the_best_model_so_far_and_resume_trains_on(tmp_path: Path) -> None:
     data = paint(tmp_path / "data", per_class=12)
     told = io.StringIO()
