@@ -34,7 +34,7 @@ SETTLED_ON = 512  # values of a channel in the smallest map, at least: fewer lea
 STEPS = 2  # the first one traces the graph
 CODES = ("A", "B")
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "images" / "MEL_ISIC_0000029.jpg"
-KEYS = ("size_px", "batch", "build_s", "step_s", "reload", "export", "latency_ms", "peak_gb", "row_s")
+KEYS = ("size_px", "batch", "build_s", "step_s", "reload", "export", "peak_gb", "row_s")
 
 
 def live(
@@ -78,9 +78,8 @@ def live(
 
 
 def use(whole: Any, folder: Path, size_px: int) -> dict[str, Any]:
-    """Save, export, time and use a trained network."""
+    """Save, export and use a trained network."""
     from dermlens.training.export import check_export, to_openvino
-    from dermlens.training.latency import latency_ms
     from dermlens.training.outputs import save_keras
 
     pixels = pictures(max(1, SETTLED_ON // (size_px // 32) ** 2), size_px)
@@ -92,7 +91,6 @@ def use(whole: Any, folder: Path, size_px: int) -> dict[str, Any]:
     graph = to_openvino(whole)
     return {
         "export": check_export(whole, graph, pixels),
-        "latency_ms": latency_ms(graph),
         "predicted": predict(whole, graph, folder, size_px),
     }
 
@@ -265,8 +263,8 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         "|---|---:|---:|---:|---:|---|---|---|",
     ]
     costs = [
-        "| name | build s | head, s/step | top, s/step | full, s/step | export differs | ms/image | peak GB |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| name | build s | head, s/step | top, s/step | full, s/step | export differs | peak GB |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, row in BACKBONES.items():
         facts.append(
@@ -291,10 +289,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
 
 def _cost(name: str, found: dict[str, Any]) -> str:
     steps = " | ".join(f"{found['step_s'][mode]:.3g}" for mode in ("head", "top", "full"))
-    return (
-        f"| {name} | {found['build_s']:.1f} | {steps} | {found['export']:.0e} | {found['latency_ms']:.1f} "
-        f"| {found['peak_gb']:.1f} |"
-    )
+    return f"| {name} | {found['build_s']:.1f} | {steps} | {found['export']:.0e} | {found['peak_gb']:.1f} |"
 
 
 _PAGE = """# Choose a backbone
@@ -343,7 +338,7 @@ has a batch of {batch}; peak memory is that of the whole process over all of thi
 depend on them.
 
 Machine: {processor}, {threads} threads, shared with other work while measuring, so the times are upper bounds;
-{system}; {packages}. Latency is the median of 20 images, one at a time, float32.
+{system}; {packages}. How long predicting takes, alone on the machine and against Keras: [docs/speed.md](speed.md).
 
 {costs}
 """

@@ -3,10 +3,10 @@
     python benchmarks/family_speed.py [--only NAME ...] [--repeats 20] [--batch 4] [--again]
 
 Random weights, 8 classes, each at its own size: milliseconds of one image, and images a second in batches on all cores,
-in float32 and, where the processor has it, bfloat16; how many times as long `tf.function` and `model.predict` take;
-the size of the graph; the largest difference to Keras as a share of the largest value; the peak memory of a process
-that predicts one image. A row runs in a process of its own and is kept at once, so that a run that was stopped goes on
-with the next row; `--again` measures rows anew.
+in float32 and, where the processor is faster in it, bfloat16; how many times as long `tf.function` and `model.predict`
+take; the size of the graph; the largest difference to Keras as a share of the largest value; the peak memory of a
+process that predicts one image. A row runs in a process of its own and is kept at once, so that a run that was stopped
+goes on with the next row; `--again` measures rows anew.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 from measure import classifiers, in_turn, kept, save, spread, times_faster
 from network import compiled
 
+from dermlens.inference.precision import has_bfloat16
 from dermlens.training.family import BACKBONES
 
 NAME = "family_speed"
@@ -52,12 +53,11 @@ def measured(name: str, repeats: int, batch: int) -> dict[str, Any]:
     pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
     floats = pixels[:1].astype(np.float32)
     tensor = tf.constant(floats)
-    half = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     variants: dict[str, Any] = {
         "tf.function": lambda: call(tensor)[0].numpy(),
         "model.predict": lambda: usual.predict(floats, verbose=0),
     }
-    for precision in ["f32", *(["bf16"] if half else [])]:
+    for precision in ["f32", *(["bf16"] if has_bfloat16() else [])]:
         one, many = compiled(graph, 1, precision), compiled(graph, batch, precision)
         variants[precision] = lambda r=one: r(pixels[:1], share_inputs=True)
         variants[f"{precision}, batch"] = lambda r=many: r(pixels, share_inputs=True)

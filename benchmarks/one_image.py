@@ -37,17 +37,20 @@ def made(folder: Path) -> dict[str, Path]:
 
 
 def stages(predictor: Any, path: Path, repeats: int) -> dict[str, float]:
-    """Median milliseconds of reading, decoding and resizing, network, and the rest of an answer."""
-    from dermlens.data.images import load_image
+    """Median milliseconds of reading, decoding, resizing, network, and the rest of an answer."""
+    from dermlens.data.framing import frame
+    from dermlens.data.images import decode
     from dermlens.inference.runtime import Runtime
 
     runtime = Runtime(predictor.bundle.graph_path, precision=predictor.bundle.precision)
-    raw = path.read_bytes()
-    pixels = load_image(raw, predictor.bundle.input_spec)[None]
+    raw, spec = path.read_bytes(), predictor.bundle.input_spec
+    decoded = decode(raw, spec=spec)
+    pixels = frame(decoded, spec)[None]
     took = in_turn(
         {
             "read": path.read_bytes,
-            "decode and resize": lambda: load_image(raw, predictor.bundle.input_spec),
+            "decode": lambda: decode(raw, spec=spec),
+            "resize": lambda: frame(decoded, spec),
             "network": lambda: runtime.run(pixels),
             "whole": lambda: predictor.predict(path),
         },
@@ -55,7 +58,7 @@ def stages(predictor: Any, path: Path, repeats: int) -> dict[str, float]:
     )
     found = {name: spread(values)["median"] for name, values in took.items()}
     found["calibration, novelty, quality and the rest"] = found["whole"] - sum(
-        found[name] for name in ("read", "decode and resize", "network")
+        found[name] for name in ("read", "decode", "resize", "network")
     )
     return found
 

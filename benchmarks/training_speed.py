@@ -122,7 +122,7 @@ def main() -> None:
             found, more = measured(name, options.batch, options.steps, Path(folder))
         ratios |= found
         details[name] = more
-    save("training_speed", ratios, details)
+        save("training_speed", ratios, details)
 
 
 if __name__ == "__main__":
