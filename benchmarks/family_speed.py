@@ -1,12 +1,13 @@
 """Every EfficientNet of the family: one image and many through the graph that predicting uses, against Keras.
 
-    python benchmarks/family_speed.py [--only NAME ...] [--repeats 20] [--batch 4] [--again]
+    python benchmarks/family_speed.py [--only NAME ...] [--repeats 20] [--batch 4] [--again] [--differences]
 
-Random weights, 8 classes, each at its own size: milliseconds of one image, and images a second in batches on all cores,
-in float32 and, where the processor is faster in it, bfloat16; how many times as long `tf.function` and `model.predict`
-take; the size of the graph; the largest difference to Keras as a share of the largest value; the peak memory of a
-process that predicts one image. A row runs in a process of its own and is kept at once, so that a run that was stopped
-goes on with the next row; `--again` measures rows anew.
+Random weights with settled batch norm (`family.py`), 8 classes, each at its own size: milliseconds of one image, and
+images a second in batches on all cores, in float32 and, where the processor is faster in it, bfloat16; how many times
+as long `tf.function` and `model.predict` take; the size of the graph; the largest difference to Keras in logits,
+embedding or feature map as a share of the largest value of each; the peak memory of a process that predicts one image.
+A row runs in a process of its own and is kept at once, so that a run that was stopped goes on with the next row;
+`--again` measures rows anew, `--differences` the difference to Keras alone, of all rows.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from family import SETTLED_ON, pictures, settle  # all beside this file
 from measure import classifiers, in_turn, kept, save, spread, times_faster
 from network import compiled
 
@@ -38,17 +40,32 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
 
-def measured(name: str, repeats: int, batch: int) -> dict[str, Any]:
+def built(name: str) -> tuple[Any, Any, Any, int]:
+    """Return the classifier as a user builds it, the one of dermlens, its graph and its side in pixels."""
     from dermlens.training.quiet import load_tensorflow
 
     load_tensorflow()
-    import openvino as ov
-    import tensorflow as tf
-
     from dermlens.training.export import to_openvino
 
     usual, model = classifiers(name)
-    graph, side = to_openvino(model), int(model.inputs[0].shape[1])
+    side = int(model.inputs[0].shape[1])
+    settle(model, pictures(max(1, SETTLED_ON // (side // 32) ** 2), side))
+    return usual, model, to_openvino(model), side
+
+
+def difference(model: Any, graph: Any, side: int) -> float:
+    """Largest difference of logits, embedding or feature map to Keras, as a share of the largest value of each."""
+    pixels = pictures(1, side)
+    expected = [np.asarray(values) for values in model(pixels.astype(np.float32), training=False)]
+    answered = compiled(graph, 1, "f32")(pixels)
+    return max(float(np.abs(answered[i] - want).max() / np.abs(want).max()) for i, want in enumerate(expected))
+
+
+def measured(name: str, repeats: int, batch: int) -> dict[str, Any]:
+    usual, model, graph, side = built(name)
+    import openvino as ov
+    import tensorflow as tf
+
     call = tf.function(lambda x: model(x, training=False), jit_compile=False)
     pixels = np.random.default_rng(0).integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
     floats = pixels[:1].astype(np.float32)
@@ -68,9 +85,7 @@ def measured(name: str, repeats: int, batch: int) -> dict[str, Any]:
             found[f"{key}, images/s"] = spread([batch / ms * 1000 for ms in values])
         else:
             found[f"{key}, one image, ms"] = spread(values)
-    expected = np.asarray(call(tensor)[0])
-    answered = compiled(graph, 1, "f32")(pixels[:1])[0]
-    found["difference to Keras"] = float(np.abs(answered - expected).max() / max(1e-6, np.abs(expected).max()))
+    found["difference to Keras"] = difference(model, graph, side)
     found["ratios"] = {
         f"{name}, one image, {key} / dermlens": times_faster(took["f32"], took[key])
         for key in ("tf.function", "model.predict")
@@ -84,28 +99,42 @@ def measured(name: str, repeats: int, batch: int) -> dict[str, Any]:
     return found
 
 
+def run(name: str, *arguments: str) -> str:
+    """Return the last line that a row in a process of its own prints."""
+    command = [sys.executable, __file__, "--row", name, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
+    return done.stdout.splitlines()[-1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(BACKBONES), default=list(BACKBONES))
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--differences", action="store_true")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.row and options.differences:
+        print(difference(*built(options.row)[1:]))
+        return
     if options.row:
         print(json.dumps(measured(options.row, options.repeats, options.batch)))
         return
     before = kept(NAME)
     ratios, details = before.get("ratios", {}), before.get("details", {})
     for name in options.only:
+        if name in details and options.differences:
+            details[name]["difference to Keras"] = float(run(name, "--differences"))
+            save(NAME, ratios, details, told=False)
+            print(name, details[name]["difference to Keras"], flush=True)
+            continue
         if name in details and not options.again:
             print(f"{name}: measured before", flush=True)
             continue
-        command = [sys.executable, __file__, "--row", name, "--repeats", str(options.repeats)]
-        done = subprocess.run([*command, "--batch", str(options.batch)], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
-        details[name] = json.loads(done.stdout.splitlines()[-1])
+        details[name] = json.loads(run(name, "--repeats", str(options.repeats), "--batch", str(options.batch)))
         ratios |= details[name].pop("ratios")
         rows = {row: details[row] for row in BACKBONES if row in details}
         save(NAME, ratios, rows, told=False)

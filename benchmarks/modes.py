@@ -1,12 +1,13 @@
 """Head, top and full against each other: how good, how long, and what frozen batch normalisation is worth.
 
-    DERMLENS_DATA=/path/to/data python benchmarks/modes.py --out runs/modes [--epochs 6] [--target 0.55]
-                                                           [--only head top_7 full]
+    DERMLENS_DATA=/path/to/data python benchmarks/modes.py --runs runs/modes [--epochs 6] [--target 0.55]
+                    [--only head top_7 full] [--out benchmarks/results] [--page docs/speed.md]
 
 Trains on 20 % of the lesions of HAM10000 (10,015 images, labels by the ISIC 2019 reference, seed 0) and scores on 60 %.
-Each variant has a run folder in --out and goes on where it was stopped; a finished one is only read. Prints a Markdown
-table: balanced accuracy with its interval over lesions, the difference to `top_7` in pairs, the time of the run, and
-how long it took until the select lesions had the balanced accuracy of `--target`, audit and caches included.
+Each variant has a run folder in --runs and goes on where it was stopped; a finished one is only read. Writes modes.json
+and a table into --out: balanced accuracy with its interval over lesions, the difference to `top_7` in pairs, the time
+of the run, and how long it took until the select lesions had the balanced accuracy of `--target`, audit and caches
+included.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+from folds import markdown, write  # all beside this file
+from measure import machine
 from timeline import stages
 
 from dermlens.evaluation.bootstrap import paired_difference
@@ -71,53 +75,58 @@ def minutes_to(run: Path, target: float) -> float | None:
     return None
 
 
-def told(run: Path, target: float) -> str:
-    """Return that as a cell of the table."""
-    try:
-        minutes = minutes_to(run, target)
-    except SystemExit:
-        return "stopped in between"
-    return "never" if minutes is None else f"{minutes:.1f}"
+def compared(rows: list[dict[str, str]], base: list[dict[str, str]]) -> dict[str, Any]:
+    """Return the difference in balanced accuracy to the decisions of another run on the same lesions."""
+    codes = sorted({row["diagnosis"] for row in rows})
+    truth = [codes.index(row["diagnosis"]) for row in rows]
+    lesions = [row["lesion_id"] for row in rows]
+    ours, theirs = ([codes.index(row["decision"]) for row in part] for part in (rows, base))
+    return paired_difference(truth, ours, theirs, lesions)
+
+
+def table(runs: Path, names: list[str], target: float) -> tuple[dict[str, Any], list[str]]:
+    """Return the figures of the finished runs, and the table of them."""
+    base = decisions(runs / BASE) if BASE in names else None
+    found: dict[str, Any] = {"target": target}
+    rows: list[list[Any]] = []
+    for name in names:
+        metrics = json.loads((runs / name / "bundle" / "bundle.json").read_text(encoding="utf-8"))["metrics"]
+        row = {key: metrics[key] for key in ("balanced_accuracy", "macro_auc")}
+        if base is not None and name != BASE:
+            row["minus_top_7"] = compared(decisions(runs / name), base)
+        row["best_epoch"] = json.loads((runs / name / "state.json").read_text())["history"]["best_epoch"]
+        row["minutes"] = float((runs / name).with_suffix(".seconds").read_text()) / 60
+        try:
+            row["minutes_to_target"] = reached = minutes_to(runs / name, target)
+            told = "never" if reached is None else f"{reached:.1f}"
+        except SystemExit:  # of a run that was stopped in between it cannot be told
+            told = "stopped in between"
+        found[name] = row
+        cells = [row["balanced_accuracy"], row.get("minus_top_7", ""), row["macro_auc"], row["best_epoch"]]
+        rows.append([name, *cells, f"{row['minutes']:.0f}", told])
+    header = ["variant", "balanced accuracy", "minus top_7, in pairs", "AUC", "epoch kept", "minutes"]
+    return found, markdown([*header, f"minutes to {target} on select"], rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("DERMLENS_DATA"))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--target", type=float, default=0.55)
+    parser.add_argument("--out", type=Path, default=Path("runs/protocol"))
+    parser.add_argument("--page", type=Path, help="also put the table between this benchmark's marks in this document")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    options.runs.mkdir(parents=True, exist_ok=True)
     for name in options.only:
-        if (options.out / name / "bundle").exists():
+        if (options.runs / name / "bundle").exists():
             continue
         print(f"== {name}", flush=True)
-        train(options.data, options.out / name, VARIANTS[name], options.epochs)
-    done = [name for name in options.only if (options.out / name / "bundle").exists()]
-    base = decisions(options.out / BASE) if BASE in done else None
-    print(
-        "| variant | balanced accuracy | difference to top_7 | AUC | epoch kept | minutes "
-        f"| minutes to {options.target} on select |\n|---|---|---|---|---|---|---|"
-    )
-    for name in done:
-        metrics = json.loads((options.out / name / "bundle" / "bundle.json").read_text())["metrics"]
-        figures = {key: metrics[key] for key in ("balanced_accuracy", "macro_auc")}
-        cells = [f"{f['value']:.3f} [{f['low']:.3f}, {f['high']:.3f}]" for f in figures.values()]
-        difference = "" if base is None or name == BASE else compared(decisions(options.out / name), base)
-        kept = json.loads((options.out / name / "state.json").read_text())["history"]["best_epoch"]
-        minutes = float((options.out / name).with_suffix(".seconds").read_text()) / 60
-        reached = told(options.out / name, options.target)
-        print(f"| {name} | {cells[0]} | {difference} | {cells[1]} | {kept} | {minutes:.0f} | {reached} |")
-
-
-def compared(rows: list[dict[str, str]], base: list[dict[str, str]]) -> str:
-    codes = sorted({row["diagnosis"] for row in rows})
-    truth = [codes.index(row["diagnosis"]) for row in rows]
-    lesions = [row["lesion_id"] for row in rows]
-    ours, theirs = ([codes.index(row["decision"]) for row in part] for part in (rows, base))
-    found = paired_difference(truth, ours, theirs, lesions)
-    return f"{found['value']:+.3f} [{found['low']:+.3f}, {found['high']:+.3f}]"
+        train(Path(options.data), options.runs / name, VARIANTS[name], options.epochs)
+    done = [name for name in options.only if (options.runs / name / "bundle").exists()]
+    found, lines = table(options.runs, done, options.target)
+    write(options, "modes", {"machine": machine(), "epochs": options.epochs, **found}, lines, None)
 
 
 if __name__ == "__main__":

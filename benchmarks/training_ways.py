@@ -29,7 +29,7 @@ WAYS: dict[str, dict[str, str]] = {
     "XLA": {"WAY_XLA": "1"},
     "channels first": {"WAY_LAYOUT": "channels_first"},
     "bfloat16": {"WAY_PRECISION": "mixed_bfloat16"},
-    "JAX": {"KERAS_BACKEND": "jax"},
+    "JAX": {"KERAS_BACKEND": "jax", "WAY_XLA": "1"},  # without, Keras runs it operation by operation
     "PyTorch": {"KERAS_BACKEND": "torch"},
 }
 NEEDS = {"JAX": "jax", "PyTorch": "torch"}

@@ -50,7 +50,7 @@ def test_the_minutes_to_a_balanced_accuracy_count_all_that_came_before(run: Path
     (run / "history.csv").write_text("epoch,select_balanced_accuracy,seconds\n0,0.4,\n1,0.5,140\n2,0.6,150\n")
     assert modes.minutes_to(run, 0.4) == pytest.approx(190 / 60)
     assert modes.minutes_to(run, 0.55) == pytest.approx((190 + 290) / 60)
-    assert modes.minutes_to(run, 0.7) is None and modes.told(run, 0.7) == "never"
+    assert modes.minutes_to(run, 0.7) is None
 
 
 def test_a_copied_folder_is_refused(run: Path) -> None:
