@@ -1,7 +1,9 @@
 """What will my 300 images give? A linear probe's accuracy by number of training images and by backbone.
 
-    python benchmarks/size_study.py --data DATA --out runs/size                # goes on where it was stopped
-    python benchmarks/size_study.py --out runs/size --table [--docs docs]      # only table and plot of what is there
+    python benchmarks/size_study.py --data DATA --runs runs/size         # goes on where it was stopped
+    python benchmarks/size_study.py --runs runs/size --table [--out benchmarks/results] [--page docs/accuracy.md]
+
+The second line computes nothing: table and plot of what is there.
 
 DATA holds `ham10000/`, `isic9/` and `isic_reference.csv`, repaired and joined as for the embedded model (8 classes).
 The test is fold 0 of five, split by lesion, with one image of each lesion (the sharpest copy). A draw takes n images of
@@ -9,7 +11,7 @@ the other folds, at their natural class shares with at least two lesions of each
 class; one image of a lesion before a second one. A fifth of the lesions of a draw chooses the strength of the probe,
 the rest teaches it, so n is all that a user needs but for the test. Features come from the frozen ImageNet network.
 
-Writes `size.json`, `size.md` and `size.png` into --out. Intervals (95 %): draws and test lesions are both drawn anew.
+Writes `size_study.json`, `.md` and `.png` into --out. Intervals (95 %): draws and test lesions are both drawn anew.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy import FOLDS  # both beside this file
+from accuracy import FOLDS  # all beside this file
 from accuracy_table import PREFERENCE
+from folds import write
 
 SIZES_PX = {"lite0": 224, "lite1": 240, "lite2": 260}
 DRAWS = {100: 10, 200: 10, 400: 8, 800: 5, 1600: 3, 3200: 2}
@@ -237,8 +240,8 @@ def points(out: Path) -> list[dict[str, Any]]:
     return found
 
 
-def write_study(out: Path) -> list[dict[str, Any]]:
-    """Write `size.json`, `size.md` and `size.png` from the finished points, and return the rows."""
+def summary(out: Path) -> dict[str, Any]:
+    """Return the figures of the finished points, a row for each backbone, mix and number of images."""
     study = json.loads((out / "study.json").read_text())
     truth, melanoma = np.array(study["truth"]), study["codes"].index("MEL")
     groups: defaultdict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
@@ -250,11 +253,7 @@ def write_study(out: Path) -> list[dict[str, Any]]:
         lesions = round(float(np.mean([point["lesions"] for point in found])))
         figures = summarise(truth, decisions, melanoma)
         rows.append({"backbone": name, "mix": mix, "images": n, "lesions": lesions, "draws": len(found), **figures})
-    facts = {"test_lesions": len(truth), "classes": study["codes"], "pool_images": study["pool"], "rows": rows}
-    (out / "size.json").write_text(json.dumps(facts, indent=1) + "\n")
-    (out / "size.md").write_text("\n".join(table(rows)) + "\n")
-    (out / "size.png").write_bytes(plot(rows))
-    return rows
+    return {"test_lesions": len(truth), "classes": study["codes"], "pool_images": study["pool"], "rows": rows}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -313,21 +312,31 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> bytes:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("DERMLENS_DATA"))
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True, help="folder for features and finished fits")
     parser.add_argument("--backbones", nargs="+", choices=list(SIZES_PX), default=list(SIZES_PX))
     parser.add_argument("--table", action="store_true", help="compute nothing")
-    parser.add_argument("--docs", type=Path, help="also put the plot there, as size.png")
+    parser.add_argument("--out", type=Path, default=Path("runs/protocol"))
+    parser.add_argument("--page", type=Path, help="also put table and plot between this benchmark's marks there")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    options.runs.mkdir(parents=True, exist_ok=True)
     if not options.table:
         if options.data is None:
             raise SystemExit("Name the data folder with --data or DERMLENS_DATA.")
-        images, pool, test = read_study(Path(options.data), options.out, options.backbones)
-        run_points(images, pool, test, options.out)
-    rows = write_study(options.out)
-    if options.docs:
-        (options.docs / "size.png").write_bytes((options.out / "size.png").read_bytes())
-    print("\n".join(table(rows)))
+        images, pool, test = read_study(Path(options.data), options.runs, options.backbones)
+        run_points(images, pool, test, options.runs)
+    found = summary(options.runs)
+    lines = [
+        f"Test: {found['test_lesions']} lesions; images come from {found['pool_images']}.",
+        "",
+        *table(found["rows"]),
+    ]
+    write(
+        options,
+        "size_study",
+        found,
+        [*lines, "", "![Accuracy by number of images](size_study.png)"],
+        plot(found["rows"]),
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from dermlens.data.records import Record
 from dermlens.training.backbones import build_backbone
 from dermlens.training.pipeline import plain_view
 
-EPOCHS, BATCH, SIZE_PX = 8, 32, 224
+EPOCHS, BATCH, SIZE_PX = 5, 32, 224
 
 
 class Views(keras.utils.PyDataset):

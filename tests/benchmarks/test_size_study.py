@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
+import folds
 import numpy as np
 import pytest
 import size_study
@@ -89,8 +91,13 @@ def test_a_study_goes_on_where_it_was_and_writes_table_and_plot(
     size_study.run_points({"lite0": images}, pool, test, tmp_path)
     again = {(p["n"], p["mix"], p["draw"]): p["decided"] for p in size_study.points(tmp_path)}
     assert again == {(p["n"], p["mix"], p["draw"]): p["decided"] for p in first}
-    rows = size_study.write_study(tmp_path)
+    rows = size_study.summary(tmp_path)["rows"]
     assert [row["images"] for row in rows] == [30, 30, 180]
     assert rows[-1]["balanced_accuracy"]["value"] > 0.8
-    assert "| 180 | as they come | 1 |" in (tmp_path / "size.md").read_text()
-    assert (tmp_path / "size.png").read_bytes().startswith(b"\x89PNG")
+    page = tmp_path / "page.md"
+    page.write_text("before\n" + "\n".join(folds.marks("size_study")) + "\nafter\n")
+    arguments = ["--runs", str(tmp_path), "--table", "--out", str(tmp_path / "out"), "--page", str(page)]
+    monkeypatch.setattr(sys, "argv", ["size_study.py", *arguments])
+    size_study.main()
+    assert "| 180 | as they come | 1 |" in page.read_text() and page.read_text().endswith("after\n")
+    assert (tmp_path / "out" / "size_study.png").read_bytes().startswith(b"\x89PNG")
