@@ -64,7 +64,7 @@ def train_student(records: Sequence[Record], out: Path) -> None:
     x = keras.layers.GlobalAveragePooling2D()(backbone.outputs[0])
     x = keras.layers.Dense(256, activation="relu")(x)
     model = keras.Model(backbone.inputs[0], keras.layers.Dense(len(codes), activation="softmax")(x))
-    model.compile("adam", "categorical_crossentropy", ["accuracy"], jit_compile=False)
+    model.compile("adam", "categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
     labels = np.array([codes.index(record.diagnosis) for record in train])
     with ThreadPoolExecutor() as pool:
         images = np.stack(list(pool.map(lambda record: plain_view(record, spec), train)))

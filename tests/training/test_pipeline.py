@@ -17,6 +17,7 @@ from dermlens.training.pipeline import (
     augment,
     effective_prior,
     fresh_view,
+    larger_copy,
     plain_view,
     sampling_weights,
     views,
@@ -81,7 +82,7 @@ def test_artefacts_are_drawn_into_their_share_of_the_views_and_change_nothing_el
     assert (every[1:] != plain[1:]).any(axis=(1, 2, 3)).mean() > 0.95, "JPEG may hide a thin hair in 32 px"
     np.testing.assert_array_equal(every[0], plain[0])
     np.testing.assert_array_equal(every[1:][drawn], half[1:][drawn], "the same artefact whatever the share")
-    single = fresh_view(record, SPEC, index=5, seed=0, key=key, artefacts=0.5)
+    single = fresh_view(larger_copy(record, SPEC), SPEC.size_px, index=5, seed=0, key=key, artefacts=0.5)
     np.testing.assert_array_equal(single, half[5])
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from dermlens.data.images import InputSpec
 from dermlens.data.records import Record
 from dermlens.training.features import DECODE_THREADS
-from dermlens.training.pipeline import Draw, Draws, fresh_view, plain_view
+from dermlens.training.pipeline import Draw, Draws, fresh_view, larger_copy, plain_view
 from dermlens.training.recipe import Recipe
 
 EVAL_BATCH = 128
@@ -75,16 +75,20 @@ def from_images(
     seed: int,
     artefacts: float = 0.0,
     batch: int = EVAL_BATCH_PIXELS,
+    source: Callable[[int], np.ndarray] | None = None,
 ) -> Feed:
     """Feed of pixels, uint8 (n, size, size, 3): every draw is a view that was never seen before.
 
-    The select role is scored `batch` images at a time.
+    The select role is scored `batch` images at a time. `source` gives the `larger_copy` of a row of `train`; without
+    it, each draw decodes its image anew.
     """
+    opened = source or (lambda row: larger_copy(train[row], spec))
     pool = ThreadPoolExecutor(max_workers=DECODE_THREADS, thread_name_prefix="dermlens-views")
 
     def load(draw: Draw) -> np.ndarray:
         def one(row: int, view: int) -> np.ndarray:
-            return fresh_view(train[row], spec, index=1 + view, seed=seed, key=hashes[row], artefacts=artefacts)
+            found = opened(row)
+            return fresh_view(found, spec.size_px, index=1 + view, seed=seed, key=hashes[row], artefacts=artefacts)
 
         return np.stack(list(pool.map(one, draw.rows.tolist(), draw.views.tolist())))
 

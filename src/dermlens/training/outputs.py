@@ -191,5 +191,5 @@ _FILES = {
     "checkpoint.npz": "where the training was stopped; --resume goes on from it",
     "seen.json": "what the model has met, by role",
     "test_predictions.csv": "every test image with the probabilities of model (p_) and probe (q_)",
-    "cache": "trunk features; delete it when you are done",
+    "cache": "trunk features or decoded images; delete it when you are done",
 }

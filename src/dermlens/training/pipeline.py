@@ -35,22 +35,27 @@ def views(record: Record, spec: InputSpec, *, count: int, seed: int, key: str, a
     result = np.empty((1 + count, spec.size_px, spec.size_px, 3), np.uint8)
     result[0] = plain_view(record, spec)
     if count:
-        source = _larger_copy(record, spec)
+        source = larger_copy(record, spec)
         for index in range(1, 1 + count):
             result[index] = augment(source, spec.size_px, _generator(seed, key, index), artefacts)
     return result
 
 
 def fresh_view(
-    record: Record, spec: InputSpec, *, index: int, seed: int, key: str, artefacts: float = 0.0
+    source: np.ndarray, size_px: int, *, index: int, seed: int, key: str, artefacts: float = 0.0
 ) -> np.ndarray:
-    """Return the augmented view of that index (1 or more), uint8 (size, size, 3), as `views` would hold it."""
-    return augment(_larger_copy(record, spec), spec.size_px, _generator(seed, key, index), artefacts)
+    """Return the view of that index (1 or more) of a `larger_copy`, uint8 (size, size, 3), as `views` would hold it."""
+    return augment(source, size_px, _generator(seed, key, index), artefacts)
 
 
-def _larger_copy(record: Record, spec: InputSpec) -> np.ndarray:
-    larger = replace(spec, size_px=round(spec.size_px * LARGER))
-    return load_image(record.path, larger, frame_aspect=record.frame_aspect)
+def larger(spec: InputSpec) -> InputSpec:
+    """Return the input at the size from which augmented views start."""
+    return replace(spec, size_px=round(spec.size_px * LARGER))
+
+
+def larger_copy(record: Record, spec: InputSpec) -> np.ndarray:
+    """Return what augmented views start from, uint8 (side, side, 3): the image decoded and framed at `larger(spec)`."""
+    return load_image(record.path, larger(spec), frame_aspect=record.frame_aspect)
 
 
 def _generator(seed: int, key: str, index: int) -> np.random.Generator:

@@ -29,6 +29,7 @@ from dermlens.errors import DermlensError, StorageError, UsageError
 from dermlens.training.assess import About, Candidate, finish
 from dermlens.training.backbones import backbone
 from dermlens.training.checkpoint import EVERY_S, Checkpoint, Saved
+from dermlens.training.decoded import decoded
 from dermlens.training.device import check_memory, devices, out_of_memory, resolve, set_up
 from dermlens.training.export import to_openvino
 from dermlens.training.features import Engine, Images, Wanted, batch_for, compile_graph, local, run_batches
@@ -337,18 +338,20 @@ def _features(run: _Run, trunk: ov.Model, role: str, views: int) -> np.ndarray:
 
 
 def _fresh(run: _Run) -> Feed:
-    material = run.material
+    material, spec = run.material, run.stem.spec
     train, select = material.rows("train"), material.rows("select")
+    records, hashes = material.pick(train), [material.hashes[i] for i in train]
     return from_images(
-        material.pick(train),
-        [material.hashes[i] for i in train],
+        records,
+        hashes,
         material.labels[train],
         material.pick(select),
         material.labels[select],
-        run.stem.spec,
+        spec,
         seed=run.recipe.seed,
         artefacts=run.recipe.artefacts,
         batch=_scored(run, EVAL_BATCH_PIXELS),
+        source=decoded(run.out / "cache" / "pixels", records, hashes, spec, run.console),
     )
 
 

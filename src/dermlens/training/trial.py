@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from dermlens.training.checkpoint import assign, values_of
+from dermlens.training.decoded import decoded
 from dermlens.training.device import devices
 from dermlens.training.export import to_openvino
 from dermlens.training.features import Engine, batch_for, compile_graph, local
@@ -111,6 +112,8 @@ class Bench:
             self.embeddings = self._embed(stem, network, recipe)
         if recipe.fine_tune == "top" and recipe.views:
             self._features(stem, network, recipe)
+        elif recipe.fine_tune != "head":
+            self._pixels(stem)
 
     def _opened(self, recipe: Recipe) -> tuple[Stem, Network]:
         keras.backend.clear_session()
@@ -163,6 +166,7 @@ class Bench:
     def _feed(self, stem: Stem, network: Network, recipe: Recipe, fold: Fold) -> Feed:
         material, labels = self.material, self.material.labels
         if recipe.fine_tune == "full" or not recipe.views:
+            pixels = self._pixels(stem)
             return from_images(
                 material.pick(fold.train),
                 [material.hashes[i] for i in fold.train],
@@ -173,12 +177,18 @@ class Bench:
                 seed=recipe.seed,
                 artefacts=recipe.artefacts,
                 batch=min(EVAL_BATCH_PIXELS, 2 * recipe.batch_size),
+                source=lambda row: pixels(int(fold.train[row])),
             )
         features = self._features(stem, network, recipe)
         chosen = np.ascontiguousarray(features[fold.select, 0])
         scored = min(EVAL_BATCH, 2 * recipe.batch_size)
         feed = from_arrays(features, labels[fold.train], chosen, labels[fold.select], batch=scored)
         return replace(feed, load=lambda draw: features[fold.train[draw.rows], draw.views])
+
+    def _pixels(self, stem: Stem) -> Callable[[int], np.ndarray]:
+        """Row of the material -> what its views start from, decoded once for all trials at one size."""
+        folder = self.out / "cache" / f"pixels-{stem.spec.size_px}"
+        return decoded(folder, self.material.records, self.material.hashes, stem.spec, self.console)
 
     def _features(self, stem: Stem, network: Network, recipe: Recipe) -> np.ndarray:
         with in_float32(network.trunk, recipe.precision):
