@@ -4,7 +4,7 @@
 
 Seconds and peak resident memory, and the ratio to a Keras program that loads a Lite0, reads the same file with OpenCV
 and predicts, and to what it pays before its first line of work, `import tensorflow`. Measured in turn, so that a busy
-machine slows all of them.
+machine slows all of them. Then the command on files of three sizes, and where a fresh process spends its time.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from measure import REPEATS, save, spread, times_faster, with_goal
+from one_image import made
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "images" / "MEL_ISIC_0000029.jpg"
 
@@ -35,6 +36,29 @@ model = keras.models.load_model(sys.argv[1])
 pixels = cv2.cvtColor(cv2.imread(sys.argv[2]), cv2.COLOR_BGR2RGB)
 print(model.predict(cv2.resize(pixels, (224, 224), interpolation=cv2.INTER_AREA)[None].astype("float32"), verbose=0))
 """
+STAGES = """
+import sys, time
+times = [time.perf_counter()]
+from dermlens import Predictor
+times.append(time.perf_counter())
+predictor = Predictor()
+times.append(time.perf_counter())
+for _ in range(2):
+    predictor.predict(sys.argv[1])
+    times.append(time.perf_counter())
+print(*times)
+"""
+STEPS = ("import dermlens", "bundle read and graph compiled", "first answer", "second answer")
+
+
+def stages(image: Path) -> dict[str, float]:
+    """Milliseconds of each step of one fresh process, and of the start and end of Python around them."""
+    start = time.perf_counter()
+    told = subprocess.check_output([sys.executable, "-c", STAGES, str(image)], text=True)
+    whole = time.perf_counter() - start
+    times = [float(value) for value in told.split()]
+    found = {name: 1000 * (b - a) for name, a, b in zip(STEPS, times, times[1:], strict=False)}
+    return {"start and end of Python": 1000 * (whole - (times[-1] - times[0])), **found}
 
 
 def measure(command: list[str]) -> tuple[float, float]:
@@ -67,6 +91,11 @@ def main() -> None:
         for _ in range(options.repeats):
             for name, command in commands.items():
                 samples[name].append(measure(command))
+        sizes = {}
+        for name, path in made(Path(folder)).items():
+            command = [sys.executable, "-m", "dermlens", "predict", str(path), "--json"]
+            sizes[name] = spread([measure(command)[0] for _ in range(options.repeats)])
+        split = [stages(options.image) for _ in range(options.repeats)]
     seconds, peaks = ({name: [pair[place] for pair in pairs] for name, pairs in samples.items()} for place in (0, 1))
     ratios = {}
     for other in ("import tensorflow", "Keras"):
@@ -76,6 +105,8 @@ def main() -> None:
             ratios[f"{what}, {other} / dermlens predict"] = with_goal(ratio, goal) if goal else ratio
     details = {"seconds": seconds, "peak resident memory, MB": peaks}
     spreads = {what: {name: spread(values) for name, values in by.items()} for what, by in details.items()}
+    spreads["seconds, dermlens predict, by size of the file"] = sizes
+    spreads["ms of a fresh process"] = {name: spread([row[name] for row in split]) for name in split[0]}
     save("cold_predict", ratios, {"image": options.image.name, **spreads})
 
 

@@ -1,13 +1,13 @@
 """Every EfficientNet of the family: one image and many through the graph that predicting uses, against Keras.
 
-    python benchmarks/family_speed.py [--only NAME ...] [--repeats 20] [--batch 4] [--again] [--differences]
+    python benchmarks/family_speed.py [--only NAME ...] [--repeats 20] [--batch 4] [--resume] [--untimed]
 
 Random weights with settled batch norm (`family.py`), 8 classes, each at its own size: milliseconds of one image, and
 images a second in batches on all cores, in float32 and, where the processor is faster in it, bfloat16; how many times
 as long `tf.function` and `model.predict` take; the size of the graph; the largest difference to Keras in logits,
 embedding or feature map as a share of the largest value of each; the peak memory of a process that predicts one image.
-A row runs in a process of its own and is kept at once, so that a run that was stopped goes on with the next row;
-`--again` measures rows anew, `--differences` the difference to Keras alone, of all rows.
+A row runs in a process of its own and is kept at once, and `--resume` measures only what is not kept yet; `--untimed`
+measures of all rows what is no time: size, memory and difference.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ from dermlens.training.family import BACKBONES
 
 NAME = "family_speed"
 LIGHT = """
-import resource, sys
+import sys
 from pathlib import Path
 import numpy as np
 from dermlens.inference.runtime import Runtime
 side = int(sys.argv[2])
 Runtime(Path(sys.argv[1])).run(np.zeros((1, side, side, 3), np.uint8))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+status = Path("/proc/self/status").read_text()  # getrusage would count the process that started this one
+print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 """
 
 
@@ -53,17 +54,29 @@ def built(name: str) -> tuple[Any, Any, Any, int]:
     return usual, model, to_openvino(model), side
 
 
-def difference(model: Any, graph: Any, side: int) -> float:
-    """Largest difference of logits, embedding or feature map to Keras, as a share of the largest value of each."""
+def untimed(model: Any, graph: Any, side: int) -> dict[str, float]:
+    """Return the largest difference to Keras, the size of the graph, and the memory that predicting with it takes."""
+    import openvino as ov
+
     pixels = pictures(1, side)
     expected = [np.asarray(values) for values in model(pixels.astype(np.float32), training=False)]
     answered = compiled(graph, 1, "f32")(pixels)
-    return max(float(np.abs(answered[i] - want).max() / np.abs(want).max()) for i, want in enumerate(expected))
+    found = {
+        "difference to Keras": max(
+            float(np.abs(answered[i] - want).max() / np.abs(want).max()) for i, want in enumerate(expected)
+        )
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.xml"
+        ov.save_model(graph, path, compress_to_fp16=False)
+        found["graph, MB"] = sum(part.stat().st_size for part in Path(folder).iterdir()) / 1e6
+        command = [sys.executable, "-c", LIGHT, str(path), str(side)]
+        found["peak memory of one prediction, MB"] = float(subprocess.check_output(command, text=True))
+    return found
 
 
 def measured(name: str, repeats: int, batch: int) -> dict[str, Any]:
     usual, model, graph, side = built(name)
-    import openvino as ov
     import tensorflow as tf
 
     call = tf.function(lambda x: model(x, training=False), jit_compile=False)
@@ -85,17 +98,11 @@ def measured(name: str, repeats: int, batch: int) -> dict[str, Any]:
             found[f"{key}, images/s"] = spread([batch / ms * 1000 for ms in values])
         else:
             found[f"{key}, one image, ms"] = spread(values)
-    found["difference to Keras"] = difference(model, graph, side)
+    found |= untimed(model, graph, side)
     found["ratios"] = {
         f"{name}, one image, {key} / dermlens": times_faster(took["f32"], took[key])
         for key in ("tf.function", "model.predict")
     }
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "graph.xml"
-        ov.save_model(graph, path, compress_to_fp16=False)
-        found["graph, MB"] = sum(part.stat().st_size for part in Path(folder).iterdir()) / 1e6
-        command = [sys.executable, "-c", LIGHT, str(path), str(side)]
-        found["peak memory of one prediction, MB"] = float(subprocess.check_output(command, text=True))
     return found
 
 
@@ -113,12 +120,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(BACKBONES), default=list(BACKBONES))
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--again", action="store_true")
-    parser.add_argument("--differences", action="store_true")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--untimed", action="store_true")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.row and options.differences:
-        print(difference(*built(options.row)[1:]))
+    if options.row and options.untimed:
+        print(json.dumps(untimed(*built(options.row)[1:])))
         return
     if options.row:
         print(json.dumps(measured(options.row, options.repeats, options.batch)))
@@ -126,12 +133,12 @@ def main() -> None:
     before = kept(NAME)
     ratios, details = before.get("ratios", {}), before.get("details", {})
     for name in options.only:
-        if name in details and options.differences:
-            details[name]["difference to Keras"] = float(run(name, "--differences"))
+        if name in details and options.untimed:
+            details[name] |= json.loads(run(name, "--untimed"))
             save(NAME, ratios, details, told=False)
-            print(name, details[name]["difference to Keras"], flush=True)
+            print(name, "measured", flush=True)
             continue
-        if name in details and not options.again:
+        if name in details and options.resume:
             print(f"{name}: measured before", flush=True)
             continue
         details[name] = json.loads(run(name, "--repeats", str(options.repeats), "--batch", str(options.batch)))

@@ -19,6 +19,7 @@ import numpy as np
 
 RESULTS = Path(__file__).resolve().parent / "results" / "speed"
 REPEATS, WARM_UP = 20, 3
+LOAD_BEFORE = os.getloadavg()[0]  # before anything is measured
 PAUSE_S = 0.05  # until the threads of the variant before have stopped waiting actively
 LONG_S = 0.25  # a call that takes longer needs none before it: what it finds in the caches is little of its time
 
@@ -64,7 +65,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": ov.Core().get_property("CPU", "FULL_DEVICE_NAME"),
         "threads": len(os.sched_getaffinity(0)),
-        "load_before": round(os.getloadavg()[0], 1),
+        "load_before": round(LOAD_BEFORE, 1),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "packages": {name: found for name in packages if (found := _version(name))},
     }

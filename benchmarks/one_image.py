@@ -26,7 +26,7 @@ GOALS = {"12 megapixels": 4.0}
 
 
 def made(folder: Path) -> dict[str, Path]:
-    """Write the example at the three sizes, with sensor noise, so that the large one is as heavy as a photograph."""
+    """Write the example at the three sizes, with some sensor noise: a smooth picture would be too quickly decoded."""
     rng, found = np.random.default_rng(0), {}
     for name, size in FILES.items():
         pixels = np.asarray(Image.open(EXAMPLE).convert("RGB").resize(size, Image.Resampling.BICUBIC), np.int16)

@@ -1,10 +1,11 @@
-"""May the embedded model run in bfloat16? The gate of lower precision, on lesions that taught it nothing.
+"""May the embedded model run in bfloat16? The gate of lower precision, on lesions that taught its network nothing.
 
     DERMLENS_DATA=/path/to/data python benchmarks/precision.py [--precision bf16]
 
 The same images of the calibrate and the test role through the float32 graph and the one at lower precision, with the
-same calibration, by the gate that `refit --precision auto` runs on the calibrate role alone. Also says which images
-changed (their margin between the two most probable classes), and what the time is worth.
+calibration that was fitted on the float32 outputs of the calibrate role, by the gate that `refit --precision auto` runs
+on the calibrate role alone. Also says which images changed (their margin between the two most probable classes), and
+what the time is worth.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The quick part of the speed suite, which `make test` compares with what is committed; processor time only.
+"""The quick part of the speed suite, which `make test` runs: its floors, and what is committed; processor time only.
 
     python benchmarks/quick.py [--rounds 5]
 

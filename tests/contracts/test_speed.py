@@ -71,7 +71,7 @@ def test_no_ratio_has_fallen_far(compare: object, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr[-2000:]
         now = json.loads((tmp_path / "quick.json").read_text())["ratios"]
         assert set(now) == set(before)
-        fallen = compare.below_floor(now)  # type: ignore[attr-defined]
+        fallen = compare.below_floor(now) + compare.fallen(before, now, 0.6)  # type: ignore[attr-defined]
         if not fallen:
             break
     assert fallen == []
