@@ -54,7 +54,7 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/lint-imports
 
 # The slowest last; family_speed --resume goes on where it was stopped.
-BENCH ?= network one_image cold_predict many_images quick pass_size depthwise timeline serving memory training_speed training_ways family_speed
+BENCH ?= network one_image cold_predict many_images quick pass_size depthwise timeline serving memory training_speed training_ways step_profile family_speed
 bench: $(VENV)/dev.stamp
 	@set -e; for name in $(BENCH); do echo "== $$name"; $(PY) benchmarks/$$name.py; done
 	$(PY) benchmarks/table.py

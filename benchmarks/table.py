@@ -23,6 +23,7 @@ ORDER = (
     "family_speed",
     "training_speed",
     "training_ways",
+    "step_profile",
     "depthwise",
     "precision",
     "precision_layers",

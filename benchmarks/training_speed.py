@@ -4,8 +4,9 @@
 
 Images a second of a step: the head over embeddings, the upper blocks over cached trunk features, the whole network on
 fresh views of 600 x 450 px files; each with its real feed (mapped files, mixup, augmentation; each file is decoded at
-its first draw) and with one batch that is there already. The whole network also against the plain Keras step
-(`train_on_batch`, Adam) on such a batch. Steps are timed in turn. A mode that is not asked for keeps its figures.
+its first draw) and with one batch that is there already; batch norm is frozen, as over pretrained weights. The whole
+network also against the plain Keras step (`train_on_batch`, Adam, batch norm follows the batches) on such a batch.
+Steps are timed in turn. A mode that is not asked for keeps its figures.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def measured(
     for mode in modes:
         row = backbone(name)
         settings = {"backbone": name, "weights": "none", "fine_tune": mode, "batch_size": batch}
-        recipe = resolve(Recipe(**settings), row)
+        recipe = resolve(Recipe(**settings, batch_norm="frozen"), row)
         network = with_head(open_backbone(recipe), recipe, CLASSES)
         model = {"head": network.head, "top": network.classifier, "full": network.whole}[mode]
         if mode == "full":
