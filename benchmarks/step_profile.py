@@ -47,7 +47,7 @@ def operations(call: Any, steps: int) -> Counter[str]:
     for plane in space.planes:
         for event in (event for line in plane.lines for event in line.events):
             name, colon, kind = plane.event_metadata[event.metadata_id].name.rpartition(":")
-            if colon and not name.endswith(":"):  # "layer/operation:Kind"; "Class::function" holds operations
+            if colon and kind[:1].strip() and not name.endswith(":"):  # "layer/operation:Kind"; others hold operations
                 found[kind.removeprefix("_MklNative")] += event.duration_ps / 1e9 / steps
     return found
 
