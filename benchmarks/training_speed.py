@@ -110,8 +110,11 @@ def plain_keras(network: Any, held: Any) -> Callable[[], object]:
     """The step of `model.fit`: same layers, all of them trainable, Adam, batch norm in training mode."""
     import keras
 
+    from dermlens.training.device import leaves
+
     layers = network.whole
-    layers.trainable = True
+    for layer in leaves(layers):
+        layer.trainable = True
     model = keras.Model(layers.inputs, keras.layers.Softmax()(layers.outputs[0]))
     model.compile(keras.optimizers.Adam(1e-4), "categorical_crossentropy", jit_compile=False)
     pixels = held.inputs.astype(np.float32)
