@@ -298,7 +298,7 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> bytes:
                 if mix == "natural" and colour == 0:
                     axis.fill_between(n, low, high, color=f"C{colour}", alpha=0.15, linewidth=0)
         axis.set(xscale="log", xlabel="labelled images", ylabel=key.replace("_", " "))
-        ticks = sorted({row["images"] for row in rows})
+        ticks = sorted({row["images"] for row in rows if row["mix"] == "natural"})
         axis.set_xticks(ticks, [str(n) for n in ticks])
         axis.minorticks_off()
         axis.grid(alpha=0.25)
