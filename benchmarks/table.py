@@ -61,7 +61,7 @@ def _family(rows: dict[str, Any], ratios: dict[str, Any]) -> list[str]:
     lines = [
         "Float32; in brackets the 10th and 90th percentile. `benchmarks/results/speed/family_speed.json` has the rest.",
         "",
-        "| network | px | one image, ms | in bf16, ms | tf.function / ours | model.predict / ours | images/s "
+        "| network | px | one image, ms | in bf16, ms | tf.function / ours | model.predict / ours | images/s, 4 at once "
         "| graph, MB | peak memory, MB | difference to Keras |",
         "|---" * 10 + "|",
     ]
