@@ -61,8 +61,8 @@ def _family(rows: dict[str, Any], ratios: dict[str, Any]) -> list[str]:
     lines = [
         "Float32; in brackets the 10th and 90th percentile. `benchmarks/results/speed/family_speed.json` has the rest.",
         "",
-        "| network | px | one image, ms | in bf16, ms | tf.function / ours | model.predict / ours | images/s, 4 at once "
-        "| graph, MB | peak memory, MB | difference to Keras |",
+        "| network | px | one image, ms | in bf16, ms | tf.function / ours | model.predict / ours "
+        "| images/s, 4 at once | graph, MB | peak memory, MB | difference to Keras |",
         "|---" * 10 + "|",
     ]
     for name, row in rows.items():
