@@ -79,6 +79,17 @@ def test_a_copy_that_was_not_written_whole_is_made_anew(
     assert counted == ["1.png", "1.png"]
 
 
+@pytest.mark.parametrize("name", ["pixels.npy", "sums.npy", "pixels.json"])
+def test_a_cache_that_is_damaged_is_made_anew(
+    tmp_path: Path, records: list[Record], counted: list[str], name: str
+) -> None:
+    opened(tmp_path, records)(1)
+    file = tmp_path / "pixels" / name
+    file.write_bytes(file.read_bytes()[:8])
+    np.testing.assert_array_equal(opened(tmp_path, records)(1), larger_copy(records[1], SPEC))
+    assert counted == ["1.png", "1.png"]
+
+
 def test_without_the_space_images_are_decoded_at_every_draw(
     tmp_path: Path, records: list[Record], counted: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,8 +74,8 @@ def _open(folder: Path, key: str, shape: tuple[int, ...]) -> tuple[np.ndarray, n
     """
     folder.mkdir(parents=True, exist_ok=True)
     data, marks, noted = folder / "pixels.npy", folder / "sums.npy", folder / "pixels.json"
-    if _holds(data, marks, noted, key):
-        return np.load(data, mmap_mode="r+"), np.load(marks, mmap_mode="r+")
+    if (earlier := _earlier(data, marks, noted, key)) is not None:
+        return earlier
     noted.unlink(missing_ok=True)  # first, so that no older key can vouch for the new file
     data.unlink(missing_ok=True)
     need, free = int(np.prod(shape)), shutil.disk_usage(folder).free
@@ -90,8 +90,11 @@ def _open(folder: Path, key: str, shape: tuple[int, ...]) -> tuple[np.ndarray, n
     return pixels, sums
 
 
-def _holds(data: Path, marks: Path, noted: Path, key: str) -> bool:
+def _earlier(data: Path, marks: Path, noted: Path, key: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return what an earlier run has left; None where that is of another key, incomplete or damaged."""
     try:
-        return bool(json.loads(noted.read_text(encoding="utf-8"))["key"] == key) and data.exists() and marks.exists()
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        if json.loads(noted.read_text(encoding="utf-8"))["key"] != key:
+            return None
+        return np.load(data, mmap_mode="r+"), np.load(marks, mmap_mode="r+")
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        return None
