@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 from measure import save
-from training_speed import stepper
+from training_speed import CLASSES, built, stepper  # both beside this file
 
-CLASSES = 8
 GROUPS = {
     "depthwise convolutions, gradient to filter": ("DepthwiseConv2dNativeBackpropFilter",),
     "depthwise convolutions, gradient to input": ("DepthwiseConv2dNativeBackpropInput",),
@@ -60,15 +59,9 @@ def grouped(found: Counter[str]) -> dict[str, float]:
 
 
 def measured(name: str, batch_norm: str, batch: int, steps: int) -> dict[str, Any]:
-    from dermlens.training.backbones import backbone
-    from dermlens.training.device import resolve
     from dermlens.training.feed import from_arrays
-    from dermlens.training.network import open_backbone, with_head
-    from dermlens.training.recipe import Recipe
 
-    settings = {"backbone": name, "weights": "none", "fine_tune": "full", "batch_size": batch}
-    recipe = resolve(Recipe(**settings, batch_norm=batch_norm), backbone(name))
-    network = with_head(open_backbone(recipe), recipe, CLASSES)
+    recipe, network = built(name, "full", batch, batch_norm)
     side, labels = recipe.size_px, np.arange(batch) % CLASSES
     pixels = np.random.default_rng(0).integers(0, 256, (batch, 1, side, side, 3), dtype=np.uint8)
     feed = from_arrays(pixels, labels, pixels[:1, 0], labels[:1])

@@ -29,6 +29,18 @@ NAME, MODES = "training_speed", ("head", "top", "full")
 CACHED, VIEWS, CLASSES = 512, 4, 8
 
 
+def built(name: str, mode: str, batch: int, batch_norm: str = "frozen") -> tuple[Any, Any]:
+    """Return the recipe and the network of a mode, from random weights: no time depends on their values."""
+    from dermlens.training.backbones import backbone
+    from dermlens.training.device import resolve
+    from dermlens.training.network import open_backbone, with_head
+    from dermlens.training.recipe import Recipe
+
+    recipe = Recipe(backbone=name, weights="none", fine_tune=mode, batch_size=batch, batch_norm=batch_norm)
+    recipe = resolve(recipe, backbone(name))
+    return recipe, with_head(open_backbone(recipe), recipe, CLASSES)
+
+
 def stepper(network: Any, feed: Any, recipe: Any, model: Any) -> tuple[Callable[[], object], Any]:
     """Return one step with the real feed, and the same step on a batch that waits in memory."""
     from dermlens.training.feed import batches
@@ -55,21 +67,14 @@ def measured(
 
     from dermlens.data.images import InputSpec
     from dermlens.data.records import Record
-    from dermlens.training.backbones import backbone
     from dermlens.training.decoded import decoded
-    from dermlens.training.device import resolve
     from dermlens.training.feed import from_arrays, from_images
-    from dermlens.training.network import open_backbone, with_head
-    from dermlens.training.recipe import Recipe
 
     ratios: dict[str, Any] = {}
     details: dict[str, Any] = {}
     labels = np.arange(CACHED) % CLASSES
     for mode in modes:
-        row = backbone(name)
-        settings = {"backbone": name, "weights": "none", "fine_tune": mode, "batch_size": batch}
-        recipe = resolve(Recipe(**settings, batch_norm="frozen"), row)
-        network = with_head(open_backbone(recipe), recipe, CLASSES)
+        recipe, network = built(name, mode, batch)
         model = {"head": network.head, "top": network.classifier, "full": network.whole}[mode]
         if mode == "full":
             paths = [folder / f"{number}.jpg" for number in range(CACHED)]
