@@ -1,12 +1,14 @@
 """What each part of the recipe is worth: fold 0 of the accuracy protocol, trained again with one setting changed.
 
-    python benchmarks/ablations.py --data DATA --runs runs/accuracy [--only top_16 lite1] [--out benchmarks/results]
-                                   [--page docs/accuracy.md]
+    python benchmarks/ablations.py --data DATA --runs runs/accuracy [--only focal lite1] [--out benchmarks/results]
+                                   [--onto benchmarks/results/ablations.json] [--page docs/accuracy.md]
 
 Needs fold 0 of `accuracy.py --methods top` and takes over its trunk features where the cut and the views are the same,
 so a variant costs its training alone. Each is compared in pairs with the recipe, on the calibrate lesions (on which a
 choice may rest: no weight was trained on them) and, for the report, on the test lesions of the fold. The networks are
-those of the plain view. Every variant is a run folder, so it can be stopped at any time.
+those of the plain view. Every variant is a run folder, so it can be stopped at any time. The recipe does not give the
+same bits on another kind of processor: `--onto` keeps an earlier table's variants that are not at hand, behind the
+recipe that they were compared with.
 """
 
 from __future__ import annotations
@@ -26,14 +28,15 @@ import accuracy  # all beside this file
 import numpy as np
 from accuracy_table import Fold, aligned, predictions, start_run
 from fold_views import scored
-from folds import arguments, draws, markdown, outputs_of, records_of, write
+from folds import arguments, draws, markdown, mean_figure, outputs_of, records_of, write
+from measure import machine
 from rich.console import Console
 
 from dermlens.evaluation.bootstrap import paired_difference
 from dermlens.inference.bundle import load_bundle
 from dermlens.inference.decision import decide, probabilities
 
-BASE = "top"
+BASE, RECIPE = "top", "recipe"
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cut_5": ("blocks 6 to 16 trained", {"cut_block": 5}),
     "cut_10": ("blocks 11 to 16 trained", {"cut_block": 10}),
@@ -96,24 +99,41 @@ def compared(own: Answers, base: Answers) -> dict[str, Any]:
     """Return the figures of a variant, with the differences in pairs to the recipe."""
     truth, lesions = own.table["truth"], own.table["lesion"].tolist()
     codes = [str(code) for code in own.table["codes"]]
-    found = scored(truth, own.probability, own.table["decision"], draws(truth), codes)
+    weights = draws(truth)
+    found = scored(truth, own.probability, own.table["decision"], weights, codes)
+    found["melanoma_sensitivity"] = mean_figure(own.table["decision"] == truth, weights * (truth == codes.index("MEL")))
     other = aligned(own.table, base.table, "decision")
     found["minus_recipe"] = paired_difference(truth, own.table["decision"], other, lesions)
     return found
 
 
+def with_earlier(found: Mapping[str, Mapping[str, Any]], earlier: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the rows, and of an earlier table the variants that are not among them, behind the recipe of their own."""
+    rest = {name: row for name, row in earlier.items() if name not in found and not is_recipe(name)}
+    behind: dict[str, Mapping[str, Any]] = {}
+    for row in (earlier[name] for name in earlier if is_recipe(name)):
+        of_it = {name: variant for name, variant in rest.items() if variant["machine"] == row["machine"]}
+        if of_it:
+            behind |= {f"{RECIPE}, {row['machine']}": row} | of_it
+    return {**found, **behind}
+
+
+def is_recipe(name: str) -> bool:
+    return name.startswith(RECIPE)
+
+
 def lines(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the table, a row a variant."""
-    header = ["fold 0", "calibrate: balanced accuracy", "minus recipe", "log loss", "melanoma AUC"]
-    header += ["test: balanced accuracy", "minus recipe", "log loss", "melanoma AUC", "minutes"]
+    header = ["fold 0", "calibrate: balanced accuracy", "minus recipe", "melanoma AUC", "test: balanced accuracy"]
+    header += ["minus recipe", "log loss", "melanoma sensitivity", "melanoma AUC", "minutes"]
     rows = []
-    for row in found.values():
-        cells: list[Any] = [row["what"]]
-        for role in ("calibrate", "test"):
-            figures = row[role]
-            gain = figures["minus_recipe"] if row["what"] != "the recipe" else ""
-            cells += [figures["balanced_accuracy"], gain, figures["log_loss"], figures["melanoma_auc"]]
-        rows.append([*cells, f"{row['minutes']:.0f}"])
+    for name, row in found.items():
+        calibrate, test = row["calibrate"], row["test"]
+        gains = ["" if is_recipe(name) else role["minus_recipe"] for role in (calibrate, test)]
+        what = f"**{row['what']}**, {row['machine']}" if is_recipe(name) else row["what"]
+        cells = [what, calibrate["balanced_accuracy"], gains[0], calibrate["melanoma_auc"]]
+        cells += [test["balanced_accuracy"], gains[1], test["log_loss"], test.get("melanoma_sensitivity", "")]
+        rows.append([*cells, test["melanoma_auc"], f"{row['minutes']:.0f}"])
     return [*markdown(header, rows), "", "![What a changed setting gains or loses](ablations.png)"]
 
 
@@ -121,7 +141,7 @@ def plot(found: Mapping[str, Mapping[str, Any]]) -> bytes:
     """Draw the difference to the recipe with its interval, on calibrate and on test lesions."""
     from matplotlib.figure import Figure
 
-    names = [name for name, row in found.items() if row["what"] != "the recipe"]
+    names = [name for name in found if not is_recipe(name)]
     figure = Figure(figsize=(7, 1.2 + 0.4 * len(names)), layout="constrained")
     axis = figure.subplots()
     for shift, role in ((-0.12, "calibrate"), (0.12, "test")):
@@ -144,6 +164,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--onto", type=Path, help="an earlier ablations.json, whose variants that are not at hand stay")
     parser.add_argument("--one", choices=list(VARIANTS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.data:
@@ -162,15 +183,17 @@ def main() -> None:
         command = ["--data", str(data), "--runs", str(options.runs), "--one", name]
         start_run(folders[name], Path(__file__), command, f"{VARIANTS[name][0]}, fold 0")
     console = Console(stderr=True, width=120)
-    runs = {"recipe": base} | {n: f for n, f in folders.items() if (f / "test_predictions.csv").is_file()}
+    runs = {RECIPE: base} | {n: f for n, f in folders.items() if (f / "test_predictions.csv").is_file()}
     of_base = {role: answers(base, role, data, console) for role in ("calibrate", "test")}
     found: dict[str, dict[str, Any]] = {}
     for name, folder in runs.items():
+        what = VARIANTS[name][0] if name in VARIANTS else "the recipe"
         minutes = json.loads((folder / "cost.json").read_text())["minutes"]
-        found[name] = {"what": VARIANTS[name][0] if name in VARIANTS else "the recipe", "minutes": minutes}
+        found[name] = {"what": what, "minutes": minutes, "machine": machine()["processor"]}
         for role, of_recipe in of_base.items():
             found[name][role] = compared(answers(folder, role, data, console), of_recipe)
-    write(options, "ablations", found, lines(found), plot(found))
+    every = with_earlier(found, json.loads(options.onto.read_text())) if options.onto else found
+    write(options, "ablations", every, lines(every), plot(every))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ The test is fold 0 of five, split by lesion, with one image of each lesion (the 
 the other folds, at their natural class shares with at least two lesions of each class, or (`balanced`) as many of each
 class; one image of a lesion before a second one. A fifth of the lesions of a draw chooses the strength of the probe,
 the rest teaches it, so n is all that a user needs but for the test. Features come from the frozen ImageNet network.
+`--backbones lite0@320` fits that network's features at another side of its input, in pixels, on all images alone.
 
 Writes `size_study.json`, `.md` and `.png` into --out. Intervals (95 %): draws and test lesions are both drawn anew.
 """
@@ -32,6 +33,7 @@ from accuracy_table import PREFERENCE
 from folds import write
 
 SIZES_PX = {"lite0": 224, "lite1": 240, "lite2": 260}
+OTHER_SIZES = ("lite0@260", "lite0@320", "lite2@224", "lite2@320")
 DRAWS = {100: 10, 200: 10, 400: 8, 800: 5, 1600: 3, 3200: 2}
 BALANCED_TO = 400
 ALL = 0
@@ -156,9 +158,14 @@ def read_study(data: Path, out: Path, backbones: Sequence[str]) -> tuple[dict[st
     return images, pool, test
 
 
+def side_px(name: str) -> int:
+    """Return the side of the input: behind the `@` of the name, or the backbone's own."""
+    return int(name.partition("@")[2] or SIZES_PX[name])
+
+
 def features(out: Path, name: str, records: Sequence[Any], hashes: Sequence[str], console: Any) -> np.ndarray:
     """Return embeddings of the frozen ImageNet network, float32 (n, d); kept on disk, and gone on with."""
-    kept, size_px = out / f"{name}.npz", SIZES_PX[name]
+    kept, size_px = out / f"{name}.npz", side_px(name)
     key = hashlib.sha256(repr((name, size_px, list(hashes))).encode()).hexdigest()
     if kept.is_file():
         with np.load(kept, allow_pickle=False) as file:
@@ -174,7 +181,7 @@ def features(out: Path, name: str, records: Sequence[Any], hashes: Sequence[str]
     from dermlens.training.export import to_openvino
     from dermlens.training.trunk import trunk_cache
 
-    backbone = build_backbone(name, size_px=size_px, weights="lite")
+    backbone = build_backbone(name.partition("@")[0], size_px=size_px, weights="lite")
     pooled = keras.layers.GlobalAveragePooling2D(name="embedding")(backbone.outputs[0])
     graph = to_openvino(keras.Model(backbone.inputs[0], pooled))
     found = trunk_cache(
@@ -200,6 +207,8 @@ def run_points(images: Mapping[str, Images], pool: np.ndarray, test: np.ndarray,
     done = {(p["backbone"], p["mix"], p["n"], p["draw"]) for p in finished}
     for n, draws in [*DRAWS.items(), (ALL, 1)]:
         for name, every in images.items():
+            if "@" in name and n != ALL:
+                continue
             for mix in ("natural", "balanced") if ALL < n <= BALANCED_TO else ("natural",):
                 for number in range(draws):
                     if (name, mix, n, number) not in done:
@@ -258,19 +267,35 @@ def summary(out: Path) -> dict[str, Any]:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the Markdown table: a line for each number of images and mix, a column for each backbone."""
-    names = list(dict.fromkeys(row["backbone"] for row in rows))
-    cells = {(row["mix"], row["images"], row["backbone"]): row for row in rows}
+    names = [name for name in dict.fromkeys(row["backbone"] for row in rows) if "@" not in name]
+    cells = {(row["mix"], row["images"], row["backbone"]): row for row in rows if row["backbone"] in names}
     first = names[0]
     header = ["images", "classes drawn", "draws", *(f"balanced accuracy, {name}" for name in names)]
     header += [f"accuracy, {first}", f"melanoma sensitivity, {first}"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for mix, n in sorted({(mix, n) for mix, n, _ in cells}, key=lambda key: (key[0] != "natural", key[1])):
+    for mix, n in sorted(
+        {(mix, n) for mix, n, name in cells if name in names}, key=lambda key: (key[0] != "natural", key[1])
+    ):
         base = cells.get((mix, n, first))
         scores = [_figure(cells.get((mix, n, name)), "balanced_accuracy") for name in names]
         scores += [_figure(base, "accuracy"), _figure(base, "melanoma_sensitivity")]
         draws = max(cells[mix, n, name]["draws"] for name in names if (mix, n, name) in cells)
         kind = "as they come" if mix == "natural" else "as many of each"
         lines.append(f"| {n} | {kind} | {draws} | " + " | ".join(scores) + " |")
+    return lines
+
+
+def by_side(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the table of networks and sides of the input, on all images; none of the usual sides alone."""
+    most = max(row["images"] for row in rows)
+    ends = [row for row in rows if row["images"] == most]
+    found = [(row["backbone"].partition("@")[0], side_px(row["backbone"]), row) for row in ends]
+    if not any("@" in row["backbone"] for _, _, row in found):
+        return []
+    lines = ["", "| network | px | balanced accuracy | accuracy | melanoma sensitivity |", "|---|---|---|---|---|"]
+    for name, side, row in sorted(found, key=lambda item: item[:2]):
+        scores = [_figure(row, key) for key in ("balanced_accuracy", "accuracy", "melanoma_sensitivity")]
+        lines.append(f"| {name} | {side} | " + " | ".join(scores) + " |")
     return lines
 
 
@@ -286,6 +311,7 @@ def plot(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
     from matplotlib.figure import Figure
 
+    rows = [row for row in rows if "@" not in row["backbone"]]
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     axes = figure.subplots(1, 2, sharex=True)
     for key, axis in zip(("balanced_accuracy", "accuracy"), axes, strict=True):
@@ -313,7 +339,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("DERMLENS_DATA"))
     parser.add_argument("--runs", type=Path, required=True, help="folder for features and finished fits")
-    parser.add_argument("--backbones", nargs="+", choices=list(SIZES_PX), default=list(SIZES_PX))
+    parser.add_argument("--backbones", nargs="+", choices=[*SIZES_PX, *OTHER_SIZES], default=list(SIZES_PX))
     parser.add_argument("--table", action="store_true", help="compute nothing")
     parser.add_argument("--out", type=Path, default=Path("runs/protocol"))
     parser.add_argument("--page", type=Path, help="also put table and plot between this benchmark's marks there")
@@ -329,6 +355,7 @@ def main() -> None:
         f"Test: {found['test_lesions']} lesions; images come from {found['pool_images']}.",
         "",
         *table(found["rows"]),
+        *by_side(found["rows"]),
     ]
     write(
         options,

@@ -88,16 +88,19 @@ def test_a_study_goes_on_where_it_was_and_writes_table_and_plot(
         (ALL, "natural", 0),
     ]
     (tmp_path / "points.jsonl").write_text("\n".join(text.splitlines()[:3]) + '\n{"half')
-    size_study.run_points({"lite0": images}, pool, test, tmp_path)
-    again = {(p["n"], p["mix"], p["draw"]): p["decided"] for p in size_study.points(tmp_path)}
+    size_study.run_points({"lite0": images, "lite0@320": images}, pool, test, tmp_path)
+    *rest, other = size_study.points(tmp_path)
+    assert (other["backbone"], other["n"], len(rest)) == ("lite0@320", ALL, 5), "another side, on all images alone"
+    again = {(p["n"], p["mix"], p["draw"]): p["decided"] for p in rest}
     assert again == {(p["n"], p["mix"], p["draw"]): p["decided"] for p in first}
     rows = size_study.summary(tmp_path)["rows"]
-    assert [row["images"] for row in rows] == [30, 30, 180]
+    assert [row["images"] for row in rows] == [30, 30, 180, 180]
     assert rows[-1]["balanced_accuracy"]["value"] > 0.8
     page = tmp_path / "page.md"
     page.write_text("before\n" + "\n".join(folds.marks("size_study")) + "\nafter\n")
     arguments = ["--runs", str(tmp_path), "--table", "--out", str(tmp_path / "out"), "--page", str(page)]
     monkeypatch.setattr(sys, "argv", ["size_study.py", *arguments])
     size_study.main()
-    assert "| 180 | as they come | 1 |" in page.read_text() and page.read_text().endswith("after\n")
+    assert page.read_text().count("| 180 | as they come | 1 |") == 1 and "| lite0 | 320 | 0." in page.read_text()
+    assert page.read_text().endswith("after\n")
     assert (tmp_path / "out" / "size_study.png").read_bytes().startswith(b"\x89PNG")

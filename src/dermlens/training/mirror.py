@@ -19,7 +19,7 @@ import tensorflow as tf
 from dermlens.training.device import leaves
 
 Backward = Callable[..., tuple[tf.Tensor, list[tf.Tensor]]]
-"""Network, inputs, targets, mix, share of the batch -> that share of the loss, and its gradients."""
+"""Network, its variables, inputs, targets, mix, share of the batch -> that share of the loss, and its gradients."""
 
 
 class Mirror:
@@ -64,7 +64,7 @@ class Mirror:
             with tf.device("/CPU:0"):
                 part = [tf.concat([array[start:stop] for start, stop in rows], 0) for array in arrays]
             share = sum(stop - start for start, stop in rows) / self._batch_size
-            loss, gradients = backward(self._copy, *part, share)
+            loss, gradients = backward(self._copy, self._copy.trainable_variables, *part, share)
             sums = context.all_reduce(tf.distribute.ReduceOp.SUM, [loss, *gradients])
             followed = [tf.convert_to_tensor(copy.value) for _, copy in self._statistics]
             return sums, context.all_reduce(tf.distribute.ReduceOp.MEAN, followed) if followed else []

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dermlens.training.folded import folded
 from dermlens.training.losses import make_loss
 from dermlens.training.mirror import Mirror
 from dermlens.training.optimiser import average_in
@@ -28,20 +29,26 @@ def make_step(
     """Return inputs, targets, mix, rate -> mean loss of the batch; a call moves the weights and their averages."""
     loss_of = make_loss(recipe, effective_prior(labels, classes, recipe.class_balance))
     smooth = recipe.label_smoothing
+    trained = folded(model) if mirror is None else model
 
     def backward(
-        network: keras.Model, inputs: tf.Tensor, targets: tf.Tensor, mix: tf.Tensor, share: float = 1.0
+        network: keras.Model,
+        variables: list[keras.Variable],
+        inputs: tf.Tensor,
+        targets: tf.Tensor,
+        mix: tf.Tensor,
+        share: float = 1.0,
     ) -> tuple[tf.Tensor, list[tf.Tensor]]:
         x = _mixed(tf.cast(inputs, tf.float32), mix)
         y = _mixed(targets * (1 - smooth) + smooth / classes, mix)
         with tf.GradientTape() as tape:
             loss = loss_of(y, tf.cast(logits_of(network(x, training=True)), tf.float32)) * share
             scaled = optimiser.scale_loss(loss)
-        return loss, tape.gradient(scaled, network.trainable_variables)
+        return loss, tape.gradient(scaled, variables)
 
     def step(inputs: tf.Tensor, targets: tf.Tensor, mix: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
         if mirror is None:
-            loss, gradients = backward(model, inputs, targets, mix)
+            loss, gradients = backward(trained, model.trainable_variables, inputs, targets, mix)
         else:
             loss, gradients = mirror.run(backward, inputs, targets, mix)
         optimiser.learning_rate.assign(rate)
