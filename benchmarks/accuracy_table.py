@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,15 +139,32 @@ def summarise(folds: Mapping[int, Fold], decision: str, probes: Mapping[int, Fol
 
 
 def against(final: Mapping[int, Fold], folds: Mapping[int, Fold]) -> dict[str, Any]:
-    """Return by how much the final method is better than another on the folds of the other, in pairs over lesions."""
+    """Return by how much the final method is better than another on the folds of the other, in pairs over lesions.
+
+    Once with the decisions of both, once with the largest probability named by both: a method without class balance is
+    not to lose by its rule of decision alone.
+    """
     from dermlens.evaluation.bootstrap import paired_difference
 
-    truth, decided, lesion = (
-        np.concatenate([part[key] for part in folds.values()]) for key in ("truth", "decision", "lesion")
-    )
-    ours = np.concatenate([aligned(part, final[number], "decision") for number, part in folds.items()])
-    pair = (truth, ours, decided, lesion)
-    return {"balanced_accuracy": paired_difference(*pair), "accuracy": paired_difference(*pair, "accuracy")}
+    def pooled(of: Callable[[int, Fold], np.ndarray]) -> np.ndarray:
+        return np.concatenate([of(number, part) for number, part in folds.items()])
+
+    truth, lesion = pooled(lambda _, part: part["truth"]), pooled(lambda _, part: part["lesion"])
+    named = {
+        "": (
+            pooled(lambda number, part: aligned(part, final[number], "decision")),
+            pooled(lambda _, part: part["decision"]),
+        ),
+        "_by_probability": (
+            pooled(lambda number, part: aligned(part, final[number], "probability").argmax(axis=1)),
+            pooled(lambda _, part: part["probability"].argmax(axis=1)),
+        ),
+    }
+    return {
+        f"{metric}{rule}": paired_difference(truth, *pair, lesion, metric)
+        for rule, pair in named.items()
+        for metric in ("balanced_accuracy", "accuracy")
+    }
 
 
 def aligned(fold: Fold, other: Fold, key: str) -> np.ndarray:
@@ -292,10 +309,13 @@ def recalls(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def comparisons(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the table of the final method minus each other one on the same folds, with the time that it takes."""
-    header = [f"`{FINAL}` minus", "folds", "balanced accuracy", "accuracy", f"minutes of `{FINAL}` by its minutes"]
+    both = "the largest probability named by both"
+    header = [f"`{FINAL}` minus", "folds", "balanced accuracy", "accuracy", f"balanced accuracy, {both}"]
+    header += [f"accuracy, {both}", f"minutes of `{FINAL}` by its minutes"]
+    keys = [f"{metric}{rule}" for rule in ("", "_by_probability") for metric in ("balanced_accuracy", "accuracy")]
     rows = [
         [f"`{name}`", ", ".join(map(str, summary["folds"]))]
-        + [figure_of(summary["final"][key]) for key in ("balanced_accuracy", "accuracy")]
+        + [figure_of(summary["final"][key]) if key in summary["final"] else "" for key in keys]
         + [f"{summary['final']['share_of_minutes']:.2f}"]
         for name, summary in found.items()
         if "final" in summary

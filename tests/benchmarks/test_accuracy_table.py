@@ -10,7 +10,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from accuracy_table import STUDENT, aligned, mean_of_folds, predictions, reliability, write_table
+from accuracy_table import STUDENT, against, aligned, mean_of_folds, predictions, reliability, write_table
 
 ROOT = Path(__file__).resolve().parents[2]
 CODES = ("MEL", "NV", "VASC")
@@ -137,9 +137,25 @@ def test_the_final_method_is_set_against_another_on_the_folds_of_that_one(tmp_pa
     lines = write_table(tmp_path, ["top", "full", "head"], 5)
     start = next(place for place, line in enumerate(lines) if line.startswith("| `top` minus"))
     assert len(lines) == start + 3, "a method without a fold in common is not compared"
-    name, folds, balanced, accuracy, minutes = (cell.strip() for cell in lines[-1].split("|")[1:-1])
+    name, folds, balanced, accuracy, *by_probability, minutes = (cell.strip() for cell in lines[-1].split("|")[1:-1])
     assert (name, folds, minutes) == ("`full`", "0", "0.25")
     assert float(accuracy.split()[0]) == pytest.approx(0.2) and float(balanced.split()[0]) > 0.1
+    assert len(by_probability) == 2 and all(by_probability)
+
+
+def test_two_methods_that_differ_by_their_rule_alone_are_equal_by_the_largest_probability() -> None:
+    rng = np.random.default_rng(0)
+    probability = rng.dirichlet([1, 1, 1], 90)
+    fold = {"truth": rng.integers(3, size=90), "probability": probability, "decision": probability.argmax(axis=1)}
+    fold["lesion"] = np.array([f"L{number:02}" for number in range(90)])
+    other = {**fold, "decision": np.zeros(90, int)}
+    found = against({0: fold}, {0: other})
+    assert found["accuracy"]["value"] != 0
+    assert (
+        found["accuracy_by_probability"]
+        == found["balanced_accuracy_by_probability"]
+        == dict.fromkeys(("value", "low", "high"), 0.0)
+    )
 
 
 def test_kept_folds_make_the_same_table_without_their_run_folders(tmp_path: Path) -> None:
