@@ -49,6 +49,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "views_2": ("two cached views", {"views": 2}),
     "artefacts": ("artefacts drawn into half of the views", {"artefacts": 0.5}),
     "layer_decay": ("rate 0.8 of the block above", {"layer_decay": 0.8}),
+    "px_260": ("Lite0 at 260 px", {"size_px": 260}),
     "lite1": ("Lite1 at 240 px", {"backbone": "lite1"}),
     "lite2": ("Lite2 at 260 px", {"backbone": "lite2", "batch_size": 48}),
 }
