@@ -29,7 +29,6 @@ import numpy as np
 from accuracy_table import Fold, aligned, predictions, start_run
 from fold_views import scored
 from folds import arguments, draws, markdown, mean_figure, outputs_of, records_of, write
-from measure import machine
 from rich.console import Console
 
 from dermlens.evaluation.bootstrap import paired_difference
@@ -109,14 +108,26 @@ def compared(own: Answers, base: Answers) -> dict[str, Any]:
 
 
 def with_earlier(found: Mapping[str, Mapping[str, Any]], earlier: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return the rows, and of an earlier table the variants that are not among them, behind the recipe of their own."""
-    rest = {name: row for name, row in earlier.items() if name not in found and not is_recipe(name)}
-    behind: dict[str, Mapping[str, Any]] = {}
-    for row in (earlier[name] for name in earlier if is_recipe(name)):
-        of_it = {name: variant for name, variant in rest.items() if variant["machine"] == row["machine"]}
-        if of_it:
-            behind |= {f"{RECIPE}, {row['machine']}": row} | of_it
-    return {**found, **behind}
+    """Return the rows, and behind them the variants of an earlier table that are not among them.
+
+    A variant belongs to the last recipe above it. One of an earlier table stays with its variants, under a key of its
+    own, unless it is the recipe of `found` or has no variant left.
+    """
+    groups: list[dict[str, Mapping[str, Any]]] = []
+    for name, row in earlier.items():
+        if is_recipe(name):
+            groups.append({RECIPE: row})
+        elif name not in found:
+            groups[-1][name] = row
+    rows = dict(found)
+    for group in groups:
+        recipe = group.pop(RECIPE)
+        if group and recipe["test"] != found[RECIPE]["test"]:
+            rows[f"{RECIPE}, {sum(map(is_recipe, rows)) + 1}"] = recipe
+            rows |= group
+        else:
+            rows = {name: row for part in ({RECIPE: found[RECIPE]}, group, rows) for name, row in part.items()}
+    return rows
 
 
 def is_recipe(name: str) -> bool:
@@ -189,8 +200,8 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     for name, folder in runs.items():
         what = VARIANTS[name][0] if name in VARIANTS else "the recipe"
-        minutes = json.loads((folder / "cost.json").read_text())["minutes"]
-        found[name] = {"what": what, "minutes": minutes, "machine": machine()["processor"]}
+        cost = json.loads((folder / "cost.json").read_text())
+        found[name] = {"what": what, "minutes": cost["minutes"], "machine": cost["processor"]}
         for role, of_recipe in of_base.items():
             found[name][role] = compared(answers(folder, role, data, console), of_recipe)
     every = with_earlier(found, json.loads(options.onto.read_text())) if options.onto else found

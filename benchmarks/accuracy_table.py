@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kept_folds import fuller, identity, read_folds, refuse_mixtures, write_fold  # beside this file
+from kept_folds import fuller, identity, read_folds, refuse_mixtures, write_fold  # both beside this file
+from measure import machine
 
 PREFERENCE = ("images_224", "isic9", "images_200x150")
 PROBE, MAJORITY, STUDENT, FINAL = "linear probe", "majority", "student", "top"
@@ -38,7 +39,7 @@ Fold = dict[str, np.ndarray]
 
 
 def start_run(out: Path, script: Path, arguments: Sequence[str], name: str) -> None:
-    """Run a training in a process of its own unless it is there; keep its minutes, over all tries, and peak memory."""
+    """Run a training in a process of its own unless it is there; keep minutes of all tries, memory, processor."""
     if (out / "test_predictions.csv").exists():
         return
     out.mkdir(parents=True, exist_ok=True)
@@ -52,6 +53,7 @@ def start_run(out: Path, script: Path, arguments: Sequence[str], name: str) -> N
         cost["peak_gb"] = max(cost["peak_gb"], usage.ru_maxrss * 1024 / 1e9)
     finally:
         cost["minutes"] += (time.monotonic() - start) / 60
+        cost["processor"] = machine()["processor"]
         cost_file.write_text(json.dumps(cost))
     if status:
         raise SystemExit(f"{name} failed; the same command goes on from what is there.")

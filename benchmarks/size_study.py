@@ -33,6 +33,7 @@ from accuracy_table import PREFERENCE
 from folds import write
 
 SIZES_PX = {"lite0": 224, "lite1": 240, "lite2": 260}
+FIRST = "lite0"
 OTHER_SIZES = ("lite0@260", "lite0@320", "lite2@224", "lite2@320")
 DRAWS = {100: 10, 200: 10, 400: 8, 800: 5, 1600: 3, 3200: 2}
 BALANCED_TO = 400
@@ -251,16 +252,22 @@ def points(out: Path) -> list[dict[str, Any]]:
 
 def summary(out: Path) -> dict[str, Any]:
     """Return the figures of the finished points, a row for each backbone, mix and number of images."""
+    from dermlens.evaluation.bootstrap import paired_difference
+
     study = json.loads((out / "study.json").read_text())
     truth, melanoma = np.array(study["truth"]), study["codes"].index("MEL")
     groups: defaultdict[tuple[str, str, int], list[dict[str, Any]]] = defaultdict(list)
     for point in points(out):
         groups[point["backbone"], point["mix"], point["images"]].append(point)
     rows = []
+    every = {point["backbone"]: np.array(point["decided"]) for point in points(out) if point["n"] == ALL}
+    base, len_all = every.get(FIRST), max(n for _, _, n in groups)
     for (name, mix, n), found in sorted(groups.items(), key=lambda item: (item[0][0], item[0][1], item[0][2])):
         decisions = np.array([point["decided"] for point in found])
         lesions = round(float(np.mean([point["lesions"] for point in found])))
         figures = summarise(truth, decisions, melanoma)
+        if base is not None and n == len_all:
+            figures["minus_first"] = paired_difference(truth, decisions[0], base, range(len(truth)))
         rows.append({"backbone": name, "mix": mix, "images": n, "lesions": lesions, "draws": len(found), **figures})
     return {"test_lesions": len(truth), "classes": study["codes"], "pool_images": study["pool"], "rows": rows}
 
@@ -268,6 +275,8 @@ def summary(out: Path) -> dict[str, Any]:
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the Markdown table: a line for each number of images and mix, a column for each backbone."""
     names = [name for name in dict.fromkeys(row["backbone"] for row in rows) if "@" not in name]
+    if not names:
+        return []
     cells = {(row["mix"], row["images"], row["backbone"]): row for row in rows if row["backbone"] in names}
     first = names[0]
     header = ["images", "classes drawn", "draws", *(f"balanced accuracy, {name}" for name in names)]
@@ -292,9 +301,12 @@ def by_side(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     found = [(row["backbone"].partition("@")[0], side_px(row["backbone"]), row) for row in ends]
     if not any("@" in row["backbone"] for _, _, row in found):
         return []
-    lines = ["", "| network | px | balanced accuracy | accuracy | melanoma sensitivity |", "|---|---|---|---|---|"]
+    header = ["network", "px", "balanced accuracy", f"minus {FIRST} at {SIZES_PX[FIRST]} px, in pairs", "accuracy"]
+    lines = ["", "| " + " | ".join([*header, "melanoma sensitivity"]) + " |", "|" + "---|" * 6]
     for name, side, row in sorted(found, key=lambda item: item[:2]):
-        scores = [_figure(row, key) for key in ("balanced_accuracy", "accuracy", "melanoma_sensitivity")]
+        gain = _figure(row, "minus_first") if "minus_first" in row and row["backbone"] != FIRST else ""
+        figures = [_figure(row, key) for key in ("balanced_accuracy", "accuracy", "melanoma_sensitivity")]
+        scores = [figures[0], gain, *figures[1:]]
         lines.append(f"| {name} | {side} | " + " | ".join(scores) + " |")
     return lines
 

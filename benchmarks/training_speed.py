@@ -5,7 +5,8 @@
 Images a second of a step: the head over embeddings, the upper blocks over cached trunk features, the whole network on
 fresh views of 600 x 450 px files; each with its real feed (mapped files, mixup, augmentation; each file is decoded at
 its first draw) and with one batch that is there already; batch norm is frozen, as over pretrained weights. The whole
-network also against the plain Keras step (`train_on_batch`, Adam, batch norm follows the batches) on such a batch.
+network also against the plain Keras step (`train_on_batch`, Adam, batch norm follows the batches) on such a batch, and
+upper blocks and whole network against the same step with the frozen batch norm as layers of their own.
 Steps are timed in turn. A mode that is not asked for keeps its figures.
 """
 
@@ -14,10 +15,11 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack
 from itertools import cycle
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from measure import REPEATS, in_turn, kept, save, spread, times_faster, with_goal
@@ -27,6 +29,7 @@ from serving import images
 
 NAME, MODES = "training_speed", ("head", "top", "full")
 CACHED, VIEWS, CLASSES = 512, 4, 8
+AS_LAYERS = "frozen batch norm as layers, batch in memory"
 
 
 def built(name: str, mode: str, batch: int, batch_norm: str = "frozen") -> tuple[Any, Any]:
@@ -41,7 +44,7 @@ def built(name: str, mode: str, batch: int, batch_norm: str = "frozen") -> tuple
     return recipe, with_head(open_backbone(recipe), recipe, CLASSES)
 
 
-def stepper(network: Any, feed: Any, recipe: Any, model: Any) -> tuple[Callable[[], object], Any]:
+def stepper(feed: Any, recipe: Any, model: Any) -> tuple[Callable[[], object], Any]:
     """Return one step with the real feed, and the same step on a batch that waits in memory."""
     from dermlens.training.feed import batches
     from dermlens.training.optimiser import averaged, make_optimiser
@@ -89,9 +92,13 @@ def measured(
             cached = np.lib.format.open_memmap(folder / f"{mode}.npy", mode="w+", dtype=np.float16, shape=shape)
             cached[:] = np.random.default_rng(0).random((1, *shape[1:]), np.float32).astype(np.float16)
             feed = from_arrays(cached, labels, cached[:1, 0], labels[:1])
-        real, (ready, steps, held) = stepper(network, feed, recipe, model)
-        with closing(steps):
+        real, (ready, source_of_steps, held) = stepper(feed, recipe, model)
+        with ExitStack() as steps:
+            steps.callback(source_of_steps.close)
             variants: dict[str, Callable[[], object]] = {"with its feed": real, "batch in memory": ready}
+            if mode != "head":
+                variants[AS_LAYERS], more = as_layers(feed, recipe, model)
+                steps.callback(more.close)
             if mode == "full":
                 real()  # traced, with what is frozen, before Keras is told to train everything
                 variants["plain Keras, batch in memory"] = plain_keras(network, held)
@@ -101,6 +108,9 @@ def measured(
             }
             share = times_faster(took["with its feed"], took["batch in memory"])
             ratios[f"{name}, {mode}: with its feed / batch in memory"] = with_goal(share, 0.85)
+            if AS_LAYERS in took:
+                key = f"{name}, {mode}: frozen batch norm as layers / folded into the convolutions"
+                ratios[key] = times_faster(took["batch in memory"], took[AS_LAYERS])
             if mode == "full":
                 plain = took["plain Keras, batch in memory"]
                 ratio = times_faster(took["batch in memory"], plain)
@@ -109,6 +119,14 @@ def measured(
                 ratios[f"{name}, full: plain Keras step, without a feed / dermlens with its feed"] = ratio
         keras.backend.clear_session()
     return ratios, details
+
+
+def as_layers(feed: Any, recipe: Any, model: Any) -> tuple[Callable[[], object], Any]:
+    """Return the step on a batch that waits in memory with frozen batch norm as layers, and the source to close."""
+    with mock.patch("dermlens.training.step.folded", lambda model: model):
+        _, (ready, source, _) = stepper(feed, recipe, model)
+        ready()  # traced
+    return ready, source
 
 
 def plain_keras(network: Any, held: Any) -> Callable[[], object]:

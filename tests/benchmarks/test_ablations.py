@@ -44,25 +44,23 @@ def test_a_worse_variant_is_worse_by_what_it_gets_wrong() -> None:
 
 
 def test_variants_of_an_earlier_table_stay_behind_their_own_recipe() -> None:
-    def row(machine: str, minutes: int) -> dict[str, object]:
-        return {"machine": machine, "minutes": minutes}
+    def row(score: float) -> dict[str, object]:
+        return {"test": score}
 
-    found = {"recipe": row("B", 1), "focal": row("B", 2)}
-    earlier = {"recipe": row("A", 3), "focal": row("A", 4), "lite1": row("A", 5)}
-    both = with_earlier(found, earlier)
-    assert {name: made["minutes"] for name, made in both.items()} == {
-        "recipe": 1,
-        "focal": 2,
-        "recipe, A": 3,
-        "lite1": 5,
-    }
-    assert with_earlier({"recipe": row("C", 6)}, both).keys() == {"recipe", "recipe, B", "focal", "recipe, A", "lite1"}
-    assert with_earlier({"recipe": row("C", 6), "lite1": row("C", 7)}, both).keys() == {
-        "recipe",
-        "lite1",
-        "recipe, B",
-        "focal",
-    }
+    first = {"recipe": row(0.1), "focal": row(0.11), "lite1": row(0.12)}
+    second = with_earlier({"recipe": row(0.2), "focal": row(0.21), "lite2": row(0.22)}, first)
+    values = {name: made["test"] for name, made in second.items()}
+    assert values == {"recipe": 0.2, "focal": 0.21, "lite2": 0.22, "recipe, 2": 0.1, "lite1": 0.12}
+    third = with_earlier({"recipe": row(0.3), "lite2": row(0.32)}, second)
+    assert list(third) == ["recipe", "lite2", "recipe, 2", "focal", "recipe, 3", "lite1"]
+    assert [third[name]["test"] for name in ("recipe, 2", "recipe, 3")] == [0.2, 0.1]
+    none_left = with_earlier({"recipe": row(0.4), "lite1": row(0.42)}, second)
+    assert list(none_left) == ["recipe", "lite1", "recipe, 2", "focal", "lite2"]
+
+
+def test_variants_of_the_same_recipe_come_together() -> None:
+    earlier = {"recipe": {"test": 1}, "focal": {"test": 2}}
+    assert list(with_earlier({"recipe": {"test": 1}, "lite1": {"test": 3}}, earlier)) == ["recipe", "focal", "lite1"]
 
 
 def test_features_are_linked_once_and_never_written_over(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ class Losses(Watch):
 def network(recipe, norm_trainable):
     keras.utils.set_random_seed(0)
     features = keras.Input((4, 4, 6))
-    x = keras.layers.Conv2D(8, 3, padding="same", name="conv")(features)
+    x = keras.layers.Conv2D(8, 3, padding="same", use_bias=False, name="conv")(features)
     norm = keras.layers.BatchNormalization(name="norm")
     x = norm(x)
     norm.trainable = norm_trainable

@@ -2,8 +2,8 @@
 
 A batch norm that neither follows the batches nor is trained multiplies each channel by one number and adds another.
 TensorFlow does so over the whole feature map, forward and backward. Here the number goes into the filters, which are
-small, and the addition is a bias, which TensorFlow computes together with the convolution and the activation. Weights,
-answers and gradients are those of the network as it was, but for rounding.
+small, and the addition is a bias, which TensorFlow can compute together with the convolution. Weights, answers and
+gradients are those of the network as it was, but for rounding. `benchmarks/training_speed.py` says what it saves.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class FoldedConvolution(keras.layers.Layer):  # type: ignore[misc]
 
     def call(self, inputs: Any) -> Any:
         layer, norm = self._parts
-        scale = norm.gamma * keras.ops.rsqrt(norm.moving_variance + norm.epsilon)
-        shift = norm.beta - norm.moving_mean * scale
-        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-        operation = keras.ops.depthwise_conv if depthwise else keras.ops.conv
-        kernel = layer.kernel * (scale[:, None] if depthwise else scale)
-        return keras.ops.add(operation(inputs, kernel, strides=layer.strides, padding=layer.padding), shift)
+        scale = norm.gamma * keras.ops.rsqrt(norm.moving_variance + norm.epsilon)  # float32 in every precision
+        shift = keras.ops.cast(norm.beta - norm.moving_mean * scale, self.compute_dtype)
+        by_filter = keras.ops.reshape(scale, (-1, layer.depth_multiplier)) if _is_depthwise(layer) else scale
+        kernel = keras.ops.cast(layer.kernel * by_filter, self.compute_dtype)
+        operation = keras.ops.depthwise_conv if _is_depthwise(layer) else keras.ops.conv
+        return operation(inputs, kernel, layer.strides, layer.padding, layer.data_format, layer.dilation_rate) + shift
 
 
 def folded(model: keras.Model) -> keras.Model:
@@ -37,32 +37,54 @@ def folded(model: keras.Model) -> keras.Model:
 
     Its `trainable_variables` are not in the same order: take those of `model`.
     """
-    pairs = _pairs(model)
-    if not pairs:
+    norms = _norms_behind(model)
+    if not norms:
         return model
-    norms = {id(norm) for norm in pairs.values()}
-
-    def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
-        return layer if layer.variables or id(layer) in pairs else type(layer).from_config(layer.get_config())
+    inside = {id(norm) for norm in norms.values()}
 
     def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
-        if id(layer) in pairs:
-            return FoldedConvolution(layer, pairs[id(layer)])(*args)
         if id(layer) in norms:
+            return FoldedConvolution(layer, norms[id(layer)])(*args)
+        if id(layer) in inside:
             return args[0]
         return layer(*args, **kwargs)
 
-    return keras.models.clone_model(model, clone_function=clone, call_function=call, recursive=True)
+    return keras.models.clone_model(model, clone_function=_shared, call_function=call, recursive=True)
 
 
-def _pairs(model: keras.Model) -> dict[int, keras.layers.BatchNormalization]:
-    """Return the frozen batch norm behind each convolution that has no bias and feeds nothing else; by `id`."""
+def _shared(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Return the layer itself where it has weights or draws, else a new one.
+
+    A layer called in two models has no single `output` any more, and by that backbones are cut.
+    """
+    return layer if layer.variables else type(layer).from_config(layer.get_config())
+
+
+def _norms_behind(model: keras.Model) -> dict[int, keras.layers.BatchNormalization]:
+    """Return the frozen batch norm behind each convolution that is nothing else and feeds nothing else; by `id`."""
     found = {}
+    given = {id(tensor._keras_history.operation) for part in _models(model) for tensor in part.outputs}
     for norm in leaves(model):
         if not isinstance(norm, keras.layers.BatchNormalization) or norm.trainable:
             continue
         before = norm._inbound_nodes[0].parent_nodes[0].operation
-        plain = isinstance(before, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)) and not before.use_bias
-        if plain and all(node.operation is norm for node in before._outbound_nodes):
+        alone = all(node.operation is norm for node in before._outbound_nodes) and id(before) not in given
+        if alone and _is_bare_convolution(before) and norm.scale and norm.center:
             found[id(before)] = norm
     return found
+
+
+def _models(model: keras.Model) -> list[keras.Model]:
+    nested = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    return [model, *(part for layer in nested for part in _models(layer))]
+
+
+def _is_bare_convolution(layer: keras.layers.Layer) -> bool:
+    if not isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
+        return False
+    linear = layer.activation is keras.activations.linear
+    return linear and not layer.use_bias and layer.data_format == "channels_last"
+
+
+def _is_depthwise(layer: keras.layers.Layer) -> bool:
+    return isinstance(layer, keras.layers.DepthwiseConv2D)
