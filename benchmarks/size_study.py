@@ -260,14 +260,14 @@ def summary(out: Path) -> dict[str, Any]:
     for point in points(out):
         groups[point["backbone"], point["mix"], point["images"]].append(point)
     rows = []
-    every = {point["backbone"]: np.array(point["decided"]) for point in points(out) if point["n"] == ALL}
-    base, len_all = every.get(FIRST), max(n for _, _, n in groups)
+    on_all = [point["decided"] for point in points(out) if point["n"] == ALL and point["backbone"] == FIRST]
+    most = max(n for _, _, n in groups)
     for (name, mix, n), found in sorted(groups.items(), key=lambda item: (item[0][0], item[0][1], item[0][2])):
         decisions = np.array([point["decided"] for point in found])
         lesions = round(float(np.mean([point["lesions"] for point in found])))
         figures = summarise(truth, decisions, melanoma)
-        if base is not None and n == len_all:
-            figures["minus_first"] = paired_difference(truth, decisions[0], base, range(len(truth)))
+        if on_all and n == most:
+            figures["minus_first"] = paired_difference(truth, decisions[0], on_all[0], range(len(truth)))
         rows.append({"backbone": name, "mix": mix, "images": n, "lesions": lesions, "draws": len(found), **figures})
     return {"test_lesions": len(truth), "classes": study["codes"], "pool_images": study["pool"], "rows": rows}
 
@@ -282,9 +282,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     header = ["images", "classes drawn", "draws", *(f"balanced accuracy, {name}" for name in names)]
     header += [f"accuracy, {first}", f"melanoma sensitivity, {first}"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for mix, n in sorted(
-        {(mix, n) for mix, n, name in cells if name in names}, key=lambda key: (key[0] != "natural", key[1])
-    ):
+    for mix, n in sorted({(mix, n) for mix, n, _ in cells}, key=lambda key: (key[0] != "natural", key[1])):
         base = cells.get((mix, n, first))
         scores = [_figure(cells.get((mix, n, name)), "balanced_accuracy") for name in names]
         scores += [_figure(base, "accuracy"), _figure(base, "melanoma_sensitivity")]
