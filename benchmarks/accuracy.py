@@ -88,6 +88,8 @@ def main() -> None:
     options.data = Path(options.data) if options.data else None
     if options.data is None and not options.table:
         raise SystemExit("Name the data folder with --data or DERMLENS_DATA.")
+    if not options.table and not options.data.is_dir():
+        raise SystemExit(f"The data folder {options.data} does not exist. It should hold ham10000/ and isic9/.")
     if options.one:
         method, fold = options.one[0], int(options.one[1])
         run_fold(options.data, options.out / method / f"fold{fold}", method, fold, METHODS[method])

@@ -355,7 +355,12 @@ def plot_accuracy(found: Mapping[str, Mapping[str, Any]]) -> bytes:
             [summary["minutes"]], [score["value"]], spread, fmt="o", capsize=3, color=f"C{place}", label=label
         )
     axis.set(xlabel="minutes a fold", ylabel="balanced accuracy, 95 % interval over lesions")
-    axis.set_xscale("log" if any(summary.get("minutes", 0) > 0 for summary in found.values()) else "linear")
+    if any(summary.get("minutes", 0) > 0 for summary in found.values()):
+        axis.set_xscale("log")
+        low, high = axis.get_xlim()
+        ticks = [minutes for minutes in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200) if low <= minutes <= high]
+        axis.set_xticks(ticks, [f"{minutes:g}" for minutes in ticks])
+        axis.minorticks_off()
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return _png(figure, axis)
 
