@@ -6,7 +6,8 @@
 Needs fold 0 of `accuracy.py --methods top` and takes over its trunk features where the cut and the views are the same,
 so a variant costs its training alone. Each is compared in pairs with the recipe, on the calibrate lesions (on which a
 choice may rest: no weight was trained on them) and, for the report, on the test lesions of the fold. The networks are
-those of the plain view. Every variant is a run folder, so it can be stopped at any time. The recipe does not give the
+those of the plain view. Methods of `accuracy.py` that were trained end to end stand in the same table, where their
+fold 0 is at hand. Every variant is a run folder, so it can be stopped at any time. The recipe does not give the
 same bits on another kind of processor: `--onto` keeps an earlier table's variants that are not at hand, behind the
 recipe that they were compared with.
 """
@@ -51,6 +52,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "px_260": ("Lite0 at 260 px", {"size_px": 260}),
     "lite1": ("Lite1 at 240 px", {"backbone": "lite1"}),
     "lite2": ("Lite2 at 260 px", {"backbone": "lite2", "batch_size": 48}),
+}
+METHODS = {  # of accuracy.py: shown where their fold 0 is finished, never trained here
+    "full": "end to end over fresh views, 6 epochs",
+    "full_12": "end to end over fresh views, 12 epochs",
+    "full_260": "the same at 260 px, with artefacts and a rate that falls by block",
 }
 
 
@@ -195,13 +201,14 @@ def main() -> None:
         command = ["--data", str(data), "--runs", str(options.runs), "--one", name]
         start_run(folders[name], Path(__file__), command, f"{VARIANTS[name][0]}, fold 0")
     console = Console(stderr=True, width=120)
+    folders |= {name: options.runs / name / "fold0" for name in METHODS}
     runs = {RECIPE: base} | {n: f for n, f in folders.items() if (f / "test_predictions.csv").is_file()}
+    told = {RECIPE: "the recipe", **METHODS, **{name: what for name, (what, _) in VARIANTS.items()}}
     of_base = {role: answers(base, role, data, console) for role in ("calibrate", "test")}
     found: dict[str, dict[str, Any]] = {}
     for name, folder in runs.items():
-        what = VARIANTS[name][0] if name in VARIANTS else "the recipe"
         cost = json.loads((folder / "cost.json").read_text())
-        found[name] = {"what": what, "minutes": cost["minutes"], "machine": cost["processor"]}
+        found[name] = {"what": told[name], "minutes": cost["minutes"], "machine": cost.get("processor", "")}
         for role, of_recipe in of_base.items():
             found[name][role] = compared(answers(folder, role, data, console), of_recipe)
     every = with_earlier(found, json.loads(options.onto.read_text())) if options.onto else found

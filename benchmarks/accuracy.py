@@ -32,7 +32,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "top_5": {"fine_tune": "top", "cut_block": 5, "views": 8, "epochs": 10, "learning_rate": 4e-4},
     "full": {"fine_tune": "full", "epochs": 6},  # as many images as the student sees
     "full_12": {"fine_tune": "full", "epochs": 12},  # twice as long: at six it was still gaining
-    "full_260": {  # the recipe of the embedded model
+    "embedded": {"fine_tune": "full", "epochs": 12, "artefacts": 0.25, "patience": 0},  # `default_model.RECIPE`
+    "full_260": {
         "fine_tune": "full",
         "size_px": 260,
         "epochs": 12,

@@ -75,9 +75,9 @@ def results() -> str:
         ("expected calibration error", figure(metrics["ece"]), ""),
     ]
     lines = [
-        f"Embedded model {card['version']} ({card['backbone']['title']}, {card['input']['size_px']} px, the best of "
-        f"{card['recipe']['members']} trainings on the select role, {card['training']['minutes']:.0f} minutes on two "
-        f"busy cores), on {metrics['n']} test images of {metrics['n_lesions']} lesions",
+        f"Embedded model {card['version']} ({card['backbone']['title']}, {card['input']['size_px']} px, trained end to "
+        f"end in {card['training']['minutes']:.0f} minutes on two cores), on {metrics['n']} test images of "
+        f"{metrics['n_lesions']} lesions",
         "that had no part in training, selection or calibration (HAM10000 and repaired ISIC-9, split by lesion, seed "
         f"{card['recipe']['seed']});",
         "95 % intervals from a bootstrap over lesions:",

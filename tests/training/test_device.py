@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import keras
 import pytest
 
 from dermlens.errors import RecipeError
@@ -48,36 +45,6 @@ def test_a_block_that_is_not_there_is_refused() -> None:
     with pytest.raises(RecipeError, match="1 to 16"):
         device.resolve(Recipe(fine_tune="top", cut_block=16), backbone("lite0"))
     assert device.resolve(Recipe(fine_tune="top", cut_block=15), backbone("lite0")).cut_block == 15
-
-
-def small() -> keras.Model:
-    image = keras.Input((32, 32, 3))
-    x = keras.layers.Conv2D(8, 3, padding="same")(image)
-    return keras.Model(image, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
-
-
-def test_a_batch_that_does_not_fit_is_refused_with_the_one_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = small()
-    free = device.fixed_bytes(model) + 10 * device.bytes_per_image(model) + 5
-    monkeypatch.setattr(device, "free_bytes", lambda: free)
-    device.check_memory(model, Recipe(batch_size=10))
-    with pytest.raises(RecipeError, match="batch_size 11") as caught:
-        device.check_memory(model, Recipe(batch_size=11))
-    assert "batch_size=10" in str(caught.value.remedy)
-    monkeypatch.setattr(device, "free_bytes", lambda: 10)
-    with pytest.raises(RecipeError) as caught:
-        device.check_memory(model, Recipe(batch_size=11))
-    assert "smaller backbone" in str(caught.value.remedy)
-
-
-def test_where_nothing_is_known_of_the_memory_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "free_bytes", lambda: None)
-    device.check_memory(small(), Recipe(batch_size=4096))
-
-
-def test_the_devices_own_error_names_half_the_batch() -> None:
-    error = device.out_of_memory(replace(Recipe(), batch_size=64, size_px=300))
-    assert "batch_size 64 at 300 px" in str(error) and "batch_size=32" in str(error.remedy)
 
 
 def test_the_trial_of_precision_gives_one_of_two() -> None:

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dermlens.reporting.history import kept_epoch
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -25,7 +27,7 @@ def plot_history(
     """Draw loss, balanced accuracy and the recall of each class by epoch; return the three axes.
 
     Args:
-        rows: one mapping for each epoch with `epoch`, `select_loss`, `select_balanced_accuracy`, a
+        rows: one mapping for each epoch with `epoch`, `select_loss`, `select_balanced_accuracy`, `select_macro_auc`, a
             `select_recall_<class>` for each class and, from epoch 1 on, `train_loss`.
         path: also write a PNG there; no window is opened then.
         axes: three axes to draw into.
@@ -70,7 +72,7 @@ def _panels(count: int, size: tuple[float, float], *, shown: bool) -> list[Axes]
 
 def _draw_scores(axis: Axes, rows: Sequence[Mapping[str, float]], epochs: Sequence[float]) -> None:
     scores = [row["select_balanced_accuracy"] for row in rows]
-    best = max(range(len(rows)), key=scores.__getitem__)
+    best = kept_epoch(rows)
     axis.plot(epochs, scores, marker="o", color="tab:green")
     axis.plot(epochs[best], scores[best], marker="*", markersize=16, color="tab:green")
     axis.annotate(

@@ -34,13 +34,11 @@ from dermlens.training.run import About, train
 FRAME_ASPECT = 4 / 3  # ISIC-9 files are the full 4:3 frame squashed to a square
 PREFERENCE = ("images_224", "isic9", "images_200x150")  # which copy of a picture is kept: the sharpest
 
-RECIPE = Recipe(
-    fine_tune="top", cut_block=7, views=8, epochs=8, members=3, learning_rate=4e-4, artefacts=0.25, patience=0
-)
+RECIPE = Recipe(fine_tune="full", epochs=12, artefacts=0.25, patience=0)
 
 ABOUT = About(
     name="default",
-    version="1.2.0",
+    version="1.3.0",
     scope=(
         "Reads dermoscopic images (taken through a dermatoscope) of eight skin lesions: actinic keratosis, basal cell "
         "carcinoma, benign keratosis, dermatofibroma, melanoma, nevus, squamous cell carcinoma and vascular lesion. "

@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from dermlens.errors import WeightsError
 from dermlens.evaluation.metrics import balanced_accuracy_score, macro_auc_score
+from dermlens.reporting.history import merit
 from dermlens.training.checkpoint import Checkpoint, Saved, assign, values_of
 from dermlens.training.feed import Feed, batches
 from dermlens.training.interrupt import held_back
@@ -47,7 +48,7 @@ class History:
 
     @property
     def best(self) -> float:
-        """Best balanced accuracy on select so far, 0..1; -1 before the first."""
+        """Balanced accuracy on select of the best epoch so far, 0..1; -1 before the first."""
         return self.rows[self.best_epoch]["select_balanced_accuracy"] if self.rows else -1.0
 
 
@@ -74,7 +75,7 @@ def fit(
     saved: Saved | None = None,
     devices: Sequence[str] = (),
 ) -> History:
-    """Train `model` and leave it with the best averaged weights by balanced accuracy on select.
+    """Train `model` and leave it with the best averaged weights on select, by `reporting.history.merit`.
 
     Args:
         model: inputs of the feed -> logits (n, classes), or a list that begins with them. Its trainable variables
@@ -187,8 +188,9 @@ class _Loop:
     def score_epoch(self, epoch: int, extra: dict[str, float]) -> None:
         """Score the model as it stands on select, note it, and remember its weights when they are the best."""
         row = {"epoch": float(epoch), **self._scores(), **extra}
-        better = row["select_balanced_accuracy"] > self.history.best
-        self.history.rows.append(row)
+        rows = self.history.rows
+        better = not rows or merit(row) > merit(rows[self.history.best_epoch])
+        rows.append(row)
         if better:
             self.history.best_epoch = epoch
             self.best = values_of(self.model.weights)
@@ -220,9 +222,10 @@ class _Loop:
         if not self.stage.patience or self.step % self.steps_per_epoch or epoch >= self.stage.epochs:
             return False
         if waited >= self.stage.patience:
+            best = self.history.rows[self.history.best_epoch]["select_macro_auc"]
             self.history.stopped = (
-                f"stopped after epoch {epoch}: {waited} epochs without a better balanced accuracy on select than "
-                f"{self.history.best:.3f} in epoch {self.history.best_epoch}"
+                f"stopped after epoch {epoch}: {waited} epochs without a better AUC on select than {best:.3f} in epoch "
+                f"{self.history.best_epoch}"
             )
         return self.history.stopped is not None
 

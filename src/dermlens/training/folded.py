@@ -37,7 +37,7 @@ def folded(model: keras.Model) -> keras.Model:
 
     Its `trainable_variables` are not in the same order: take those of `model`.
     """
-    norms = _norms_behind(model)
+    norms = norms_behind(model)
     if not norms:
         return model
     inside = {id(norm) for norm in norms.values()}
@@ -60,7 +60,7 @@ def _shared(layer: keras.layers.Layer) -> keras.layers.Layer:
     return layer if layer.variables else type(layer).from_config(layer.get_config())
 
 
-def _norms_behind(model: keras.Model) -> dict[int, keras.layers.BatchNormalization]:
+def norms_behind(model: keras.Model) -> dict[int, keras.layers.BatchNormalization]:
     """Return the frozen batch norm behind each convolution that is nothing else and feeds nothing else; by `id`."""
     found = {}
     given = {id(tensor._keras_history.operation) for part in _models(model) for tensor in part.outputs}

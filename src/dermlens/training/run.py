@@ -28,9 +28,10 @@ from dermlens.data.records import Dataset
 from dermlens.errors import DermlensError, StorageError, UsageError
 from dermlens.training.assess import About, Candidate, finish
 from dermlens.training.backbones import backbone
+from dermlens.training.batch_memory import check_memory, out_of_memory
 from dermlens.training.checkpoint import EVERY_S, Checkpoint, Saved
 from dermlens.training.decoded import decoded
-from dermlens.training.device import check_memory, devices, out_of_memory, resolve, set_up
+from dermlens.training.device import devices, resolve, set_up
 from dermlens.training.export import to_openvino
 from dermlens.training.features import Engine, Images, Wanted, batch_for, compile_graph, local, run_batches
 from dermlens.training.feed import EVAL_BATCH, EVAL_BATCH_PIXELS, Feed, from_arrays, from_images

@@ -210,7 +210,7 @@ class Bench:
 
 
 class _Reporting(Watch):
-    """Prints nothing; hands the best score so far on after each epoch."""
+    """Prints nothing; hands the score of the best epoch so far on after each epoch."""
 
     def __init__(self, codes: Sequence[str], told: Report | None) -> None:
         super().__init__(Console(quiet=True), codes)
@@ -221,6 +221,7 @@ class _Reporting(Watch):
         yield lambda done, loss: None
 
     def epoch(self, name: str, row: Mapping[str, float], *, better: bool) -> None:
-        self._so_far = max(self._so_far, row["select_balanced_accuracy"])
+        if better:
+            self._so_far = row["select_balanced_accuracy"]
         if self._told is not None:
             self._told(int(row["epoch"]), self._so_far)

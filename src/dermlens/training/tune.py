@@ -28,7 +28,8 @@ from rich.console import Console
 from dermlens.data.records import Dataset
 from dermlens.errors import DermlensError, StorageError, UsageError, WeightsError
 from dermlens.training.backbones import backbone
-from dermlens.training.device import out_of_memory, resolve, set_up
+from dermlens.training.batch_memory import out_of_memory
+from dermlens.training.device import resolve, set_up
 from dermlens.training.features import Engine, local
 from dermlens.training.folder import replace_text
 from dermlens.training.lineage import check_lineage

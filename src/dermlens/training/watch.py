@@ -59,11 +59,12 @@ class Watch:
         """Print the row of an epoch and log it; a star marks the best so far."""
         if better:
             self._best = (
-                f"balanced accuracy on select {row['select_balanced_accuracy']:.3f} in epoch {row['epoch']:.0f}"
+                f"AUC on select {row['select_macro_auc']:.3f} in epoch {row['epoch']:.0f}, with a balanced accuracy of "
+                f"{row['select_balanced_accuracy']:.3f}"
             )
         if name not in self._headed and name not in self._brief:
             self._headed.add(name)
-            self._print(f"{_title(name)}, scored on the select role (* best so far):")
+            self._print(f"{_title(name)}, scored on the select role (* best AUC so far):")
             self._print(self._head())
         if name not in self._brief:
             self._print(self._row(row) + (" *" if better else ""))
