@@ -22,7 +22,7 @@ from dermlens.reporting.plots import (
 @pytest.mark.parametrize(("epochs", "classes"), [(1, 2), (4, 3), (4, 30)])
 def test_a_history_is_drawn(tmp_path: Path, epochs: int, classes: int) -> None:
     rows = [
-        {"epoch": e, "select_loss": 1.0 / (e + 1), "select_balanced_accuracy": 0.1 * e}
+        {"epoch": e, "select_loss": 1.0 / (e + 1), "select_balanced_accuracy": 0.1 * e, "select_macro_auc": 0.5}
         | {f"select_recall_{c}": 0.1 * e for c in range(classes)}
         for e in range(epochs)
     ]
@@ -57,7 +57,8 @@ def test_plots_return_the_axes_that_they_drew_into(tmp_path: Path) -> None:
     from matplotlib.figure import Figure
 
     panels = Figure().subplots(1, 4)
-    rows = [{"epoch": 0.0, "select_loss": 1.0, "select_balanced_accuracy": 0.5, "select_recall_a": 0.5}]
+    scores = {"select_loss": 1.0, "select_balanced_accuracy": 0.5, "select_macro_auc": 0.5}
+    rows = [{"epoch": 0.0, **scores, "select_recall_a": 0.5}]
     assert plot_history(rows, axes=panels[:3]) == tuple(panels[:3])
     assert panels[1].get_ylabel() == "balanced accuracy"
     bins = {"confidence": [0.2, 0.8], "accuracy": [0.1, 0.9], "images": [3, 4]}

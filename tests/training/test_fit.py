@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from dermlens.errors import WeightsError
+from dermlens.reporting.history import kept_epoch
 from dermlens.training import fit as fit_module
 from dermlens.training.checkpoint import Checkpoint, values_of
 from dermlens.training.feed import Feed, from_arrays
@@ -69,9 +70,20 @@ def test_training_learns_and_ends_at_the_best_epochs_weights() -> None:
     model, history = trained()
     scores = [row["select_balanced_accuracy"] for row in history.rows]
     assert len(scores) == 4 and max(scores) > 0.9 > scores[0]
-    assert history.best_epoch == int(np.argmax(scores))
+    assert history.best_epoch == kept_epoch(history.rows)
     found = (logits(model).argmax(axis=1) == toy(48, 1)[1]).mean()
-    assert found == pytest.approx(max(scores), abs=0.03)
+    assert found == pytest.approx(scores[history.best_epoch], abs=0.03)
+
+
+def test_the_epoch_with_the_best_auc_is_kept_even_where_another_decides_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = iter([(0.5, 0.9, 1.0), (0.9, 0.6, 0.5), (0.8, 0.7, 0.4), (0.9, 0.6, 0.3)])  # AUC, balanced accuracy, loss
+
+    def scores(_: object) -> dict[str, float]:
+        return dict(zip(("select_macro_auc", "select_balanced_accuracy", "select_loss"), next(told), strict=True))
+
+    monkeypatch.setattr(fit_module._Loop, "_scores", scores)
+    _, history = trained()
+    assert (history.best_epoch, history.best) == (3, 0.6)
 
 
 def test_each_epoch_tells_the_recall_of_each_class() -> None:
@@ -141,7 +153,7 @@ def test_early_stopping_gives_its_reason() -> None:
     _, history = trained(replace(STAGE, epochs=30, learning_rate=0.0, patience=2))
     assert len(history.rows) == 3 and history.best_epoch == 0
     assert history.stopped is not None
-    assert "after epoch 2: 2 epochs without a better balanced accuracy" in history.stopped
+    assert "after epoch 2: 2 epochs without a better AUC" in history.stopped
 
 
 def test_ctrl_c_ends_between_two_steps_with_a_checkpoint(tmp_path: Path) -> None:
