@@ -61,6 +61,10 @@ def test_plots_return_the_axes_that_they_drew_into(tmp_path: Path) -> None:
     rows = [{"epoch": 0.0, **scores, "select_recall_a": 0.5}]
     assert plot_history(rows, axes=panels[:3]) == tuple(panels[:3])
     assert panels[1].get_ylabel() == "balanced accuracy"
+    later = [{**rows[0], "epoch": float(epoch), "select_balanced_accuracy": 0.5 + epoch / 10} for epoch in range(3)]
+    for kept, word in ((None, "kept: 0.500"), (2, "kept: 0.700")):
+        _, score, _ = plot_history(later, axes=Figure().subplots(1, 3), kept=kept)
+        assert [text.get_text() for text in score.texts] == [word]
     bins = {"confidence": [0.2, 0.8], "accuracy": [0.1, 0.9], "images": [3, 4]}
     assert plot_reliability(bins, bins, axis=panels[3]) is panels[3]
     assert isinstance(plot_confusion([[3, 1], [0, 2]], ["a", "b"], axis=panels[3]), Axes)

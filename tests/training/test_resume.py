@@ -28,7 +28,7 @@ from dermlens.training import assess, checkpoint
 from dermlens.training.recipe import Recipe
 from dermlens.training.run import About, train
 checkpoint.LARGEST_SHARE = 1.0  # write as often as there is time for
-assess.plot_history = lambda *args: None  # Matplotlib takes seconds to start
+assess.plot_history = lambda *args, **settings: None  # Matplotlib takes seconds to start
 data, out, settings, resume, every_s = sys.argv[1:]
 train(read_dataset(Path(data)), Path(out), Recipe(**json.loads(settings)), About(name="x"), resume=resume == "resume",
       console=Console(width=150), checkpoint_every_s=float(every_s))

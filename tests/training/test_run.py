@@ -381,7 +381,7 @@ def test_plots_and_tables_that_cannot_be_written_do_not_cost_the_bundle(
 ) -> None:
     told = io.StringIO()
 
-    def no_space(*args: object) -> None:
+    def no_space(*args: object, **settings: object) -> None:
         raise OSError(28, "No space left on device")
 
     for name in ("plot_history", "write_history", "write_predictions"):

@@ -22,7 +22,10 @@ MOST_LINES = 20  # of more classes only the median recall and the lowest are dra
 
 
 def plot_history(
-    rows: Sequence[Mapping[str, float]], path: Path | None = None, axes: Sequence[Axes] | None = None
+    rows: Sequence[Mapping[str, float]],
+    path: Path | None = None,
+    axes: Sequence[Axes] | None = None,
+    kept: int | None = None,
 ) -> tuple[Axes, Axes, Axes]:
     """Draw loss, balanced accuracy and the recall of each class by epoch; return the three axes.
 
@@ -31,6 +34,7 @@ def plot_history(
             `select_recall_<class>` for each class and, from epoch 1 on, `train_loss`.
         path: also write a PNG there; no window is opened then.
         axes: three axes to draw into.
+        kept: place of the row whose weights were kept; None takes the best by `reporting.history.merit`.
     """
     loss, score, recall = axes if axes is not None else _panels(3, (13, 3.8), shown=path is None)
     epochs = [row["epoch"] for row in rows]
@@ -39,7 +43,7 @@ def plot_history(
     loss.plot([r["epoch"] for r in trained], [r["train_loss"] for r in trained], marker="o", label="train")
     loss.set(xlabel="epoch", ylabel="loss", title="Loss (train: with mixup and smoothed labels)")
     loss.legend(frameon=False)
-    _draw_scores(score, rows, epochs)
+    _draw_scores(score, rows, epochs, kept_epoch(rows) if kept is None else kept)
     _draw_recalls(recall, rows, epochs)
     for axis in (loss, score, recall):
         locator: Any = axis.xaxis.get_major_locator()
@@ -70,9 +74,8 @@ def _panels(count: int, size: tuple[float, float], *, shown: bool) -> list[Axes]
     return list(figure.subplots(1, count, squeeze=False)[0])
 
 
-def _draw_scores(axis: Axes, rows: Sequence[Mapping[str, float]], epochs: Sequence[float]) -> None:
+def _draw_scores(axis: Axes, rows: Sequence[Mapping[str, float]], epochs: Sequence[float], best: int) -> None:
     scores = [row["select_balanced_accuracy"] for row in rows]
-    best = kept_epoch(rows)
     axis.plot(epochs, scores, marker="o", color="tab:green")
     axis.plot(epochs[best], scores[best], marker="*", markersize=16, color="tab:green")
     axis.annotate(

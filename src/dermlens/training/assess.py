@@ -142,8 +142,9 @@ def finish(
             out / "test_predictions.csv", material, rows, probability, decision, candidate.probe_test
         ),
     )
-    _aside(console, lambda: write_history(out / "history.csv", candidate.history))
-    _aside(console, lambda: plot_history(candidate.history.rows, out / "history.png"))
+    history = candidate.history
+    _aside(console, lambda: write_history(out / "history.csv", history))
+    _aside(console, lambda: plot_history(history.rows, out / "history.png", kept=history.best_epoch))
     print_report(load_bundle(out / "bundle").card, out, console)
     return out / "bundle"
 
