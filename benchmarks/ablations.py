@@ -53,9 +53,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "lite1": ("Lite1 at 240 px", {"backbone": "lite1"}),
     "lite2": ("Lite2 at 260 px", {"backbone": "lite2", "batch_size": 48}),
 }
-METHODS = {  # of accuracy.py: shown where their fold 0 is finished, never trained here
+METHODS = {  # method: what it is; of accuracy.py: shown where their fold 0 is finished, never trained here
     "full": "end to end, 6 epochs",
     "full_12": "end to end, 12 epochs",
+    "embedded": "end to end, 12 epochs, artefacts in a quarter of the views",
     "full_260": "end to end, 12 epochs at 260 px, artefacts, a rate falling by block",
 }
 

@@ -1,16 +1,18 @@
 """What a new embedded model gains over the ones before: bundles of one split, on the same test lesions, in pairs.
 
-    python benchmarks/versions.py --data DATA --before BUNDLE [BUNDLE ...] [--out benchmarks/results]
-                                  [--page docs/accuracy.md]
+    python benchmarks/versions.py --data DATA --before BUNDLE [BUNDLE ...] [--fold RUN]
+                                  [--out benchmarks/results] [--page docs/accuracy.md]
 
 An earlier bundle comes out of the history: `git archive COMMIT src/dermlens/models/default | tar -x -C DIR`. Each
-answers as it does in service, with its own input, calibration and decision rule; the test role chose nothing in any of
-them. A bundle that had another split is refused, since it may have learned from these images.
+answers as it does in service, with its own input, calibration and decision rule; no weight, epoch, calibration or
+threshold of any of them was chosen on the test role. A bundle that had another split is refused, since it may have
+learned from these images.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 from collections.abc import Mapping
@@ -29,6 +31,8 @@ from dermlens.evaluation.trust_fit import Labelled, look
 from dermlens.inference.bundle import MODELS_DIR, Bundle, load_bundle
 from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.runtime import Runtime
+
+ROLES = ("train", "select", "calibrate", "test")
 
 
 def figures(bundle: Bundle, test: Labelled, console: Console) -> dict[str, Any]:
@@ -53,6 +57,18 @@ def tested(bundle: Bundle) -> set[str]:
     return set(seen["test"]["content_hashes"])
 
 
+def shared(bundle: Bundle, run: Path) -> dict[str, list[int]]:
+    """Return role of a run -> its lesions that are in the test role of the bundle, and all its lesions."""
+    seen = json.loads((bundle.folder / "seen.json").read_text(encoding="utf-8"))
+    known = set(seen["test"]["lesion_ids"])
+    of_role: dict[str, set[str]] = {}
+    with (run / "split.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if row["lesion_id"]:
+                of_role.setdefault(row["role"], set()).add(row["lesion_id"])
+    return {role: [len(known & of_role[role]), len(of_role[role])] for role in ROLES}
+
+
 def lines(found: Mapping[str, Any]) -> list[str]:
     """Return the table, a row a version."""
     header = ["embedded model", "balanced accuracy", "newest minus it, in pairs", "accuracy", "AUC", "melanoma AUC"]
@@ -70,13 +86,18 @@ def lines(found: Mapping[str, Any]) -> list[str]:
         ]
         for version, row in found["versions"].items()
     ]
-    return [f"{found['images']} test images of {found['lesions']} lesions.", "", *markdown(header, rows)]
+    table = [f"{found['images']} test images of {found['lesions']} lesions.", "", *markdown(header, rows)]
+    if "shared_with_fold" not in found:
+        return table
+    parts = ", ".join(f"{role} {both} of {every}" for role, (both, every) in found["shared_with_fold"].items())
+    return [*table, "", f"Lesions of `{found['fold']}` that are in this test role, by their role there: {parts}."]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get("DERMLENS_DATA"))
     parser.add_argument("--before", type=Path, nargs="+", required=True)
+    parser.add_argument("--fold", type=Path, help="a run of accuracy.py: how many lesions of its roles are tested here")
     parser.add_argument("--out", type=Path, default=Path("runs/versions"))
     parser.add_argument("--page", type=Path)
     options = parser.parse_args()
@@ -87,6 +108,8 @@ def main() -> None:
     test = embedded_roles(newest, console)["test"]
     rows, decided = {}, {}
     for bundle in (newest, *before):
+        if bundle.version in rows:
+            raise SystemExit(f"Two of the bundles are version {bundle.version}. Name others.")
         if tested(bundle) != tested(newest):
             raise SystemExit(f"Version {bundle.version} was tested on other images: these two cannot be compared.")
         rows[bundle.version] = figures(bundle, test, console)
@@ -101,6 +124,11 @@ def main() -> None:
         "lesions": len(np.unique(test.lesions)),
         "versions": rows,
     }
+    if options.fold:
+        found |= {
+            "fold": f"{options.fold.parent.name}, {options.fold.name}",
+            "shared_with_fold": shared(newest, options.fold),
+        }
     write(options, "versions", found, lines(found), None)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "benchmarks" / "results"
+TRAINED = {"top": "its upper blocks trained", "full": "trained end to end"}
 BEGIN_THREE, BEGIN, END = (
     "<!-- three results: scripts/results.py -->",
     "<!-- results: scripts/results.py -->",
@@ -75,9 +76,9 @@ def results() -> str:
         ("expected calibration error", figure(metrics["ece"]), ""),
     ]
     lines = [
-        f"Embedded model {card['version']} ({card['backbone']['title']}, {card['input']['size_px']} px, trained end to "
-        f"end in {card['training']['minutes']:.0f} minutes on two cores), on {metrics['n']} test images of "
-        f"{metrics['n_lesions']} lesions",
+        f"Embedded model {card['version']} ({card['backbone']['title']}, {card['input']['size_px']} px, "
+        f"{TRAINED[card['recipe']['fine_tune']]} in {card['training']['minutes']:.0f} minutes on two cores), on "
+        f"{metrics['n']} test images of {metrics['n_lesions']} lesions",
         "that had no part in training, selection or calibration (HAM10000 and repaired ISIC-9, split by lesion, seed "
         f"{card['recipe']['seed']});",
         "95 % intervals from a bootstrap over lesions:",

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from accuracy import METHODS
 from embedded_page import DOCS, RESULTS, RUNS, marks, written
 
 from dermlens.inference.bundle import MODELS_DIR, load_bundle
 from dermlens.reporting.figures import figure
+from dermlens.training.default_model import RECIPE
+from dermlens.training.recipe import make_recipe
 
 
 @pytest.mark.parametrize("page", ["trust.md", "accuracy.md"])
@@ -22,6 +25,10 @@ def test_it_was_measured_on_the_model_that_is_embedded(name: str) -> None:
     found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     embedded = load_bundle(MODELS_DIR / "default")
     assert found["model"]["sha256"] == embedded.sha256, "run benchmarks/embedded_page.py --run"
+
+
+def test_the_protocol_has_a_method_with_the_recipe_of_the_embedded_model() -> None:
+    assert make_recipe(METHODS["embedded"]) == RECIPE
 
 
 def test_a_page_without_a_place_is_told_and_a_figure_has_its_interval() -> None:

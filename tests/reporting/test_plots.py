@@ -60,7 +60,7 @@ def test_plots_return_the_axes_that_they_drew_into(tmp_path: Path) -> None:
     scores = {"select_loss": 1.0, "select_balanced_accuracy": 0.5, "select_macro_auc": 0.5}
     rows = [{"epoch": 0.0, **scores, "select_recall_a": 0.5}]
     assert plot_history(rows, axes=panels[:3]) == tuple(panels[:3])
-    assert panels[1].get_ylabel() == "balanced accuracy"
+    assert [line.get_text() for line in panels[1].get_legend().get_texts()] == ["balanced accuracy", "AUC"]
     later = [{**rows[0], "epoch": float(epoch), "select_balanced_accuracy": 0.5 + epoch / 10} for epoch in range(3)]
     for kept, word in ((None, "kept: 0.500"), (2, "kept: 0.700")):
         _, score, _ = plot_history(later, axes=Figure().subplots(1, 3), kept=kept)

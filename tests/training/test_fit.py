@@ -76,14 +76,18 @@ def test_training_learns_and_ends_at_the_best_epochs_weights() -> None:
 
 
 def test_the_epoch_with_the_best_auc_is_kept_even_where_another_decides_better(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = iter([(0.5, 0.9, 1.0), (0.9, 0.6, 0.5), (0.8, 0.7, 0.4), (0.9, 0.6, 0.3)])  # AUC, balanced accuracy, loss
+    told = iter([(0.5, 0.9, 1.0), (0.9, 0.6, 0.5), (0.9, 0.5, 0.4), (0.8, 0.7, 0.3)])  # AUC, balanced accuracy, loss
+    met: list[np.ndarray] = []
 
-    def scores(_: object) -> dict[str, float]:
+    def scores(loop: fit_module._Loop) -> dict[str, float]:
+        met.append(logits(loop.model))
         return dict(zip(("select_macro_auc", "select_balanced_accuracy", "select_loss"), next(told), strict=True))
 
     monkeypatch.setattr(fit_module._Loop, "_scores", scores)
-    _, history = trained()
-    assert (history.best_epoch, history.best) == (3, 0.6)
+    model, history = trained()
+    assert (history.best_epoch, history.kept_score) == (2, 0.5)
+    np.testing.assert_allclose(logits(model), met[2], rtol=1e-5)
+    assert all(np.abs(met[2] - other).max() > 1e-3 for other in (met[0], met[1], met[3]))
 
 
 def test_each_epoch_tells_the_recall_of_each_class() -> None:
@@ -153,7 +157,7 @@ def test_early_stopping_gives_its_reason() -> None:
     _, history = trained(replace(STAGE, epochs=30, learning_rate=0.0, patience=2))
     assert len(history.rows) == 3 and history.best_epoch == 0
     assert history.stopped is not None
-    assert "after epoch 2: 2 epochs without a better AUC" in history.stopped
+    assert "after epoch 2: 2 epochs without a better one than epoch 0" in history.stopped
 
 
 def test_ctrl_c_ends_between_two_steps_with_a_checkpoint(tmp_path: Path) -> None:

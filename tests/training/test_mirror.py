@@ -81,7 +81,7 @@ def trained(recipe, spread, norm_trainable=False, checkpoint=None):
 def compared(recipe):
     (one, model_1, _), (two, model_2, history) = trained(recipe, ()), trained(recipe, TWO)
     difference = max(float(np.abs(a - b).max()) for a, b in zip(values_of(model_1.weights), values_of(model_2.weights)))
-    return {"one": one, "two": two, "weights": difference, "best": history.best}
+    return {"one": one, "two": two, "weights": difference, "best": history.kept_score}
 
 
 def resumed():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+KEPT_BY = "macro AUC, then loss"  # part of the key of a run and of a search: one begun by another rule does not go on
+
 
 def merit(row: Mapping[str, float]) -> tuple[float, float]:
     """Return what the epochs of a training are ranked by, high is good: the macro AUC on select, then the lower loss.

@@ -27,7 +27,7 @@ def plot_history(
     axes: Sequence[Axes] | None = None,
     kept: int | None = None,
 ) -> tuple[Axes, Axes, Axes]:
-    """Draw loss, balanced accuracy and the recall of each class by epoch; return the three axes.
+    """Draw loss, balanced accuracy with AUC, and the recall of each class by epoch; return the three axes.
 
     Args:
         rows: one mapping for each epoch with `epoch`, `select_loss`, `select_balanced_accuracy`, `select_macro_auc`, a
@@ -76,8 +76,10 @@ def _panels(count: int, size: tuple[float, float], *, shown: bool) -> list[Axes]
 
 def _draw_scores(axis: Axes, rows: Sequence[Mapping[str, float]], epochs: Sequence[float], best: int) -> None:
     scores = [row["select_balanced_accuracy"] for row in rows]
-    axis.plot(epochs, scores, marker="o", color="tab:green")
-    axis.plot(epochs[best], scores[best], marker="*", markersize=16, color="tab:green")
+    ranked = [row["select_macro_auc"] for row in rows]
+    for values, colour, name in ((scores, "tab:green", "balanced accuracy"), (ranked, "tab:purple", "AUC")):
+        axis.plot(epochs, values, marker="o", color=colour, label=name)
+        axis.plot(epochs[best], values[best], marker="*", markersize=16, color=colour)
     axis.annotate(
         f"kept: {scores[best]:.3f}",
         (epochs[best], scores[best]),
@@ -85,7 +87,8 @@ def _draw_scores(axis: Axes, rows: Sequence[Mapping[str, float]], epochs: Sequen
         xytext=(0, -18),
         ha="center",
     )
-    axis.set(xlabel="epoch", ylabel="balanced accuracy", title="Balanced accuracy on select")
+    axis.set(xlabel="epoch", ylabel="mean over the classes", title="Balanced accuracy and AUC on select")
+    axis.legend(frameon=False)
 
 
 def _draw_recalls(axis: Any, rows: Sequence[Mapping[str, float]], epochs: Sequence[float]) -> None:

@@ -256,7 +256,7 @@ def _card(
             "averaged": history.averaged,
             "interrupted": history.interrupted,
             "stopped": history.stopped,
-            "select_balanced_accuracy": history.rows[history.best_epoch]["select_balanced_accuracy"],
+            **{key: history.rows[history.best_epoch][key] for key in ("select_macro_auc", "select_balanced_accuracy")},
         },
         "metrics": {"split": "test role", **metrics},
         "probe": probe,

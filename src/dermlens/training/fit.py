@@ -47,7 +47,7 @@ class History:
     averaged: int = 1
 
     @property
-    def best(self) -> float:
+    def kept_score(self) -> float:
         """Balanced accuracy on select of the best epoch so far, 0..1; -1 before the first."""
         return self.rows[self.best_epoch]["select_balanced_accuracy"] if self.rows else -1.0
 
@@ -222,10 +222,11 @@ class _Loop:
         if not self.stage.patience or self.step % self.steps_per_epoch or epoch >= self.stage.epochs:
             return False
         if waited >= self.stage.patience:
-            best = self.history.rows[self.history.best_epoch]["select_macro_auc"]
+            best = self.history.rows[self.history.best_epoch]
             self.history.stopped = (
-                f"stopped after epoch {epoch}: {waited} epochs without a better AUC on select than {best:.3f} in epoch "
-                f"{self.history.best_epoch}"
+                f"stopped after epoch {epoch}: {waited} epochs without a better one than epoch "
+                f"{self.history.best_epoch} (on select: AUC {best['select_macro_auc']:.3f}, loss "
+                f"{best['select_loss']:.3f})"
             )
         return self.history.stopped is not None
 

@@ -58,7 +58,8 @@ class Recipe:
         noise_q: of the generalised cross-entropy: near 0 it is cross-entropy, at 1 it bears the most wrong labels.
         logit_adjustment: share of the log prior that training adds to the logits (Menon et al. 2021); an
             alternative to `class_balance`, which should then be 0.
-        patience: epochs without a better macro AUC on select after which training stops; 0 never stops early.
+        patience: epochs without a better one on select (`reporting.history.merit`) after which training stops; 0 never
+            stops early.
         train, select, calibrate, test: shares of the lesions in the four roles.
         decision_rule: "prior_adjusted" (best for balanced accuracy) or "largest_probability".
         precision: "float32", "mixed_float16" or "mixed_bfloat16"; "auto" is float32 on a processor and on a GPU

@@ -26,6 +26,7 @@ from rich.console import Console
 
 from dermlens.data.records import Dataset
 from dermlens.errors import DermlensError, StorageError, UsageError
+from dermlens.reporting.history import KEPT_BY
 from dermlens.training.assess import About, Candidate, finish
 from dermlens.training.backbones import backbone
 from dermlens.training.batch_memory import check_memory, out_of_memory
@@ -189,6 +190,7 @@ def _key(recipe: Recipe, stem: Stem, material: Material) -> str:
         [record.frame_aspect for record in material.records],
         stem.spec.fingerprint(),
         AUGMENTATION_VERSION,
+        KEPT_BY,
         [version(package) for package in ("keras", "tensorflow", "openvino", "numpy")],
         list(zip(material.hashes, material.roles.tolist(), material.labels.tolist(), strict=True)),
     ]

@@ -85,7 +85,7 @@ class Bench:
     engine: Engine = local
 
     def score(self, recipe: Recipe, report: Report) -> float:
-        """Train as the recipe says, once for each fold, and return the mean of the best balanced accuracies, 0..1.
+        """Train as the recipe says, once for each fold, and return the mean balanced accuracy of the epochs kept, 0..1.
 
         Raises:
             Interrupted: Ctrl-C. What `report` raises ends the trial too.
@@ -141,12 +141,12 @@ class Bench:
         )
         history = self._fit(network.head, feed, stage, recipe, told if only else None)
         if only or not recipe.epochs:
-            return history.best
+            return history.kept_score
         stage = Stage("tune", recipe.epochs, recipe.learning_rate, recipe.mixup, salt=1, patience=recipe.patience)
         cached = recipe.fine_tune == "top" and recipe.views
         model = network.classifier if cached else network.whole
         feed = self._feed(stem, network, recipe, fold)
-        return self._fit(model, feed, stage, recipe, told, devices(recipe)).best
+        return self._fit(model, feed, stage, recipe, told, devices(recipe)).kept_score
 
     def _fit(
         self,

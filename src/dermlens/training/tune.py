@@ -27,6 +27,7 @@ from rich.console import Console
 
 from dermlens.data.records import Dataset
 from dermlens.errors import DermlensError, StorageError, UsageError, WeightsError
+from dermlens.reporting.history import KEPT_BY
 from dermlens.training.backbones import backbone
 from dermlens.training.batch_memory import out_of_memory
 from dermlens.training.device import resolve, set_up
@@ -161,6 +162,7 @@ def _key(recipe: Recipe, weights_id: str, material: Material, varied: Mapping[st
         weights_id,
         {name: values.as_dict() for name, values in varied.items()},
         folds,
+        KEPT_BY,
         list(zip(material.hashes, material.roles.tolist(), material.labels.tolist(), strict=True)),
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
