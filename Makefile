@@ -17,7 +17,7 @@ help:
 	@echo "make docs           the documents as a site, in build/site/index.html"
 	@echo "make sbom           what an installation consists of: CycloneDX SBOMs and licences, in build/sbom"
 	@echo "make bench          the measurements behind the README (about two hours on 2 cores)"
-	@echo "make train-default DERMLENS_DATA=...   train the embedded model again (an hour or more)"
+	@echo "make train-default DERMLENS_DATA=...   train the embedded model again (about 45 minutes on 2 cores)"
 
 # One stamp for each set of pins: setting up is repeated only when its inputs change.
 $(VENV)/core.stamp: requirements/core.txt pyproject.toml scripts/venv.sh

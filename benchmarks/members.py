@@ -31,7 +31,7 @@ from dermlens.inference.bundle import Bundle, load_bundle
 from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.runtime import Runtime
 
-KEPT, MEAN, ANSWERS, BEFORE = " (kept)", "mean of the weights", "mean of the answers", "the embedded model before"
+KEPT, MEAN, ANSWERS, BEFORE = " (kept)", "mean of the weights", "mean of the answers", "the bundle before"
 ROLES = ("calibrate", "test")
 
 
