@@ -81,8 +81,8 @@ def results() -> str:
         f"{metrics['n']} test images of {metrics['n_lesions']} lesions",
         "that had no part in training, selection or calibration (HAM10000 and repaired ISIC-9, split by lesion, seed "
         f"{card['recipe']['seed']});",
-        "95 % intervals from a bootstrap over lesions. Two settings of the recipe were chosen, with other networks, on most",
-        "of these ([docs/accuracy.md](docs/accuracy.md#what-was-tried-to-make-the-embedded-model-better)):",
+        "95 % intervals from a bootstrap over lesions. Two settings of the recipe were chosen, with other networks, on",
+        "most of these ([docs/accuracy.md](docs/accuracy.md#what-was-tried-to-make-the-embedded-model-better)):",
         "",
         "| | this model | linear probe on frozen ImageNet features |",
         "|---|---|---|",
