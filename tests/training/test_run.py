@@ -23,7 +23,7 @@ from dermlens.data.records import Dataset
 from dermlens.errors import DataError, LeakageError, RecipeError, StorageError, UsageError
 from dermlens.evaluation.baselines import HeldOut, read_held_out
 from dermlens.inference.bundle import add_baselines, copy_bundle, load_bundle
-from dermlens.training import assess, device
+from dermlens.training import assess, batch_memory
 from dermlens.training import features as features_module
 from dermlens.training import run as run_module
 from dermlens.training import trunk as trunk_module
@@ -294,7 +294,7 @@ def test_two_classes_and_one_without_select_images_of_its_own_kind(tmp_path: Pat
 def test_a_batch_beyond_the_memory_is_refused_before_anything_is_computed(
     tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device, "free_bytes", lambda: 10**8)
+    monkeypatch.setattr(batch_memory, "free_bytes", lambda: 10**8)
     with pytest.raises(RecipeError, match="are free"):
         train(read_dataset(paint(tmp_path / "data", 8)), tmp_path / "out", SMALL, About(name="x"), console=quiet)
     assert not (tmp_path / "out" / "cache").exists()
