@@ -38,7 +38,7 @@ from dermlens.inference.decision import decide, probabilities
 
 BASE, RECIPE = "top", "recipe"
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "by_auc": ("the recipe, its epoch kept by AUC", {}),
+    "by_auc": ("the recipe again, its epoch kept by AUC", {}),
     "cut_5": ("blocks 6 to 16 trained", {"cut_block": 5}),
     "cut_10": ("blocks 11 to 16 trained", {"cut_block": 10}),
     "epochs_16": ("16 epochs", {"epochs": 16}),
