@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 
+from dermlens.evaluation.metrics import log_loss
+from dermlens.evaluation.scores import score
 from dermlens.evaluation.trust_fit import Labelled
 from dermlens.inference.bundle import Bundle
 from dermlens.training.default_model import default_dataset
@@ -19,3 +24,21 @@ def embedded_roles(bundle: Bundle, console: Console) -> dict[str, Labelled]:
     if not data:
         raise SystemExit("Not run: it needs DERMLENS_DATA, the folder with ham10000/, isic9/ and isic_reference.csv.")
     return roles_of(bundle, default_dataset(Path(data), console), console)
+
+
+def network_figures(test: Labelled, shares: np.ndarray, decision: np.ndarray, codes: list[str]) -> dict[str, Any]:
+    """Score what a network says of the test role; `decision` (n,) is for pairs and left out of a report."""
+    scored = score(test.y_true, shares, decision, test.lesions.tolist(), codes)
+    keys = ("auc", "sensitivity", "sensitivity_at_90_specificity")
+    return {
+        **{key: scored[key] for key in ("balanced_accuracy", "accuracy", "macro_auc", "ece")},
+        "melanoma": {key: scored["per_class"]["MEL"][key] for key in keys},
+        "log_loss": log_loss(test.y_true, shares),
+        "decision": decision,
+    }
+
+
+def network_cells(name: str, row: Mapping[str, Any], gain: str) -> list[Any]:
+    """Return the first cells of a network's row: name, balanced accuracy, gain, accuracy, AUC, melanoma's two."""
+    melanoma = (row["melanoma"][key] for key in ("auc", "sensitivity"))
+    return [name, row["balanced_accuracy"], row.get(gain, ""), row["accuracy"], row["macro_auc"], *melanoma]

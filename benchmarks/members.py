@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from embedded import network_cells, network_figures
 from folds import markdown, mean_logits, write  # beside this file
 from rich.console import Console
 
 from dermlens.evaluation.bootstrap import paired_difference
 from dermlens.evaluation.calibration import choose_calibration
 from dermlens.evaluation.metrics import log_loss
-from dermlens.evaluation.scores import score
 from dermlens.evaluation.trust_fit import Labelled
 from dermlens.inference.bundle import Bundle, load_bundle
 from dermlens.inference.decision import decide, probabilities
@@ -91,14 +91,9 @@ def figures(logits: Mapping[str, np.ndarray], roles: Mapping[str, Labelled], bun
     calibration, _ = choose_calibration(logits["calibrate"], known.y_true, known.lesions.tolist(), **at, seed=0)
     shares = {role: probabilities(logits[role], calibration) for role in ROLES}
     decision = decide(shares["test"], calibration, bundle.decision_rule)
-    scored = score(test.y_true, shares["test"], decision, test.lesions.tolist(), list(bundle.codes))
-    keys = ("balanced_accuracy", "accuracy", "macro_auc", "ece")
     return {
-        **{key: scored[key] for key in keys},
-        "melanoma": {key: scored["per_class"]["MEL"][key] for key in ("auc", "sensitivity")},
-        "log_loss": log_loss(test.y_true, shares["test"]),
+        **network_figures(test, shares["test"], decision, list(bundle.codes)),
         "log_loss_calibrate": log_loss(known.y_true, shares["calibrate"]),
-        "decision": decision,
     }
 
 
@@ -108,13 +103,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     header += ["melanoma AUC", "melanoma sensitivity", "log loss", "log loss, calibrate", "ECE"]
     rows = [
         [
-            name,
-            row["balanced_accuracy"],
-            row.get("kept_minus_it", ""),
-            row["accuracy"],
-            row["macro_auc"],
-            row["melanoma"]["auc"],
-            row["melanoma"]["sensitivity"],
+            *network_cells(name, row, "kept_minus_it"),
             f"{row['log_loss']:.3f}",
             f"{row['log_loss_calibrate']:.3f}",
             row["ece"],

@@ -20,19 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from embedded import embedded_roles
+from embedded import embedded_roles, network_cells, network_figures
 from folds import markdown, write  # both beside this file
 from rich.console import Console
 
 from dermlens.evaluation.bootstrap import paired_difference
-from dermlens.evaluation.metrics import log_loss
-from dermlens.evaluation.scores import score
 from dermlens.evaluation.trust_fit import Labelled, look
 from dermlens.inference.bundle import MODELS_DIR, Bundle, load_bundle
 from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.runtime import Runtime
 
-ROLES = ("train", "select", "calibrate", "test")
+ROLES, HASHES = ("train", "select", "calibrate", "test"), "content_hashes"
 
 
 def figures(bundle: Bundle, test: Labelled, console: Console) -> dict[str, Any]:
@@ -41,26 +39,18 @@ def figures(bundle: Bundle, test: Labelled, console: Console) -> dict[str, Any]:
     logits = look(bundle, Runtime(bundle.graph_path, precision=bundle.precision), test, console, what).logits
     shares = probabilities(logits, bundle.calibration)
     decision = decide(shares, bundle.calibration, bundle.decision_rule)
-    scored = score(test.y_true, shares, decision, test.lesions.tolist(), list(bundle.codes))
-    keys = ("auc", "sensitivity", "sensitivity_at_90_specificity")
-    return {
-        **{key: scored[key] for key in ("balanced_accuracy", "accuracy", "macro_auc", "ece")},
-        "melanoma": {key: scored["per_class"]["MEL"][key] for key in keys},
-        "log_loss": log_loss(test.y_true, shares),
-        "decision": decision,
-    }
+    return network_figures(test, shares, decision, list(bundle.codes))
 
 
-def tested(bundle: Bundle) -> set[str]:
-    """Return the content hashes of a bundle's test role."""
+def seen_in_test(bundle: Bundle, key: str) -> set[str]:
+    """Return the content hashes, or the lesion ids, of a bundle's test role."""
     seen = json.loads((bundle.folder / "seen.json").read_text(encoding="utf-8"))
-    return set(seen["test"]["content_hashes"])
+    return set(seen["test"][key])
 
 
 def shared(bundle: Bundle, run: Path) -> dict[str, list[int]]:
     """Return role of a run -> its lesions that are in the test role of the bundle, and all its lesions."""
-    seen = json.loads((bundle.folder / "seen.json").read_text(encoding="utf-8"))
-    known = set(seen["test"]["lesion_ids"])
+    known = seen_in_test(bundle, "lesion_ids")
     of_role: dict[str, set[str]] = {}
     with (run / "split.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
@@ -75,12 +65,8 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     header += ["melanoma sensitivity", "at 90 % specificity", "log loss", "ECE"]
     rows = [
         [
-            version,
-            row["balanced_accuracy"],
-            row.get("newest_minus_it", ""),
-            row["accuracy"],
-            row["macro_auc"],
-            *(row["melanoma"][key] for key in ("auc", "sensitivity", "sensitivity_at_90_specificity")),
+            *network_cells(version, row, "newest_minus_it"),
+            row["melanoma"]["sensitivity_at_90_specificity"],
             f"{row['log_loss']:.3f}",
             row["ece"],
         ]
@@ -110,7 +96,7 @@ def main() -> None:
     for bundle in (newest, *before):
         if bundle.version in rows:
             raise SystemExit(f"Two of the bundles are version {bundle.version}. Name others.")
-        if tested(bundle) != tested(newest):
+        if seen_in_test(bundle, HASHES) != seen_in_test(newest, HASHES):
             raise SystemExit(f"Version {bundle.version} was tested on other images: these two cannot be compared.")
         rows[bundle.version] = figures(bundle, test, console)
         decided[bundle.version] = rows[bundle.version].pop("decision")
