@@ -19,7 +19,7 @@ from dermlens.reporting.history import kept_epoch
 from dermlens.training import fit as fit_module
 from dermlens.training.checkpoint import Checkpoint, values_of
 from dermlens.training.feed import Feed, from_arrays
-from dermlens.training.fit import History, Stage, fit
+from dermlens.training.fit import History, Stage, fine_tuning, fit, head_training
 from dermlens.training.network import classifier
 from dermlens.training.pipeline import Draw
 from dermlens.training.recipe import Recipe
@@ -232,3 +232,11 @@ class Stopping:
     @property
     def wanted(self) -> bool:
         return self._now()
+
+
+def test_the_head_learns_slower_from_features_of_large_spread_and_waits_only_where_nothing_follows() -> None:
+    recipe = Recipe(fine_tune="head", head_epochs=7, head_learning_rate=1e-3, patience=4)
+    narrow, wide = np.full((10, 2), 0.5), np.array([[-5.0], [5.0]] * 10)
+    assert head_training(recipe, narrow) == Stage("head", 7, 1e-3, mixup=0.0, salt=0, patience=4)
+    assert head_training(replace(recipe, fine_tune="top"), wide) == Stage("head", 7, 2e-4, mixup=0.0, salt=0)
+    assert fine_tuning(replace(recipe, epochs=3, learning_rate=0.1, mixup=0.3)) == Stage("tune", 3, 0.1, 0.3, 1, 4)

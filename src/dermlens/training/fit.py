@@ -64,6 +64,21 @@ class Stage:
     patience: int = 0
 
 
+def head_training(recipe: Recipe, embeddings: np.ndarray) -> Stage:
+    """Return the stage of a resolved recipe that trains the last layer; features of large spread need a smaller rate.
+
+    `embeddings` are those of the training images, (n, d).
+    """
+    patience = recipe.patience if recipe.fine_tune == "head" else 0
+    rate = recipe.head_learning_rate / max(1.0, float(embeddings.std()))
+    return Stage("head", recipe.head_epochs, rate, mixup=0.0, salt=0, patience=patience)
+
+
+def fine_tuning(recipe: Recipe) -> Stage:
+    """Return the stage of a resolved recipe that follows the head's: of the upper blocks, or of the whole network."""
+    return Stage("tune", recipe.epochs, recipe.learning_rate, recipe.mixup, salt=1, patience=recipe.patience)
+
+
 def fit(
     model: keras.Model,
     feed: Feed,

@@ -36,7 +36,7 @@ from dermlens.training.device import devices, resolve, set_up
 from dermlens.training.export import to_openvino
 from dermlens.training.features import Engine, Images, Wanted, batch_for, compile_graph, local, run_batches
 from dermlens.training.feed import EVAL_BATCH, EVAL_BATCH_PIXELS, Feed, from_arrays, from_images
-from dermlens.training.fit import History, Stage, fit
+from dermlens.training.fit import History, Stage, fine_tuning, fit, head_training
 from dermlens.training.folder import read_state, write_state
 from dermlens.training.frozen import frozen_features
 from dermlens.training.lineage import check_lineage
@@ -271,14 +271,14 @@ def _tune(run: _Run, embeddings: np.ndarray) -> History:
     if recipe.members > 1 and kept.read(START) is None:
         saved = saved if saved is not None and saved.stage == "head" else None  # members need the head they began with
     if saved is None or saved.stage == "head":
-        stage, feed = _head_stage(run, embeddings), _frozen_feed(run, embeddings)
+        stage, feed = head_training(recipe, embeddings[run.material.rows("train")]), _frozen_feed(run, embeddings)
         history = fit(run.network.head, feed, stage, recipe, codes, watch, checkpoint, saved)
         saved = None
         if recipe.fine_tune == "head" or history.interrupted or not recipe.epochs:
             return _told(history, run.console)
     feed = _over_trunk(run) if recipe.fine_tune == "top" else _fresh(run)
     model, spread = _trained(run), devices(recipe)
-    stage = Stage("tune", recipe.epochs, recipe.learning_rate, recipe.mixup, salt=1, patience=recipe.patience)
+    stage = fine_tuning(recipe)
 
     def trained(part: Stage, state: Saved | None) -> History:
         return fit(model, feed, part, recipe, codes, watch, checkpoint, state, spread)
@@ -292,14 +292,6 @@ def _frozen_feed(run: _Run, embeddings: np.ndarray) -> Feed:
     train, select = run.material.rows("train"), run.material.rows("select")
     labels = run.material.labels
     return from_arrays(embeddings[train][:, None], labels[train], embeddings[select], labels[select])
-
-
-def _head_stage(run: _Run, embeddings: np.ndarray) -> Stage:
-    """Features of large spread need a smaller rate."""
-    recipe = run.recipe
-    patience = recipe.patience if recipe.fine_tune == "head" else 0
-    rate = recipe.head_learning_rate / max(1.0, float(embeddings[run.material.rows("train")].std()))
-    return Stage("head", recipe.head_epochs, rate, mixup=0.0, salt=0, patience=patience)
 
 
 def _over_trunk(run: _Run) -> Feed:

@@ -22,7 +22,7 @@ from dermlens.training.device import devices
 from dermlens.training.export import to_openvino
 from dermlens.training.features import Engine, batch_for, compile_graph, local
 from dermlens.training.feed import EVAL_BATCH, EVAL_BATCH_PIXELS, Feed, from_arrays, from_images
-from dermlens.training.fit import History, Stage, fit
+from dermlens.training.fit import History, Stage, fine_tuning, fit, head_training
 from dermlens.training.material import Material
 from dermlens.training.network import Network, Stem, in_float32, open_backbone, with_head
 from dermlens.training.recipe import Recipe
@@ -133,16 +133,14 @@ class Bench:
         if embeddings is None:
             raise Interrupted
         only = recipe.fine_tune == "head"
-        spread = max(1.0, float(embeddings[fold.train].std()))
-        rate, patience = recipe.head_learning_rate / spread, recipe.patience if only else 0
-        stage = Stage("head", recipe.head_epochs, rate, mixup=0.0, salt=0, patience=patience)
+        stage = head_training(recipe, embeddings[fold.train])
         feed = from_arrays(
             embeddings[fold.train][:, None], labels[fold.train], embeddings[fold.select], labels[fold.select]
         )
         history = self._fit(network.head, feed, stage, recipe, told if only else None)
         if only or not recipe.epochs:
             return history.kept_score
-        stage = Stage("tune", recipe.epochs, recipe.learning_rate, recipe.mixup, salt=1, patience=recipe.patience)
+        stage = fine_tuning(recipe)
         cached = recipe.fine_tune == "top" and recipe.views
         model = network.classifier if cached else network.whole
         feed = self._feed(stem, network, recipe, fold)
