@@ -18,12 +18,12 @@ from dermlens.training.default_model import default_dataset
 from dermlens.training.refit import roles_of
 
 
-def embedded_roles(bundle: Bundle, console: Console) -> dict[str, Labelled]:
-    """Return role -> images, read from the folder that DERMLENS_DATA names."""
-    data = os.environ.get("DERMLENS_DATA")
-    if not data:
+def embedded_roles(bundle: Bundle, console: Console, data: Path | None = None) -> dict[str, Labelled]:
+    """Return role -> images, read from `data` or the folder that DERMLENS_DATA names."""
+    folder = data or os.environ.get("DERMLENS_DATA")
+    if not folder:
         raise SystemExit("Not run: it needs DERMLENS_DATA, the folder with ham10000/, isic9/ and isic_reference.csv.")
-    return roles_of(bundle, default_dataset(Path(data), console), console)
+    return roles_of(bundle, default_dataset(Path(folder), console), console)
 
 
 def network_figures(test: Labelled, shares: np.ndarray, decision: np.ndarray, codes: list[str]) -> dict[str, Any]:

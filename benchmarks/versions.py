@@ -42,15 +42,15 @@ def figures(bundle: Bundle, test: Labelled, console: Console) -> dict[str, Any]:
     return network_figures(test, shares, decision, list(bundle.codes))
 
 
-def seen_in_test(bundle: Bundle, key: str) -> set[str]:
-    """Return the content hashes, or the lesion ids, of a bundle's test role."""
+def seen_in(role: str, bundle: Bundle, key: str) -> set[str]:
+    """Return the content hashes, or the lesion ids, of a role of a bundle."""
     seen = json.loads((bundle.folder / "seen.json").read_text(encoding="utf-8"))
-    return set(seen["test"][key])
+    return set(seen[role][key])
 
 
 def shared(bundle: Bundle, run: Path) -> dict[str, list[int]]:
     """Return role of a run -> its lesions that are in the test role of the bundle, and all its lesions."""
-    known = seen_in_test(bundle, "lesion_ids")
+    known = seen_in("test", bundle, "lesion_ids")
     of_role: dict[str, set[str]] = {}
     with (run / "split.csv").open(newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
@@ -87,16 +87,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/versions"))
     parser.add_argument("--page", type=Path)
     options = parser.parse_args()
-    if options.data:
-        os.environ["DERMLENS_DATA"] = str(options.data)  # `embedded_roles` reads it
     console = Console(stderr=True, width=120)
     newest, *before = (load_bundle(path) for path in (MODELS_DIR / "default", *options.before))
-    test = embedded_roles(newest, console)["test"]
+    test = embedded_roles(newest, console, options.data)["test"]
     rows, decided = {}, {}
     for bundle in (newest, *before):
         if bundle.version in rows:
             raise SystemExit(f"Two of the bundles are version {bundle.version}. Name others.")
-        if seen_in_test(bundle, HASHES) != seen_in_test(newest, HASHES):
+        if seen_in("test", bundle, HASHES) != seen_in("test", newest, HASHES):
             raise SystemExit(f"Version {bundle.version} was tested on other images: these two cannot be compared.")
         rows[bundle.version] = figures(bundle, test, console)
         decided[bundle.version] = rows[bundle.version].pop("decision")

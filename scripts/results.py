@@ -185,7 +185,7 @@ def protocol(path: Path) -> list[str]:
         f"The accuracy protocol, five folds by lesion: {', '.join(f'`{name}`' for name in methods)} and what is",
         f"simplest, on the lesions of the folds named ({lesions} altogether), one image each. Every lesion is",
         "tested once, by a network that has met neither it nor a copy of it. Pooled predictions, 95 % intervals",
-        "over lesions; SD is that between folds;",
+        "over lesions; SD is that between folds; `embedded` is the embedded model's recipe;",
         "minutes and memory are those of one fold (`benchmarks/accuracy.py`, [docs/accuracy.md](docs/accuracy.md)):",
         "",
         *tables.table(found),
