@@ -27,6 +27,7 @@ from folds import RESAMPLES, markdown, mean_figure, write  # all beside this fil
 from rich.console import Console
 from versions import HASHES, ROLES, seen_in
 
+from dermlens.errors import BundleError
 from dermlens.evaluation.bootstrap import lesion_index, paired_difference, resample_weights
 from dermlens.evaluation.calibration import fit_calibration
 from dermlens.evaluation.metrics import balanced_accuracy_score, log_errors, macro_auc_score, roc_auc_score
@@ -134,7 +135,10 @@ def main() -> None:
     console = Console(stderr=True, width=120)
     embedded = load_bundle(MODELS_DIR / "default")
     bundles = {f"embedded, {embedded.version}": embedded}
-    bundles |= {name: load_bundle(Path(path)) for name, path in (given.split("=", 1) for given in options.others)}
+    try:
+        bundles |= {name: load_bundle(Path(path)) for name, path in (given.split("=", 1) for given in options.others)}
+    except BundleError as error:
+        raise SystemExit(str(error)) from None
     for name, bundle in bundles.items():
         if any(seen_in(role, bundle, HASHES) != seen_in(role, embedded, HASHES) for role in ROLES):
             raise SystemExit(f"{name} had another split than the embedded model: these two cannot be compared.")

@@ -94,6 +94,12 @@ def test_a_bundle_without_a_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         choice.main()
 
 
+def test_a_bundle_that_is_not_there_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["choice.py", "--others", f"a={tmp_path / 'nowhere'}"])
+    with pytest.raises(SystemExit, match="No model bundle at"):
+        choice.main()
+
+
 def test_rows_of_an_earlier_table_are_kept_for_the_same_embedded_model_only(tmp_path: Path) -> None:
     path, model = tmp_path / "choice.json", {"name": "default", "version": "1", "sha256": "f"}
     assert earlier_rows(None, model) == earlier_rows(path, model) == {}
