@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kept_folds import fuller, identity, read_folds, refuse_mixtures, write_fold  # both beside this file
+from kept_folds import fuller, identity, read_folds, refuse_mixtures, rule_of, write_fold  # both beside this file
 from measure import machine
 
 PREFERENCE = ("images_224", "isic9", "images_200x150")
@@ -236,7 +236,7 @@ def _finished_folds(
                 fold = predictions(folder)
                 cost = json.loads((folder / "cost.json").read_text()) | identity(folder)
                 if keep:
-                    write_fold(keep, method, number, fold, cost)
+                    write_fold(keep, method, number, fold, cost | {"rule": rule_of(folder)})
             elif number in kept.get(method, {}):
                 fold, cost = kept[method][number]
             else:

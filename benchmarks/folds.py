@@ -204,10 +204,10 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     return ["| " + " | ".join(map(text, line)) + " |" for line in lines]
 
 
-def arguments(doc: str | None) -> argparse.ArgumentParser:
+def arguments(doc: str | None, *, runs_needed: bool = True) -> argparse.ArgumentParser:
     """Return a parser with what these benchmarks share."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, required=True, help="the --out of benchmarks/accuracy.py")
+    parser.add_argument("--runs", type=Path, required=runs_needed, help="the --out of benchmarks/accuracy.py")
     parser.add_argument("--method", default="top")
     parser.add_argument("--data", default=os.environ.get("DERMLENS_DATA"))
     parser.add_argument("--keep", type=Path, help="folder for the networks' outputs; beside the folds unless named")

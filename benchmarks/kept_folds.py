@@ -68,6 +68,20 @@ def identity(run: Path) -> dict[str, str]:
     }
 
 
+def rule_of(run: Path) -> dict[str, Any]:
+    """Return how a fold's bundle names a class: `kind`, `strength` and the `prior` (classes,) that it divides by.
+
+    The prior has the biases in it. Empty where the run has no bundle, as the student's.
+    """
+    from dermlens.inference.bundle import load_bundle
+
+    if not (run / "bundle").is_dir():
+        return {}
+    bundle = load_bundle(run / "bundle")
+    fitted = bundle.calibration
+    return {**bundle.decision_rule.as_dict(), "prior": (np.array(fitted.prior) * np.exp(fitted.bias)).tolist()}
+
+
 def refuse_mixtures(method: str, costs: Mapping[int, Mapping[str, Any]]) -> None:
     """Pool no folds of different recipes or data.
 

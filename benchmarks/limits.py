@@ -1,7 +1,7 @@
 """What limits the accuracy: the pooled out-of-fold predictions of the accuracy protocol, looked at; nothing is trained.
 
-    DERMLENS_DATA=/path/to/data python benchmarks/limits.py --runs runs/accuracy --method top
-                                                            [--out DIR] [--page docs/accuracy.md]
+    DERMLENS_DATA=/path/to/data python benchmarks/limits.py --method embedded --kept benchmarks/results/folds
+                                                            [--runs runs/accuracy] [--out DIR] [--page docs/accuracy.md]
 
 - AK and SCC as one class, as HAM10000's `akiec` has them: both probabilities are added before the decision. Only these
   seven classes can be set beside figures published for HAM10000.
@@ -11,7 +11,8 @@
 - How often the truth is among the first two diagnoses.
 
 One image of each lesion, each judged by the network that has not met it, with its own bundle's calibration and rule.
-95 % intervals from a bootstrap over lesions within classes.
+95 % intervals from a bootstrap over lesions within classes. Folds are read from --runs, and from the small files that
+`accuracy.py --keep` left (--kept) where no run folder is at hand.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from typing import Any
 import numpy as np
 from accuracy_table import predictions
 from folds import arguments, column, draws, finished, markdown, write
+from kept_folds import read_folds, rule_of
 
 from dermlens.evaluation import weighted
 from dermlens.evaluation.bootstrap import sampled_figure
 from dermlens.evaluation.metrics import balanced_accuracy_score, confusion_matrix
-from dermlens.inference.bundle import load_bundle
 from dermlens.inference.decision import Calibration, DecisionRule, decide
 
 AKIEC = ("AK", "SCC")
@@ -57,23 +58,36 @@ class Seen:
         return Seen(self.codes, *(column[rows] for column in columns), rule=self.rule)
 
 
-def read(folders: Mapping[int, Path]) -> Seen:
-    """Read the finished folds."""
-    bundles = {number: load_bundle(folder / "bundle") for number, folder in folders.items()}
-    tables = {number: predictions(folder) for number, folder in folders.items()}
-    first = next(iter(bundles.values()))
+def read(runs: Path | None, kept: Path | None, method: str) -> Seen:
+    """Read the finished folds of a method, from their run folders or, where there is none, from small files.
+
+    Raises:
+        SystemExit: there is none, or a small file is from before the rule of decision was kept in them.
+    """
+    found = {
+        number: (fold, cost.get("rule", {}))
+        for number, (fold, cost) in (read_folds(kept) if kept else {}).get(method, {}).items()
+    }
+    if runs is not None and (runs / method).is_dir():
+        found |= {number: (predictions(run), rule_of(run)) for number, run in finished(runs, method).items()}
+    if not found:
+        raise SystemExit(f"No finished fold of {method!r}: train one with benchmarks/accuracy.py.")
+    for number in found:
+        if not found[number][1]:
+            raise SystemExit(f"Fold {number} of {method!r} does not say by which rule it names a class.")
+    tables = {number: found[number][0] for number in sorted(found)}
+    rules = {number: found[number][1] for number in tables}
     sizes = [len(table["truth"]) for table in tables.values()]
-    fitted = [bundle.calibration for bundle in bundles.values()]
-    priors = [np.array(each.prior) * np.exp(each.bias) for each in fitted]
+    first = rules[min(rules)]
     names = ("truth", "decision", "probability")
     return Seen(
-        tuple(first.codes),
+        tuple(str(code) for code in tables[min(tables)]["codes"]),
         *(column(tables, name) for name in names),
-        prior=np.repeat(priors, sizes, axis=0),
-        fold=np.repeat(list(folders), sizes),
+        prior=np.repeat([rule["prior"] for rule in rules.values()], sizes, axis=0),
+        fold=np.repeat(list(tables), sizes),
         source=column(tables, "source"),
         isic_id=column(tables, "isic_id"),
-        rule=first.decision_rule,
+        rule=DecisionRule(first["kind"], first["strength"]),
     )
 
 
@@ -308,16 +322,17 @@ def plot(matrix: np.ndarray, codes: Sequence[str]) -> bytes:
 
 
 def main() -> None:
-    options = arguments(__doc__).parse_args()
+    parser = arguments(__doc__, runs_needed=False)
+    parser.add_argument("--kept", type=Path, help="folder of finished folds as small files (accuracy.py --keep)")
+    options = parser.parse_args()
     if not options.data:
         raise SystemExit("Name the data folder with --data or DERMLENS_DATA: it says how each lesion was diagnosed.")
-    folders = finished(options.runs, options.method)
-    seen = read(folders)
+    seen = read(options.runs, options.kept, options.method)
     ways, ham = ways_of_diagnosis(seen.isic_id, Path(options.data))
     matrix = confusion_matrix(seen.truth, seen.decision, len(seen.codes))
     found = {
         "method": options.method,
-        "folds": list(folders),
+        "folds": np.unique(seen.fold).tolist(),
         "lesions": len(seen.truth),
         "errors": int((seen.decision != seen.truth).sum()),
         "asked": headline(seen, ham),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import limits
 import numpy as np
 import pytest
+from accuracy_table import predictions
+from kept_folds import rule_of, write_fold
 from limits import Seen, confusions, first_two, groups, headline, merged, spread, standard_error, ways_of_diagnosis
 
 from dermlens.inference.decision import Calibration, DecisionRule
@@ -115,7 +118,7 @@ def test_folds_become_tables(
     (data / "ham10000" / "HAM10000_metadata.csv").write_text("image_id,dx_type\nISIC_0000001,histo\n")
     for number in range(2):
         folder = tmp_path / "runs" / "top" / f"fold{number}"
-        folder.mkdir(parents=True)
+        (folder / "bundle").mkdir(parents=True)
         head = ["image", "lesion_id", "diagnosis", "decision", "probe_decision", *(f"p_{code}" for code in CODES)]
         rows, split = [head], [["image", "source", "isic_id", "role", "diagnosis"]]
         for i in range(40):
@@ -131,12 +134,30 @@ def test_folds_become_tables(
         calibration=Calibration(1.0, tuple(PRIOR), tuple(PRIOR)),
         decision_rule=DecisionRule("prior_adjusted", 1.0),
     )
-    monkeypatch.setattr(limits, "load_bundle", lambda folder: bundle)
-    out = tmp_path / "out"
-    monkeypatch.setattr("sys.argv", ["limits.py", f"--runs={tmp_path / 'runs'}", f"--data={data}", f"--out={out}"])
+    monkeypatch.setattr("dermlens.inference.bundle.load_bundle", lambda folder: bundle)
+    out, kept = tmp_path / "out", tmp_path / "kept"
+    asked = ["limits.py", f"--data={data}", f"--out={out}"]
+    monkeypatch.setattr("sys.argv", [*asked, f"--runs={tmp_path / 'runs'}"])
     limits.main()
     text = (out / "limits.md").read_text()
     assert text.strip() == capsys.readouterr().out.strip()
     assert "80 lesions, one image each, of 2 of 5 folds (0, 1) of `top`; 16 are called wrongly." in text
     assert "| unknown | 72 |" in text and "| histo | 8 |" in text and "standard deviation 0.000" in text
     assert (out / "limits.png").read_bytes().startswith(b"\x89PNG")
+    for number in range(2):
+        run = tmp_path / "runs" / "top" / f"fold{number}"
+        write_fold(kept, "top", number, predictions(run), {"rule": rule_of(run)})
+    shutil.rmtree(tmp_path / "runs" / "top" / "fold1")
+    for runs in ([f"--runs={tmp_path / 'runs'}"], [f"--runs={tmp_path / 'gone'}"], []):
+        monkeypatch.setattr("sys.argv", [*asked, *runs, f"--kept={kept}"])
+        limits.main()
+        assert (out / "limits.md").read_text() == text, "small files say the same as run folders"
+
+
+def test_folds_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="No finished fold of 'top'"):
+        limits.read(tmp_path / "runs", tmp_path, "top")
+    facts = {"truth": np.array([0]), "lesion": np.array(["L"]), "codes": np.array(CODES)}
+    write_fold(tmp_path, "top", 3, facts, {})
+    with pytest.raises(SystemExit, match="Fold 3 of 'top' does not say by which rule"):
+        limits.read(None, tmp_path, "top")
