@@ -204,13 +204,21 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     return ["| " + " | ".join(map(text, line)) + " |" for line in lines]
 
 
-def arguments(doc: str | None, *, runs_needed: bool = True) -> argparse.ArgumentParser:
-    """Return a parser with what these benchmarks share."""
+def arguments(doc: str | None, *, small_files: bool = False) -> argparse.ArgumentParser:
+    """Return a parser with what these benchmarks share.
+
+    Args:
+        small_files: the benchmark needs what `accuracy.py --keep` keeps of a fold and no network: --kept is there, and
+            --runs may be missing.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, required=runs_needed, help="the --out of benchmarks/accuracy.py")
+    parser.add_argument("--runs", type=Path, required=not small_files, help="the --out of benchmarks/accuracy.py")
     parser.add_argument("--method", default="top")
     parser.add_argument("--data", default=os.environ.get("DERMLENS_DATA"))
-    parser.add_argument("--keep", type=Path, help="folder for the networks' outputs; beside the folds unless named")
+    if small_files:
+        parser.add_argument("--kept", type=Path, help="the --keep of benchmarks/accuracy.py, for folds without a run")
+    else:
+        parser.add_argument("--keep", type=Path, help="folder for the networks' outputs; beside the folds unless named")
     parser.add_argument("--out", type=Path, default=Path("runs/protocol"))
     parser.add_argument("--page", type=Path, help="also put the tables between this benchmark's marks in this document")
     return parser

@@ -69,17 +69,21 @@ def identity(run: Path) -> dict[str, str]:
 
 
 def rule_of(run: Path) -> dict[str, Any]:
-    """Return how a fold's bundle names a class: `kind`, `strength` and the `prior` (classes,) that it divides by.
+    """Return how a fold's bundle names a class: `kind`, `strength`, and `prior` and `bias`, (classes,) each.
 
-    The prior has the biases in it. Empty where the run has no bundle, as the student's.
+    Empty where the run has no bundle, as the student's, or one that cannot be read.
     """
+    from dermlens.errors import BundleError
     from dermlens.inference.bundle import load_bundle
 
     if not (run / "bundle").is_dir():
         return {}
-    bundle = load_bundle(run / "bundle")
+    try:
+        bundle = load_bundle(run / "bundle")
+    except BundleError:
+        return {}
     fitted = bundle.calibration
-    return {**bundle.decision_rule.as_dict(), "prior": (np.array(fitted.prior) * np.exp(fitted.bias)).tolist()}
+    return {**bundle.decision_rule.as_dict(), "prior": list(fitted.prior), "bias": list(fitted.bias)}
 
 
 def refuse_mixtures(method: str, costs: Mapping[int, Mapping[str, Any]]) -> None:

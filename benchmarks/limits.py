@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy_table import predictions
-from folds import arguments, column, draws, finished, markdown, write
-from kept_folds import read_folds, rule_of
+from accuracy_table import Fold, predictions
+from folds import FOLDS, arguments, column, draws, markdown, write
+from kept_folds import identity, read_folds, refuse_mixtures, rule_of
 
 from dermlens.evaluation import weighted
 from dermlens.evaluation.bootstrap import sampled_figure
@@ -41,7 +41,10 @@ RAREST = (12, 16, 20, 50, 100, 200, 500)
 
 @dataclass(frozen=True)
 class Seen:
-    """All lesions in one order, (n,) or (n, classes); `prior` is what the rule of its own bundle divides by."""
+    """All lesions in one order, (n,) or (n, classes); `prior` is what the rule of its own bundle divides by.
+
+    It has the biases in it, which is exact for the rules that a training gives a bundle: strength 1, or none.
+    """
 
     codes: tuple[str, ...]
     truth: np.ndarray
@@ -62,32 +65,45 @@ def read(runs: Path | None, kept: Path | None, method: str) -> Seen:
     """Read the finished folds of a method, from their run folders or, where there is none, from small files.
 
     Raises:
-        SystemExit: there is none, or a small file is from before the rule of decision was kept in them.
+        SystemExit: there is none, they are not of one recipe, data set and rule, or a small file has no rule.
     """
-    found = {
-        number: (fold, cost.get("rule", {}))
-        for number, (fold, cost) in (read_folds(kept) if kept else {}).get(method, {}).items()
-    }
-    if runs is not None and (runs / method).is_dir():
-        found |= {number: (predictions(run), rule_of(run)) for number, run in finished(runs, method).items()}
+    for folder in (runs, kept):
+        if folder is not None and not folder.is_dir():
+            raise SystemExit(f"The folder {folder} does not exist.")
+    found: dict[int, tuple[Fold, dict[str, Any]]] = read_folds(kept).get(method, {}) if kept else {}
+    for number in FOLDS if runs else ():
+        run = runs / method / f"fold{number}"
+        if (run / "test_predictions.csv").is_file():
+            found[number] = (predictions(run), identity(run) | {"rule": rule_of(run)})
     if not found:
-        raise SystemExit(f"No finished fold of {method!r}: train one with benchmarks/accuracy.py.")
-    for number in found:
-        if not found[number][1]:
-            raise SystemExit(f"Fold {number} of {method!r} does not say by which rule it names a class.")
-    tables = {number: found[number][0] for number in sorted(found)}
-    rules = {number: found[number][1] for number in tables}
+        raise SystemExit(
+            f"No finished fold of {method!r} under --runs or --kept: train one with benchmarks/accuracy.py."
+        )
+    found = dict(sorted(found.items()))
+    refuse_mixtures(method, {number: cost for number, (_, cost) in found.items()})
+    tables, rules = {}, {}
+    for number, (table, cost) in found.items():
+        tables[number], rules[number] = table, cost.get("rule")
+        if not rules[number]:
+            raise SystemExit(
+                f"Fold {number} of {method!r} does not say by which rule it names a class: name its run with --runs. "
+                "(The student's has no bundle and no rule.)"
+            )
+    kinds = {(rule["kind"], rule["strength"], *tables[number]["codes"]) for number, rule in rules.items()}
+    if len(kinds) > 1:
+        raise SystemExit(f"The folds of {method!r} differ in their classes or in the rule that names one: {kinds}.")
+    kind, strength, *codes = kinds.pop()
     sizes = [len(table["truth"]) for table in tables.values()]
-    first = rules[min(rules)]
+    priors = [np.array(rule["prior"]) * np.exp(rule["bias"]) for rule in rules.values()]
     names = ("truth", "decision", "probability")
     return Seen(
-        tuple(str(code) for code in tables[min(tables)]["codes"]),
+        tuple(map(str, codes)),
         *(column(tables, name) for name in names),
-        prior=np.repeat([rule["prior"] for rule in rules.values()], sizes, axis=0),
+        prior=np.repeat(priors, sizes, axis=0),
         fold=np.repeat(list(tables), sizes),
         source=column(tables, "source"),
         isic_id=column(tables, "isic_id"),
-        rule=DecisionRule(first["kind"], first["strength"]),
+        rule=DecisionRule(kind, strength),
     )
 
 
@@ -322,9 +338,7 @@ def plot(matrix: np.ndarray, codes: Sequence[str]) -> bytes:
 
 
 def main() -> None:
-    parser = arguments(__doc__, runs_needed=False)
-    parser.add_argument("--kept", type=Path, help="folder of finished folds as small files (accuracy.py --keep)")
-    options = parser.parse_args()
+    options = arguments(__doc__, small_files=True).parse_args()
     if not options.data:
         raise SystemExit("Name the data folder with --data or DERMLENS_DATA: it says how each lesion was diagnosed.")
     seen = read(options.runs, options.kept, options.method)

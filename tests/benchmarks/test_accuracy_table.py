@@ -5,14 +5,19 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 from accuracy_table import STUDENT, against, aligned, mean_of_folds, predictions, reliability, write_table
+from kept_folds import read_folds
+
+from dermlens.inference.bundle import load_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
+DEFAULT_BUNDLE = ROOT / "src" / "dermlens" / "models" / "default"
 CODES = ("MEL", "NV", "VASC")
 
 
@@ -166,6 +171,23 @@ def test_kept_folds_make_the_same_table_without_their_run_folders(tmp_path: Path
     expected = write_table(tmp_path / "a", ["top", STUDENT], 5, keep)
     assert sorted(path.name for path in keep.iterdir()) == ["student_fold0.npz", "top_fold0.npz", "top_fold1.npz"]
     assert write_table(tmp_path / "b", ["top", STUDENT], 5, keep) == expected
+
+
+def test_a_kept_fold_says_by_which_rule_it_names_a_class(tmp_path: Path) -> None:
+    keep = tmp_path / "folds"
+    for number in range(3):
+        write_fold(tmp_path / "a" / "top" / f"fold{number}", errors=2, probe_errors=10)
+    shutil.copytree(DEFAULT_BUNDLE, tmp_path / "a" / "top" / "fold0" / "bundle")
+    (tmp_path / "a" / "top" / "fold1" / "bundle").mkdir()
+    write_table(tmp_path / "a", ["top"], 5, keep)
+    rules = {number: cost["rule"] for number, (_, cost) in read_folds(keep)["top"].items()}
+    bundle = load_bundle(DEFAULT_BUNDLE)
+    assert rules[0] == {
+        **bundle.decision_rule.as_dict(),
+        "prior": list(bundle.calibration.prior),
+        "bias": list(bundle.calibration.bias),
+    }
+    assert rules[1] == rules[2] == {}, "no bundle, or one that cannot be read"
 
 
 def test_an_earlier_tables_rows_stay_where_they_have_more_folds(tmp_path: Path) -> None:

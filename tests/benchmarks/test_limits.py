@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import limits
 import numpy as np
 import pytest
 from accuracy_table import predictions
-from kept_folds import rule_of, write_fold
+from kept_folds import identity, rule_of, write_fold
 from limits import Seen, confusions, first_two, groups, headline, merged, spread, standard_error, ways_of_diagnosis
 
 from dermlens.inference.decision import Calibration, DecisionRule
@@ -109,55 +110,101 @@ def test_the_way_of_diagnosis_is_looked_up_by_isic_id(tmp_path: Path) -> None:
     assert ways.tolist() == ["unknown", "histo", "follow_up", "unknown"] and ham.tolist() == [False, False, True, False]
 
 
-def test_folds_become_tables(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = tmp_path / "data"
+def write_run(folder: Path, number: int) -> None:
+    """Write a finished fold whose shares are drawn, and a bundle in name; decisions follow the rule of `bundle_of`."""
+    (folder / "bundle").mkdir(parents=True)
+    rng = np.random.default_rng(number)
+    shares = rng.dirichlet(np.ones(len(CODES)), 40)
+    prior = np.array(bundle_of(folder / "bundle").calibration.prior)
+    told = (shares / prior).argmax(axis=1)
+    head = ["image", "lesion_id", "diagnosis", "decision", "probe_decision", *(f"p_{code}" for code in CODES)]
+    rows, split = [head], [["image", "source", "isic_id", "role", "diagnosis"]]
+    for i, row in enumerate(shares.tolist()):
+        code = CODES[i % 4]
+        rows.append([f"{number}-{i}.jpg", f"L{number}-{i:02}", code, CODES[told[i]], code, *row])
+        for fold in range(2):  # the split names the images of all folds
+            role = "test" if fold == number else "train"
+            split.append([f"{fold}-{i}.jpg", "isic9", f"ISIC_000000{i % 10}", role, code])
+    for name, table in (("test_predictions.csv", rows), ("split.csv", split)):
+        text = io.StringIO()
+        csv.writer(text).writerows(table)
+        (folder / name).write_text(text.getvalue())
+
+
+def bundle_of(folder: Path) -> SimpleNamespace:
+    """Return a bundle whose prior differs from fold to fold; its biases are undone in what it divides by."""
+    prior = PRIOR if folder.parent.name == "fold0" else PRIOR[::-1]
+    bias = (0.3, -0.2, 0.1, 0.0)
+    shares = np.array(prior) * np.exp(np.negative(bias))
+    fitted = Calibration(1.0, tuple((shares / shares.sum()).tolist()), prior, bias)
+    return SimpleNamespace(codes=CODES, calibration=fitted, decision_rule=DecisionRule("prior_adjusted", 1.0))
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Return a function that runs limits.py on folds 0 and 1 of `tmp_path / "runs"` and returns its Markdown."""
+    monkeypatch.setattr("dermlens.inference.bundle.load_bundle", bundle_of)
+    data, out = tmp_path / "data", tmp_path / "out"
     (data / "ham10000").mkdir(parents=True)
     (data / "isic_reference.csv").write_text("isic_id,dx_type\n")
     (data / "ham10000" / "HAM10000_metadata.csv").write_text("image_id,dx_type\nISIC_0000001,histo\n")
     for number in range(2):
-        folder = tmp_path / "runs" / "top" / f"fold{number}"
-        (folder / "bundle").mkdir(parents=True)
-        head = ["image", "lesion_id", "diagnosis", "decision", "probe_decision", *(f"p_{code}" for code in CODES)]
-        rows, split = [head], [["image", "source", "isic_id", "role", "diagnosis"]]
-        for i in range(40):
-            code, told = CODES[i % 4], CODES[(i + (i % 5 == 0)) % 4]
-            rows.append([f"{number}-{i}.jpg", f"L{number}-{i}", code, told, code, *["0.25"] * 4])
-            split.append([f"{number}-{i}.jpg", "isic9", f"ISIC_000000{i % 10}", "test", code])
-        for name, table in (("test_predictions.csv", rows), ("split.csv", split)):
-            text = io.StringIO()
-            csv.writer(text).writerows(table)
-            (folder / name).write_text(text.getvalue())
-    bundle = SimpleNamespace(
-        codes=CODES,
-        calibration=Calibration(1.0, tuple(PRIOR), tuple(PRIOR)),
-        decision_rule=DecisionRule("prior_adjusted", 1.0),
-    )
-    monkeypatch.setattr("dermlens.inference.bundle.load_bundle", lambda folder: bundle)
-    out, kept = tmp_path / "out", tmp_path / "kept"
-    asked = ["limits.py", f"--data={data}", f"--out={out}"]
-    monkeypatch.setattr("sys.argv", [*asked, f"--runs={tmp_path / 'runs'}"])
-    limits.main()
-    text = (out / "limits.md").read_text()
-    assert text.strip() == capsys.readouterr().out.strip()
-    assert "80 lesions, one image each, of 2 of 5 folds (0, 1) of `top`; 16 are called wrongly." in text
-    assert "| unknown | 72 |" in text and "| histo | 8 |" in text and "standard deviation 0.000" in text
-    assert (out / "limits.png").read_bytes().startswith(b"\x89PNG")
-    for number in range(2):
-        run = tmp_path / "runs" / "top" / f"fold{number}"
-        write_fold(kept, "top", number, predictions(run), {"rule": rule_of(run)})
-    shutil.rmtree(tmp_path / "runs" / "top" / "fold1")
-    for runs in ([f"--runs={tmp_path / 'runs'}"], [f"--runs={tmp_path / 'gone'}"], []):
-        monkeypatch.setattr("sys.argv", [*asked, *runs, f"--kept={kept}"])
+        write_run(tmp_path / "runs" / "top" / f"fold{number}", number)
+
+    def run(*options: str) -> str:
+        monkeypatch.setattr("sys.argv", ["limits.py", f"--data={data}", f"--out={out}", *options])
         limits.main()
-        assert (out / "limits.md").read_text() == text, "small files say the same as run folders"
+        return (out / "limits.md").read_text()
+
+    return run
+
+
+def test_folds_become_tables(tmp_path: Path, asked: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    text = asked(f"--runs={tmp_path / 'runs'}")
+    assert text.strip() == capsys.readouterr().out.strip()
+    assert "80 lesions, one image each, of 2 of 5 folds (0, 1) of `top`; " in text
+    assert "| unknown | 72 |" in text and "| histo | 8 |" in text and "standard deviation 0." in text
+    assert (tmp_path / "out" / "limits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_small_files_say_the_same_as_run_folders(tmp_path: Path, asked: Callable[..., str]) -> None:
+    runs, kept = tmp_path / "runs", tmp_path / "kept"
+    text = asked(f"--runs={runs}")
+    assert merged(limits.read(runs, None, "top")).prior[[0, -1]].round(6).tolist() != [[0.2, 0.5, 0.3]] * 2
+    for number in range(2):
+        run = runs / "top" / f"fold{number}"
+        write_fold(kept, "top", number, predictions(run), {**identity(run), "rule": rule_of(run)})
+    shutil.rmtree(runs / "top" / "fold1")
+    assert asked(f"--runs={runs}", f"--kept={kept}") == text
+    shutil.rmtree(runs / "top" / "fold0")
+    assert asked(f"--runs={runs}", f"--kept={kept}") == text, "a folder in which a training has begun is not in the way"
+    assert asked(f"--kept={kept}") == text
+
+
+def test_a_run_folder_goes_before_a_small_file(tmp_path: Path, asked: Callable[..., str]) -> None:
+    runs, kept = tmp_path / "runs", tmp_path / "kept"
+    text = asked(f"--runs={runs}")
+    run = runs / "top" / "fold0"
+    fold = predictions(run)
+    fold["decision"] = fold["truth"]
+    write_fold(kept, "top", 0, fold, {**identity(run), "rule": rule_of(run)})
+    assert asked(f"--runs={runs}", f"--kept={kept}") == text
 
 
 def test_folds_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="No finished fold of 'top'"):
-        limits.read(tmp_path / "runs", tmp_path, "top")
+    with pytest.raises(SystemExit, match=r"The folder .*gone does not exist"):
+        limits.read(None, tmp_path / "gone", "top")
+    with pytest.raises(SystemExit, match="No finished fold of 'top' under --runs or --kept"):
+        limits.read(None, None, "top")
     facts = {"truth": np.array([0]), "lesion": np.array(["L"]), "codes": np.array(CODES)}
-    write_fold(tmp_path, "top", 3, facts, {})
+    write_fold(tmp_path, "top", 3, facts, {"rule": {}})
     with pytest.raises(SystemExit, match="Fold 3 of 'top' does not say by which rule"):
+        limits.read(tmp_path, tmp_path, "top")
+    rule = {"kind": "prior_adjusted", "strength": 1.0, "prior": PRIOR, "bias": [0] * 4}
+    write_fold(tmp_path, "top", 3, facts, {"recipe": "a", "rule": rule})
+    write_fold(tmp_path, "top", 4, facts, {"recipe": "a", "rule": {**rule, "kind": "largest_probability"}})
+    with pytest.raises(SystemExit, match="differ in their classes or in the rule"):
+        limits.read(None, tmp_path, "top")
+    write_fold(tmp_path, "top", 4, facts, {"recipe": "b", "rule": rule})
+    with pytest.raises(SystemExit, match="Folds 3 and 4 of 'top' were made by different recipes"):
         limits.read(None, tmp_path, "top")
