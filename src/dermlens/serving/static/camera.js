@@ -1,5 +1,6 @@
 // Taking a picture, with a ring that shows where the lesion belongs.
 import { button, dialog, h, reticle } from "./dom.js";
+import { encoded } from "./frame.js";
 import { S } from "./strings.js";
 
 function complaint(error) {
@@ -50,10 +51,9 @@ export async function openCamera(taken) {
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
     canvas.getContext("2d").drawImage(video, 0, 0);
-    canvas.toBlob((blob) => {
-      node.close();
-      taken(blob);
-    }, "image/jpeg", 0.95);
+    const blob = encoded(canvas, "image/jpeg");
+    node.close();
+    taken(blob);
   }
 
   await start({ facingMode: "environment" });
