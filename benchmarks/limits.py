@@ -333,7 +333,7 @@ def plot(matrix: np.ndarray, codes: Sequence[str]) -> bytes:
     axis.set_yticks(range(len(codes)), [f"{code} ({n})" for code, n in zip(codes, matrix.sum(axis=1), strict=True)])
     axis.set(xlabel="diagnosis given", ylabel="true diagnosis (lesions)")
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
+    figure.savefig(file, format="png", dpi=110, bbox_inches="tight")  # or the label at the left is cut
     return file.getvalue()
 
 
