@@ -141,7 +141,7 @@ def summarise(folds: Mapping[int, Fold], decision: str, probes: Mapping[int, Fol
 
 
 def against(final: Mapping[int, Fold], folds: Mapping[int, Fold]) -> dict[str, Any]:
-    """Return by how much the final method is better than another on the folds of the other, in pairs over lesions.
+    """Return by how much the final method is better than another on folds that both have, in pairs over lesions.
 
     Once with the decisions of both, once with the largest probability named by both: a method without class balance is
     not to lose by its rule of decision alone.
@@ -207,9 +207,12 @@ def write_table(
         found[method] = summarise(folds, "decision", probes)
         found[method]["minutes"] = _minutes(costs[method], folds)
         found[method]["peak_gb"] = max(costs[method][fold]["peak_gb"] for fold in folds)
-        if method != FINAL and set(folds) <= set(every.get(FINAL, {})):
-            found[method]["final"] = against(every[FINAL], folds)
-            found[method]["final"]["share_of_minutes"] = _minutes(costs[FINAL], folds) / found[method]["minutes"]
+        common = {number: fold for number, fold in folds.items() if number in every.get(FINAL, {})}
+        if method != FINAL and common:
+            found[method]["final"] = against(every[FINAL], common)
+            found[method]["final"]["folds"] = sorted(common)
+            share = _minutes(costs[FINAL], common) / _minutes(costs[method], common)
+            found[method]["final"]["share_of_minutes"] = share
     if onto is not None and onto.is_file():
         found = fuller(found, json.loads(onto.read_text()))
     lines = [*table(found), "", *recalls(found), *comparisons(found)]
@@ -316,7 +319,7 @@ def comparisons(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     header += [f"accuracy, {both}", f"minutes of `{FINAL}` by its minutes"]
     keys = [f"{metric}{rule}" for rule in ("", "_by_probability") for metric in ("balanced_accuracy", "accuracy")]
     rows = [
-        [f"`{name}`", ", ".join(map(str, summary["folds"]))]
+        [f"`{name}`", ", ".join(map(str, summary["final"].get("folds", summary["folds"])))]
         + [figure_of(summary["final"][key]) if key in summary["final"] else "" for key in keys]
         + [f"{summary['final']['share_of_minutes']:.2f}"]
         for name, summary in found.items()

@@ -171,6 +171,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.against not in options.methods:
         raise SystemExit(f"--against {options.against} is not among --methods {' '.join(options.methods)}.")
+    if not options.kept.is_dir():
+        raise SystemExit(f"The folder {options.kept} does not exist.")
     joined = join(read_folds(options.kept), options.methods)
     found = {
         "methods": options.methods,

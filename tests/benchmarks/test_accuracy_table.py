@@ -148,6 +148,15 @@ def test_the_final_method_is_set_against_another_on_the_folds_of_that_one(tmp_pa
     assert len(by_probability) == 2 and all(by_probability)
 
 
+def test_a_method_with_more_folds_is_compared_on_those_that_both_have(tmp_path: Path) -> None:
+    write_fold(tmp_path / "top" / "fold1", errors=2, probe_errors=10)
+    for number, errors in ((0, 19), (1, 6)):
+        write_fold(tmp_path / "full" / f"fold{number}", errors=errors, probe_errors=10)
+    *_, row = write_table(tmp_path, ["top", "full"], 5)
+    name, folds, _, accuracy, *_ = (cell.strip() for cell in row.split("|")[1:-1])
+    assert (name, folds) == ("`full`", "1") and float(accuracy.split()[0]) == pytest.approx(0.2)
+
+
 def test_two_methods_that_differ_by_their_rule_alone_are_equal_by_the_largest_probability() -> None:
     rng = np.random.default_rng(0)
     probability = rng.dirichlet([1, 1, 1], 90)
