@@ -51,8 +51,8 @@ def run_fold(data: Path, out: Path, method: str, fold: int, settings: Mapping[st
     from rich.console import Console
 
     from dermlens.audit.findings import hash_records
+    from dermlens.networks.backend import load_tensorflow
     from dermlens.training.default_model import default_dataset
-    from dermlens.training.quiet import load_tensorflow
     from dermlens.training.split import assign_folds, assign_roles
 
     console = Console(width=140)

@@ -27,13 +27,13 @@ from folds import RESAMPLES, markdown, mean_figure, write  # all beside this fil
 from rich.console import Console
 from versions import HASHES, ROLES, seen_in
 
+from dermlens.bundle.bundle import MODELS_DIR, Bundle, load_bundle
+from dermlens.bundle.decision import decide, probabilities
 from dermlens.errors import BundleError
 from dermlens.evaluation.bootstrap import lesion_index, paired_difference, resample_weights
 from dermlens.evaluation.calibration import fit_calibration
+from dermlens.evaluation.fit_trust import Labelled, look
 from dermlens.evaluation.metrics import balanced_accuracy_score, log_errors, macro_auc_score, roc_auc_score
-from dermlens.evaluation.trust_fit import Labelled, look
-from dermlens.inference.bundle import MODELS_DIR, Bundle, load_bundle
-from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.runtime import Runtime
 
 CHOOSING = ("select", "calibrate")

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from dermlens.bundle.bundle import Bundle
+from dermlens.evaluation.fit_trust import Labelled
 from dermlens.evaluation.metrics import log_loss
 from dermlens.evaluation.scores import score
-from dermlens.evaluation.trust_fit import Labelled
-from dermlens.inference.bundle import Bundle
 from dermlens.training.default_model import default_dataset
 from dermlens.training.refit import roles_of
 

@@ -23,12 +23,12 @@ from embedded import network_cells, network_figures
 from folds import markdown, mean_logits, write  # beside this file
 from rich.console import Console
 
+from dermlens.bundle.bundle import Bundle, load_bundle
+from dermlens.bundle.decision import decide, probabilities
 from dermlens.evaluation.bootstrap import paired_difference
 from dermlens.evaluation.calibration import choose_calibration
+from dermlens.evaluation.fit_trust import Labelled
 from dermlens.evaluation.metrics import log_loss
-from dermlens.evaluation.trust_fit import Labelled
-from dermlens.inference.bundle import Bundle, load_bundle
-from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.runtime import Runtime
 
 KEPT, MEAN, ANSWERS, BEFORE = " (kept)", "mean of the weights", "mean of the answers", "the bundle before"
@@ -39,13 +39,13 @@ def member_logits(
     run: Path, folder: Path, roles: Mapping[str, Labelled], bundle: Bundle, console: Console
 ) -> dict[str, dict[str, np.ndarray]]:
     """Return network -> role -> logits (n, classes) of each member and of the mean of their weights."""
+    from dermlens.inference.runtime import batch_for, compile_graph
+    from dermlens.networks.openvino import to_openvino
     from dermlens.training.checkpoint import assign, values_of
-    from dermlens.training.export import to_openvino
-    from dermlens.training.features import batch_for, compile_graph
-    from dermlens.training.folder import read_state
+    from dermlens.training.features import plain_outputs
     from dermlens.training.members import Kept, mean_of
     from dermlens.training.outputs import load_keras
-    from dermlens.training.trunk import plain_outputs
+    from dermlens.training.recipe import read_state
 
     whole = load_keras(run)
     part = whole.get_layer("classifier")
@@ -78,7 +78,7 @@ def _same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
 
 
 def bundle_logits(bundle: Bundle, roles: Mapping[str, Labelled], console: Console) -> dict[str, np.ndarray]:
-    from dermlens.evaluation.trust_fit import look
+    from dermlens.evaluation.fit_trust import look
 
     runtime = Runtime(bundle.graph_path, precision=bundle.precision)
     return {role: look(bundle, runtime, roles[role], console, f"before, {role}").logits for role in ROLES}
@@ -125,7 +125,7 @@ def main() -> None:
     if options.data is None:
         raise SystemExit("Name the data folder with --data or DERMLENS_DATA.")
     console = Console(stderr=True, width=120)
-    from dermlens.training.quiet import load_tensorflow
+    from dermlens.networks.backend import load_tensorflow
 
     load_tensorflow()
     from dermlens.training.default_model import default_dataset

@@ -123,7 +123,7 @@ len(dataset.records)
 # The command line (`dermlens audit`) also compares by a network, which finds cropped copies and likely label errors.
 
 # %%
-from dermlens.audit.audit import run_audit
+from dermlens.audit.run import run_audit
 
 audit = run_audit(dataset, console=console)
 audit
@@ -137,7 +137,7 @@ audit.to_frame()[["kind", "severity", "evidence", "remedy"]]
 # All settings are in one recipe. The few images take the last layer alone; the 700 the upper blocks.
 
 # %%
-from dermlens.training.quiet import load_tensorflow
+from dermlens.networks.backend import load_tensorflow
 
 load_tensorflow()
 from dermlens.training.recipe import Recipe
@@ -174,7 +174,7 @@ with truth.open("w", newline="") as file:
 evaluate(predictor, read_dataset(truth, images=IMAGES), WORK / "scores", split=None, seed=0, console=console)
 
 # %%
-from dermlens.reporting.inline import Page
+from dermlens.html import Page
 
 Page(WORK / "scores" / "report.html")
 
@@ -212,7 +212,7 @@ np.abs(np.asarray(logits)[0] - mine.predict(pixels).logits).max()
 # that will run it, and writes it only if that agrees with Keras.
 
 # %%
-from dermlens.training.exporting import export
+from dermlens.export.export import export
 
 exported = export(str(RUN), "onnx", WORK / "mine.onnx", images=[str(IMAGES)], overwrite=True)
 print(exported.path.name, f"{exported.bytes / 1e6:.1f} MB, run by {exported.runtime}")

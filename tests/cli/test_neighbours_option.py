@@ -11,9 +11,9 @@ import pytest
 
 import tiny
 from dermlens import cli
+from dermlens.bundle.bundle import add_trust, load_bundle
 from dermlens.data.records import Record
-from dermlens.evaluation.examples_fit import index_of
-from dermlens.inference.bundle import add_trust, load_bundle
+from dermlens.evaluation.fit_trust import index_of
 
 
 def call(*arguments: str) -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 import live
-from dermlens.inference.bundle import load_bundle
+from dermlens.bundle.bundle import load_bundle
 from dermlens.training.refit import main as refit
 from doc_blocks import CHEAPER, FIRST_TRAINING, PAGES, Block, Command, blocks, commands, plain, run_dermlens, words
 

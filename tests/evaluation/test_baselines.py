@@ -15,6 +15,7 @@ from rich.console import Console
 
 import tiny
 from dermlens import Predictor
+from dermlens.bundle.bundle import HASH_CHARS, add_baselines, load_bundle
 from dermlens.data.images import content_hash
 from dermlens.data.manifest import read_dataset
 from dermlens.errors import BundleError
@@ -28,7 +29,6 @@ from dermlens.evaluation.baselines import (
 )
 from dermlens.evaluation.bootstrap import paired_difference
 from dermlens.evaluation.evaluate import evaluate
-from dermlens.inference.bundle import HASH_CHARS, add_baselines, load_bundle
 
 CODES = ("MEL", "NV", "VASC")
 

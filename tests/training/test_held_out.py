@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 import tiny
+from dermlens.bundle.bundle import load_bundle
 from dermlens.data.records import Record
 from dermlens.errors import DataError
-from dermlens.evaluation.trust_fit import Labelled
-from dermlens.inference.bundle import load_bundle
+from dermlens.evaluation.fit_trust import Labelled
 from dermlens.training import held_out
 from dermlens.training.held_out import refit_baselines
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dermlens.errors import RecipeError
-from dermlens.training.backbones import backbone
+from dermlens.networks.efficientnet import backbone
 from dermlens.training.checkpoint import Saved
 from dermlens.training.device import resolve
 from dermlens.training.fit import History, Stage

@@ -11,9 +11,9 @@ import pytest
 
 import tiny
 from dermlens import Predictor
+from dermlens.bundle.bundle import HASH_CHARS, add_baselines, load_bundle
 from dermlens.data.images import content_hash
 from dermlens.evaluation.baselines import HeldOut, read_held_out
-from dermlens.inference.bundle import HASH_CHARS, add_baselines, load_bundle
 from dermlens.training.refit import main
 
 ROLES = {"train": 60, "calibrate": 60, "test": 30}

@@ -20,7 +20,7 @@ import waiting
 TRAIN = """
 import json, sys
 from pathlib import Path
-from dermlens.training.quiet import load_tensorflow
+from dermlens.networks.backend import load_tensorflow
 load_tensorflow()
 from rich.console import Console
 from dermlens.data.manifest import read_dataset

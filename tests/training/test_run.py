@@ -17,24 +17,23 @@ import pytest
 from rich.console import Console
 
 from dermlens import Predictor
+from dermlens.bundle.bundle import add_baselines, copy_bundle, load_bundle
 from dermlens.data.images import content_hash
 from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Dataset
 from dermlens.errors import DataError, LeakageError, RecipeError, StorageError, UsageError
 from dermlens.evaluation.baselines import HeldOut, read_held_out
-from dermlens.inference.bundle import add_baselines, copy_bundle, load_bundle
-from dermlens.training import assess, batch_memory
+from dermlens.networks.efficientnet import backbone
+from dermlens.training import batch_memory, finish
 from dermlens.training import features as features_module
+from dermlens.training import features as trunk_module
 from dermlens.training import run as run_module
-from dermlens.training import trunk as trunk_module
-from dermlens.training.backbones import backbone
 from dermlens.training.device import resolve
 from dermlens.training.feed import Feed
-from dermlens.training.folder import read_state, write_state
-from dermlens.training.pipeline import Draw
-from dermlens.training.recipe import Recipe, make_recipe
+from dermlens.training.recipe import Recipe, make_recipe, read_state, write_state
 from dermlens.training.refit import main as refit_main
 from dermlens.training.run import About, train
+from dermlens.training.views import Draw
 
 SMALL = Recipe(
     fine_tune="top",
@@ -340,7 +339,7 @@ def test_what_stops_after_fine_tuning_goes_on_from_the_tuned_model(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(assess, "_calibrate", interrupted)
+        patch.setattr(finish, "_calibrate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(data, tmp_path / "out", SMALL, About(name="x"), console=quiet)
     assert not (tmp_path / "out" / "bundle").exists()
@@ -369,7 +368,7 @@ def _another_run_stands_there_only_when_wanted(
         train(squashed, out, SMALL, About(name="x"), console=quiet, resume=True)
     assert (out / "recipe.json").read_bytes() == before
     with monkeypatch.context() as patch:
-        patch.setattr(assess, "_calibrate", interrupted)
+        patch.setattr(finish, "_calibrate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(data, out, other, About(name="y"), console=quiet, overwrite=True)
     bundle = train(data, out, other, About(name="y"), console=quiet, resume=True)
@@ -385,7 +384,7 @@ def test_plots_and_tables_that_cannot_be_written_do_not_cost_the_bundle(
         raise OSError(28, "No space left on device")
 
     for name in ("plot_history", "write_history", "write_predictions"):
-        monkeypatch.setattr(assess, name, no_space)
+        monkeypatch.setattr(finish, name, no_space)
     data = read_dataset(paint(tmp_path / "data", 12))
     bundle = train(
         data, tmp_path / "out", replace(SMALL, epochs=0), About(name="x"), console=Console(file=told, width=200)

@@ -124,7 +124,7 @@ def train(
     check_network(chosen, out)
     dataset = read_dataset(data, images=images, reference=reference, task=task.value, frame_aspect=frame_aspect)
     console.print("Starting TensorFlow ...", highlight=False)
-    from dermlens.training.quiet import load_tensorflow
+    from dermlens.networks.backend import load_tensorflow
 
     load_tensorflow()
     from dermlens.training.run import About
@@ -160,8 +160,8 @@ def _features(engine: EngineName, address: str | None, workers: int | None) -> E
     """Return who computes frozen features, None for this process; an address where nobody listens is told at once."""
     if not wants_ray(engine, address, workers):
         return None
-    from dermlens.inference.ray_crew import check_that_somebody_listens
-    from dermlens.training.ray_features import ray_features
+    from dermlens.cluster.crew import check_that_somebody_listens
+    from dermlens.cluster.features import ray_features
 
     if address is not None:
         check_that_somebody_listens(address)
@@ -205,8 +205,7 @@ def _count(devices: str | None) -> int | None:
 
 def _begun(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return settings and notes of the run that --resume goes on with."""
-    from dermlens.training.folder import read_state
-    from dermlens.training.recipe import make_recipe, read_recipe
+    from dermlens.training.recipe import make_recipe, read_recipe, read_state
 
     if not (out / "recipe.json").is_file():
         raise UsageError(
@@ -228,8 +227,8 @@ def _begun(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 def check_network(recipe: Recipe, out: Path) -> None:
     """Refuse a backbone, size or weights that cannot be had before the data is read and TensorFlow starts."""
-    from dermlens.training.family import backbone, check_size
-    from dermlens.training.sources import resolve_weights
+    from dermlens.networks.family import backbone, check_size
+    from dermlens.networks.weights import resolve_weights
 
     row = backbone(recipe.backbone)
     check_size(row, recipe.size_px)

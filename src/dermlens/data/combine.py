@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dermlens.data.groups import members, picture_groups
-from dermlens.data.records import Dataset, Record
+from dermlens.data.records import Dataset, Record, members, picture_groups
 from dermlens.errors import UsageError
 
 

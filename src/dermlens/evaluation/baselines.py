@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dermlens.bundle.bundle import BASELINES_FILE, HASH_CHARS, Bundle
 from dermlens.diagnoses import display_name
 from dermlens.errors import BundleError
-from dermlens.evaluation import weighted
+from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import lesion_index, resample_weights, sampled_figure
-from dermlens.evaluation.weighted import Floats, Ints
-from dermlens.inference.bundle import BASELINES_FILE, HASH_CHARS, Bundle
-from dermlens.reporting.figures import figure
+from dermlens.evaluation.metrics import Floats, Ints
+from dermlens.text import figure
 
 MODEL, PROBE, MAJORITY = "model", "linear_probe", "majority"
 BASELINES = (PROBE, MAJORITY)
@@ -166,9 +166,9 @@ def _samples(
     occurring = np.unique(truth)
     result = {}
     for name, decision in decisions.items():
-        counts = weighted.class_counts(truth, decision, n_classes, weights)
-        sensitivity = weighted.sensitivity(counts)
-        rows = {"balanced_accuracy": sensitivity[:, occurring].mean(axis=1), "accuracy": weighted.accuracy(counts)}
+        counts = metrics.class_counts(truth, decision, n_classes, weights)
+        sensitivity = metrics.sensitivity(counts)
+        rows = {"balanced_accuracy": sensitivity[:, occurring].mean(axis=1), "accuracy": metrics.accuracy(counts)}
         result[name] = rows | {f"sensitivity_{c}": sensitivity[:, c] for c in range(n_classes)}
     return result
 

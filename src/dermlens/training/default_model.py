@@ -21,12 +21,12 @@ from rich.console import Console
 from sklearn.metrics import balanced_accuracy_score
 
 from dermlens.audit.findings import hash_records
+from dermlens.bundle.bundle import MODELS_DIR, copy_bundle
 from dermlens.data.combine import combine, drop_contradictions_and_duplicates
 from dermlens.data.manifest import isic_ids_of_lesions, read_dataset
 from dermlens.data.records import Dataset, Record
 from dermlens.diagnoses import ISIC2019
 from dermlens.errors import DermlensError
-from dermlens.inference.bundle import MODELS_DIR, copy_bundle
 from dermlens.reporting.progress import track
 from dermlens.training.recipe import Recipe, make_recipe, read_recipe
 from dermlens.training.run import About, train

@@ -11,7 +11,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from dermlens.errors import RecipeError
-from dermlens.training.family import Backbone, block_cuts
+from dermlens.networks.family import Backbone, block_cuts
 from dermlens.training.recipe import Recipe
 
 CUT_DEPTH = 7 / 16  # share of the blocks below the cut: for lite0 the second block at 14 x 14
@@ -151,14 +151,6 @@ def _trial(dtype: str, repeats: int) -> float:
         made = run()
     made.numpy()
     return time.perf_counter() - start
-
-
-def leaves(model: keras.Model) -> list[keras.layers.Layer]:
-    """Return the layers of a model with nested models opened."""
-    found: list[keras.layers.Layer] = []
-    for layer in model.layers:
-        found += leaves(layer) if isinstance(layer, keras.Model) else [layer]
-    return found
 
 
 def _processors() -> int:

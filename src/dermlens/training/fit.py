@@ -19,15 +19,13 @@ import tensorflow as tf
 
 from dermlens.errors import WeightsError
 from dermlens.evaluation.metrics import balanced_accuracy_score, macro_auc_score
-from dermlens.reporting.history import merit
+from dermlens.reporting.plots import merit
+from dermlens.signals import defer_interrupt
 from dermlens.training.checkpoint import Checkpoint, Saved, assign, values_of
 from dermlens.training.feed import Feed, batches
-from dermlens.training.interrupt import held_back
-from dermlens.training.losses import answered_prior
-from dermlens.training.mirror import Mirror
 from dermlens.training.optimiser import averaged, make_optimiser, rate_at
 from dermlens.training.recipe import Recipe
-from dermlens.training.step import logits_of, make_step
+from dermlens.training.step import Mirror, answered_prior, logits_of, make_step
 from dermlens.training.watch import Watch
 
 
@@ -108,7 +106,7 @@ def fit(
         loop.score_epoch(0, {})
     else:
         loop.restore(saved)
-    with held_back() as interrupt:
+    with defer_interrupt() as interrupt:
         loop.run(lambda: interrupt.wanted)
         loop.history.stop_wanted = interrupt.wanted
     loop.keep_best()

@@ -14,13 +14,13 @@ import numpy as np
 from rich.console import Console
 
 from dermlens.audit.findings import hash_records
+from dermlens.bundle.bundle import HASH_CHARS, Bundle
 from dermlens.data.records import Record
 from dermlens.errors import DataError
 from dermlens.evaluation.baselines import HeldOut
+from dermlens.evaluation.fit_trust import Labelled
 from dermlens.evaluation.metrics import balanced_accuracy_score
-from dermlens.evaluation.trust_fit import Labelled
-from dermlens.inference.bundle import HASH_CHARS, Bundle
-from dermlens.inference.predict import Predictor
+from dermlens.inference.predictor import Predictor
 from dermlens.training.probe import STRENGTHS, fit_probe
 from dermlens.training.recipe import make_recipe
 
@@ -69,13 +69,13 @@ def refit_baselines(bundle: Bundle, roles: Mapping[str, Labelled], console: Cons
 
 def _embeddings(bundle: Bundle, records: Sequence[Record], console: Console) -> np.ndarray:
     """Return the embeddings of the network as it was before training, float32 (n, d)."""
-    from dermlens.training.quiet import load_tensorflow
+    from dermlens.networks.backend import load_tensorflow
 
     load_tensorflow()
-    from dermlens.training.export import to_openvino
-    from dermlens.training.features import batch_for, compile_graph
+    from dermlens.inference.runtime import batch_for, compile_graph
+    from dermlens.networks.openvino import to_openvino
+    from dermlens.training.features import plain_outputs
     from dermlens.training.network import open_backbone, with_head
-    from dermlens.training.trunk import plain_outputs
 
     spec = bundle.input_spec
     recipe = replace(

@@ -13,9 +13,9 @@ import keras
 import numpy as np
 from rich.console import Console
 
+from dermlens.bundle.bundle import HASH_CHARS, embedded_models
 from dermlens.errors import StorageError, WeightsError
-from dermlens.inference.bundle import HASH_CHARS, embedded_models
-from dermlens.reporting.figures import figure
+from dermlens.text import figure
 from dermlens.training.fit import History
 from dermlens.training.material import Material
 from dermlens.training.split import ROLES

@@ -15,17 +15,17 @@ import numpy as np
 from rich.console import Console
 
 from dermlens.audit.findings import hash_records
+from dermlens.bundle.bundle import HASH_CHARS, Bundle, add_baselines, load_bundle
+from dermlens.bundle.card_text import bias_words, model_card
+from dermlens.bundle.decision import decide, probabilities
 from dermlens.errors import DataError
 from dermlens.evaluation.baselines import HeldOut, compare_held_out, read_held_out
 from dermlens.evaluation.bootstrap import paired_difference
-from dermlens.evaluation.calibration import SEPARATED, bias_words, choose_calibration
+from dermlens.evaluation.calibration import SEPARATED, choose_calibration
+from dermlens.evaluation.fit_trust import Labelled, Sample, look
 from dermlens.evaluation.metrics import balanced_accuracy_score
 from dermlens.evaluation.scores import score
-from dermlens.evaluation.trust_fit import Labelled, Sample, look
-from dermlens.inference.bundle import HASH_CHARS, Bundle, add_baselines, load_bundle
-from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.runtime import Runtime
-from dermlens.training.card import model_card
 
 
 def recalibrate(folder: Path, roles: Mapping[str, Labelled], *, seed: int, console: Console) -> Path:

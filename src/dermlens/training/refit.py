@@ -28,15 +28,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from dermlens.audit.findings import hash_records
-from dermlens.data.groups import lesions
-from dermlens.data.manifest import read_dataset
-from dermlens.data.records import Dataset
-from dermlens.errors import DataError, DermlensError
-from dermlens.evaluation.baselines import compare_held_out, read_held_out
-from dermlens.evaluation.examples_fit import fit_examples
-from dermlens.evaluation.precision_gate import choose_precision
-from dermlens.evaluation.trust_fit import Labelled, fit_trust
-from dermlens.inference.bundle import (
+from dermlens.bundle.bundle import (
     HASH_CHARS,
     Bundle,
     add_baselines,
@@ -45,9 +37,15 @@ from dermlens.inference.bundle import (
     find_bundle,
     load_bundle,
 )
+from dermlens.bundle.card_text import model_card
+from dermlens.data.manifest import read_dataset
+from dermlens.data.records import Dataset, lesions
+from dermlens.errors import DataError, DermlensError
+from dermlens.evaluation.baselines import compare_held_out, read_held_out
+from dermlens.evaluation.fit_trust import Labelled, fit_examples, fit_trust
+from dermlens.evaluation.precision_gate import choose_precision
 from dermlens.inference.precision import FLOAT32, told
 from dermlens.reporting.progress import track
-from dermlens.training.card import model_card
 
 PRECISIONS = ("float32", "auto")
 ROLES = ("train", "select", "calibrate", "test")

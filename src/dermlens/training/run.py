@@ -26,28 +26,25 @@ from rich.console import Console
 
 from dermlens.data.records import Dataset
 from dermlens.errors import DermlensError, StorageError, UsageError
-from dermlens.reporting.history import KEPT_BY
-from dermlens.training.assess import About, Candidate, finish
-from dermlens.training.backbones import backbone
+from dermlens.inference.runtime import batch_for, compile_graph, run_batches
+from dermlens.networks.backend import keep_freed_memory
+from dermlens.networks.efficientnet import backbone
+from dermlens.networks.openvino import to_openvino
+from dermlens.reporting.plots import KEPT_BY
 from dermlens.training.batch_memory import check_memory, out_of_memory
 from dermlens.training.checkpoint import EVERY_S, Checkpoint, Saved
-from dermlens.training.decoded import decoded
 from dermlens.training.device import devices, resolve, set_up
-from dermlens.training.export import to_openvino
-from dermlens.training.features import Engine, Images, Wanted, batch_for, compile_graph, local, run_batches
+from dermlens.training.features import Engine, Images, Wanted, frozen_outputs, local, trunk_cache
 from dermlens.training.feed import EVAL_BATCH, EVAL_BATCH_PIXELS, Feed, from_arrays, from_images
+from dermlens.training.finish import About, Candidate, finish
 from dermlens.training.fit import History, Stage, fine_tuning, fit, head_training
-from dermlens.training.folder import read_state, write_state
-from dermlens.training.frozen import frozen_features
-from dermlens.training.lineage import check_lineage
-from dermlens.training.material import Material, prepare
+from dermlens.training.material import Material, check_lineage, prepare
 from dermlens.training.members import START, Kept, fit_members
-from dermlens.training.memory import keep_freed_memory
 from dermlens.training.network import Network, Stem, in_float32, open_backbone, trainable_millions, with_head
 from dermlens.training.outputs import load_keras, save_keras, seen_by_role, write_audit, write_split
-from dermlens.training.pipeline import AUGMENTATION_VERSION
-from dermlens.training.recipe import Recipe
-from dermlens.training.trunk import frozen_outputs, trunk_cache
+from dermlens.training.probe import frozen_features
+from dermlens.training.recipe import Recipe, read_state, write_state
+from dermlens.training.views import AUGMENTATION_VERSION, decoded
 from dermlens.training.watch import Watch
 
 __all__ = ["About", "train"]
