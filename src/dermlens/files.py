@@ -1,4 +1,4 @@
-"""files: TODO."""
+"""Files and folders that are replaced whole or not at all, and their SHA-256."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""inference.prediction: TODO."""
+"""The answer for one image: data only, the object that `dermlens predict --json` prints."""
 
 from __future__ import annotations
 
