@@ -1,17 +1,63 @@
-"""A report page inside a notebook: the whole file in a sandboxed frame, so that neither changes the other's look."""
+"""Every HTML page of dermlens: one Jinja2 environment that escapes by itself, one base template, no outside address."""
 
 from __future__ import annotations
 
-import html
+import base64
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from dermlens.errors import UsageError
+from dermlens.errors import StorageError, UsageError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a template of `templates/` filled in; every value is escaped, and a missing one is an error."""
+    return _environment().get_template(template).render(**values)
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Write a filled-in template as a self-contained page.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(render(template, **values), encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise StorageError(
+            f"The page could not be written to {path}: {error.strerror or error}.",
+            remedy="Choose another place for it, or free some space.",
+        ) from error
+
+
+def data_uri(content: bytes, kind: str = "image/png") -> str:
+    """Return bytes as a `data:` address, for a picture that is a part of its page."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 @dataclass(frozen=True)
 class Page:
-    """A self-contained HTML page that an audit or an evaluation wrote, for the last line of a notebook cell.
+    """A page that an audit or an evaluation wrote, for the last line of a notebook cell: a sandboxed frame.
 
     Attributes:
         path: the file.
@@ -29,7 +75,4 @@ class Page:
                 f"The page {self.path} cannot be read: {error.strerror or error}.",
                 remedy="Give report.html of an evaluation or audit.html of an audit.",
             ) from error
-        return (
-            f'<iframe sandbox title="{html.escape(Path(self.path).name)}" srcdoc="{html.escape(page)}" '
-            f'style="width:100%;height:{int(self.height_px)}px;border:1px solid #ccc"></iframe>'
-        )
+        return render("frame.html", name=Path(self.path).name, page=page, height_px=int(self.height_px))

@@ -14,18 +14,8 @@ from rich.console import Console
 
 from dermlens.errors import StorageError
 from dermlens.networks import embedder
-from dermlens.networks.embedder import cache_folder, embedder_graph
+from dermlens.networks.embedder import embedder_graph
 from dermlens.networks.weights import KNOWN, fingerprint_image
-
-
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("DERMLENS_CACHE", str(tmp_path / "own"))
-    assert cache_folder() == tmp_path / "own"
-    monkeypatch.delenv("DERMLENS_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "dermlens"
-    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
-    assert cache_folder() == Path.home() / ".cache" / "dermlens"
 
 
 def test_the_graph_gives_pooled_features() -> None:

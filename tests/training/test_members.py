@@ -25,7 +25,7 @@ class Trainings:
     def __init__(self, model: keras.Model, interrupted_in: str = "", loss_of_mean: float = 0.1) -> None:
         self.model, self.interrupted_in, self.loss_of_mean = model, interrupted_in, loss_of_mean
         self.asked: list[tuple[str, bool]] = []
-        self.stop_wanted_in, self.stopped_in = "", ""
+        self.stop_requested_in, self.stopped_in = "", ""
 
     def __call__(self, stage: Stage, saved: Saved | None) -> History:
         self.asked.append((stage.name, saved is not None))
@@ -40,7 +40,7 @@ class Trainings:
             len(rows) - 1,
             stage.name == self.interrupted_in,
             "early" if stage.name == self.stopped_in else None,
-            stage.name == self.stop_wanted_in,
+            stage.name == self.stop_requested_in,
         )
 
 
@@ -75,7 +75,7 @@ def test_a_mean_that_fits_worse_than_its_members_is_not_kept(model: keras.Model,
 
 def test_ctrl_c_at_the_end_of_a_member_ends_there_and_keeps_it(model: keras.Model, tmp_path: Path) -> None:
     trainings = Trainings(model)
-    trainings.stop_wanted_in = "tune2"
+    trainings.stop_requested_in = "tune2"
     history = fit_members(model, FIRST, 3, trainings, Kept(tmp_path, "run"), None)
     assert [name for name, _ in trainings.asked] == ["tune", "tune2", "mean"]
     assert history.interrupted and history.averaged == 2 and (tmp_path / "1.npz").exists()

@@ -33,7 +33,7 @@ from dermlens.errors import ImageError, StorageError, UsageError
 from dermlens.inference import answers
 from dermlens.inference.prediction import Prediction
 from dermlens.inference.predictor import Predictor
-from dermlens.signals import Stop, held_back
+from dermlens.signals import Stop, defer_interrupt
 
 DEFAULT_PART_ROWS = 10_000
 
@@ -151,7 +151,7 @@ def run_job(job: Job, engine: Engine | None = None, report: Report = lambda prog
         StorageError: results cannot be kept, or the inputs' storage cannot be reached; what is finished stays.
     """
     before, begun, finished = job.ledger.rows, time.monotonic(), False
-    with held_back() as stop:
+    with defer_interrupt() as stop:
         try:
             finished = (engine or run_local)(job, stop, report)
         finally:
@@ -169,7 +169,7 @@ def run_local(job: Job, stop: Stop, report: Report) -> bool:
     predictor = Predictor(job.bundle.folder, **limits)
     for part in answer(predictor, job.work(), job.settings, job.ledger.folder, job.ledger.job, stop, report):
         job.ledger.record(part)
-    return not stop.wanted
+    return not stop.requested
 
 
 def answer(
@@ -197,11 +197,11 @@ def answer(
                 writer = PartWriter(folder, schema, job, item.unit, item.row)
             writer.add(prediction, answers.row(prediction, codes, embedding=settings.embedding))
             report(Progress(1, int(prediction.status == "error"), item.weight))
-            if stop.wanted:
+            if stop.requested:
                 break
         if writer is not None:
             closing, writer = writer, None
-            yield closing.close(last=not stop.wanted)
+            yield closing.close(last=not stop.requested)
     finally:
         items.close()
         if writer is not None:

@@ -19,7 +19,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from dermlens.bundle.nearest import TrainingExamples
 from dermlens.bundle.trust import Trust
 from dermlens.data.images import InputSpec
 from dermlens.errors import BundleError, DermlensError, StorageError
-from dermlens.files import replace_folder, sha256_of_file
+from dermlens.files import atomic_folder, sha256_of_file
 from dermlens.inference.precision import BFLOAT16, BFLOAT16_TRUST_FILE, served
 
 SCHEMA = "dermlens/bundle/1"
@@ -321,21 +320,14 @@ def copy_bundle(source: Path, target: Path) -> None:
 @contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
     """Give a folder beside `folder` to write to; when all went well it takes the place of `folder`."""
-    staging: Path | None = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        yield staging
-        staging.chmod(0o755)
-        replace_folder(staging, folder)
+        with atomic_folder(folder) as staging:
+            yield staging
     except (OSError, RuntimeError) as error:  # OpenVINO tells a full disk by a RuntimeError
         raise StorageError(
             f"The model bundle could not be written to {folder}: {getattr(error, 'strerror', None) or error}.",
             remedy="Free some space or choose another folder; what stood there before is unchanged.",
         ) from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
 
 
 def find_bundle(model: str | Path) -> Path:

@@ -122,7 +122,7 @@ def _run(job: Job, stop: Stop, report: Report, workers: int) -> bool:
     crew = Crew(_Worker, (job.settings, ledger.folder, ledger.job, os.getcwd()), workers)
     units = ((files, unit, skip) for unit, skip in job.work())
     try:
-        with closing(crew.run(units, lambda: stop.wanted)) as found:
+        with closing(crew.run(units, lambda: stop.requested)) as found:
             for item in found:
                 if item is None:
                     report(Progress(0, 0, 0.0))  # a sign of life: a unit takes minutes, a full cluster longer
@@ -136,7 +136,7 @@ def _run(job: Job, stop: Stop, report: Report, workers: int) -> bool:
         ledger.rescan()
     if lost:
         raise _killer(lost)
-    return not stop.wanted
+    return not stop.requested
 
 
 def _take(job: Job, report: Report, unit: Unit, outcome: _Outcome) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,21 +14,13 @@ from pathlib import Path
 from rich.console import Console
 
 from dermlens.errors import StorageError
+from dermlens.files import cache_folder
 
 VERSION = "lite0-imagenet-1"
 """Names the graph and all embeddings made with it: raise the number when the weights or the export change."""
 
 _SUMS = "sha256.json"
 _GRAPH = "graph.xml"
-
-
-def cache_folder() -> Path:
-    """Return where dermlens keeps what it can make again: DERMLENS_CACHE, or `dermlens` in the XDG cache folder."""
-    own = os.environ.get("DERMLENS_CACHE")
-    if own:
-        return Path(own)
-    xdg = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".cache") / "dermlens"
 
 
 def embedder_graph(console: Console, folder: Path | None = None) -> Path:

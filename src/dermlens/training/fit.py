@@ -28,12 +28,14 @@ from dermlens.training.recipe import Recipe
 from dermlens.training.step import Mirror, answered_prior, logits_of, make_step
 from dermlens.training.watch import Watch
 
+STOP_NOTICE = "\nStopping after this step (an epoch that has ended is scored first). Ctrl-C again stops at once.\n"
+
 
 @dataclass
 class History:
     """One row for each epoch, the state before the first among them, and how the training ended.
 
-    `stopped` says why a training ended before its last epoch; `stop_wanted` that Ctrl-C came, be it in the last
+    `stopped` says why a training ended before its last epoch; `stop_requested` that Ctrl-C came, be it in the last
     step; `averaged` of how many trainings the weights are the mean.
     """
 
@@ -41,7 +43,7 @@ class History:
     best_epoch: int = 0
     interrupted: bool = False
     stopped: str | None = None
-    stop_wanted: bool = False
+    stop_requested: bool = False
     averaged: int = 1
 
     @property
@@ -106,9 +108,9 @@ def fit(
         loop.score_epoch(0, {})
     else:
         loop.restore(saved)
-    with defer_interrupt() as interrupt:
-        loop.run(lambda: interrupt.wanted)
-        loop.history.stop_wanted = interrupt.wanted
+    with defer_interrupt(STOP_NOTICE) as stop:
+        loop.run(lambda: stop.requested)
+        loop.history.stop_requested = stop.requested
     loop.keep_best()
     return loop.history
 

@@ -100,7 +100,7 @@ def fit_members(model: keras.Model, first: Stage, count: int, fit: Fit, kept: Ke
             assign(model.variables, start)  # the states of the dropout's seeds among them
             history = fit(stage, mine)
             found = (values_of(model.weights), history)
-            interrupted = history.interrupted or (history.stop_wanted and number + 1 < count)
+            interrupted = history.interrupted or (history.stop_requested and number + 1 < count)
             if not history.interrupted:
                 kept.write(str(number), *found)
             elif members:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dermlens.errors import RecipeError
-from dermlens.files import replace_text
+from dermlens.files import write_text
 
 SCHEMA = "dermlens/recipe/1"
 
@@ -141,7 +141,7 @@ class Recipe:
 
     def save(self, path: Path) -> None:
         """Write the resolved recipe as JSON; OSError leaves an older one as it was."""
-        replace_text(path, json.dumps(self.as_dict(), indent=1) + "\n")
+        write_text(path, json.dumps(self.as_dict(), indent=1) + "\n")
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -287,4 +287,4 @@ def read_state(out: Path) -> dict[str, Any]:
 
 def write_state(out: Path, state: Mapping[str, Any]) -> None:
     """Note which run stands in the folder; raises OSError and leaves the older note."""
-    replace_text(out / STATE, json.dumps(state) + "\n")
+    write_text(out / STATE, json.dumps(state) + "\n")

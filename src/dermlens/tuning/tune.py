@@ -27,7 +27,7 @@ from rich.console import Console
 
 from dermlens.data.records import Dataset
 from dermlens.errors import DermlensError, StorageError, UsageError, WeightsError
-from dermlens.files import replace_text
+from dermlens.files import write_text
 from dermlens.networks.backend import keep_freed_memory
 from dermlens.networks.efficientnet import backbone
 from dermlens.reporting.plots import KEPT_BY
@@ -355,8 +355,8 @@ def _keep(search: _Search) -> None:
             f"# Balanced accuracy {best.value:.4f} on the images it was chosen on: too good by the choosing. The test",
             "# of `dermlens train --recipe` on this file says what it is worth.",
         ]
-        replace_text(search.out / BEST, "\n".join([*head, *lines]) + "\n")
-    replace_text(search.out / TABLE, _table(search))
+        write_text(search.out / BEST, "\n".join([*head, *lines]) + "\n")
+    write_text(search.out / TABLE, _table(search))
 
 
 def _table(search: _Search) -> str:
