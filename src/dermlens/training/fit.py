@@ -33,16 +33,13 @@ from dermlens.training.watch import Watch
 class History:
     """One row for each epoch, the state before the first among them, and how the training ended.
 
-    `stopped` says why a training ended before its last epoch; `stop_wanted` that Ctrl-C came, be it in the last
-    step; `averaged` of how many trainings the weights are the mean.
+    `stopped` says why a training ended before its last epoch.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     interrupted: bool = False
     stopped: str | None = None
-    stop_wanted: bool = False
-    averaged: int = 1
 
     @property
     def kept_score(self) -> float:
@@ -108,7 +105,6 @@ def fit(
         loop.restore(saved)
     with defer_interrupt() as interrupt:
         loop.run(lambda: interrupt.wanted)
-        loop.history.stop_wanted = interrupt.wanted
     loop.keep_best()
     return loop.history
 
