@@ -67,7 +67,7 @@ def finished(runs: Path, method: str) -> dict[int, Path]:
 
 def records_of(fold: Fold, data: Path) -> list[Record]:
     """Return the records of a fold's test images, in its order, framed as in the training."""
-    from dermlens.training.default_model import FRAME_ASPECT
+    from scripts.default_model.dataset import FRAME_ASPECT
 
     codes, rows = fold["codes"], zip(fold["image"], fold["truth"], fold["lesion"], fold["source"], strict=True)
     return [

@@ -95,11 +95,6 @@ class Bundle:
             return arrays["weights"], arrays["bias"]
 
     @property
-    def _refit_name(self) -> str:
-        embedded = self.folder.parent == MODELS_DIR
-        return f"{self.folder.name} --as-default" if embedded else str(self.folder)
-
-    @property
     def has_examples(self) -> bool:
         """Whether it knows the names of its training lesions."""
         return NEIGHBOURS_FILE in self.card["files"]
@@ -114,8 +109,7 @@ class Bundle:
             raise BundleError(
                 f"The model {self.name!r} does not know its nearest training examples: {self.folder} has no "
                 f"{NEIGHBOURS_FILE}.",
-                remedy=f"Add it with `python -m dermlens.training.refit {self._refit_name} --data DATA`, where DATA "
-                "are the images that it was trained from, or train the model again.",
+                remedy="Train the model again, without --no-neighbours.",
                 code="no_neighbours",
             )
         path = self.folder / NEIGHBOURS_FILE

@@ -56,7 +56,7 @@ def model_card(card: Mapping[str, Any]) -> str:
 
 
 def _head(card: Mapping[str, Any]) -> str:
-    backbone, recipe = card["backbone"], card["recipe"]
+    backbone, recipe, training = card["backbone"], card["recipe"], card["training"]
     started = _STARTED.get(recipe["weights"], recipe["weights"])
     started += f" ({backbone['licence']})" if recipe["weights"] in _PUBLIC else ""
     classes = ", ".join(f"{c['code']} ({c['name']})" for c in card["classes"])
@@ -69,17 +69,8 @@ def _head(card: Mapping[str, Any]) -> str:
         f"- Classes: {classes}\n"
         f"- Decision rule: {card['decision_rule']['kind']}; {_calibration(card)}\n"
         f"{_precision(card)}"
-        f"- Made {card['created']} in {card['training']['minutes']} minutes; {_kept(card)}"
+        f"- Made {card['created']} in {training['minutes']} minutes; best epoch {training['best_epoch']}"
     )
-
-
-def _kept(card: Mapping[str, Any]) -> str:
-    """Say which weights were kept, and of how many trainings; the epochs of several are counted through."""
-    training, members = card["training"], card["recipe"].get("members", 1)
-    if training.get("averaged", 1) > 1:
-        return f"the mean of the weights of {training['averaged']} trainings"
-    best = f"best epoch {training['best_epoch']}"
-    return best if members == 1 else f"the best of {members} trainings on the select role ({best} of all)"
 
 
 def _precision(card: Mapping[str, Any]) -> str:

@@ -181,7 +181,6 @@ _FILES = {
     "bundle": "the model, all that predicting needs",
     "bundle/MODEL_CARD.md": "what it is, what it was tested on",
     "model.keras": "the whole Keras model",
-    "members": "the weights of each of its trainings",
     "recipe.json": "every setting",
     "history.csv": "the training, epoch by epoch",
     "history.png": "the same, drawn",
