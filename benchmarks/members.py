@@ -80,7 +80,7 @@ def _same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
 def bundle_logits(bundle: Bundle, roles: Mapping[str, Labelled], console: Console) -> dict[str, np.ndarray]:
     from dermlens.evaluation.fit_trust import look
 
-    runtime = Runtime(bundle.graph_path, precision=bundle.precision)
+    runtime = Runtime(bundle.graph_path)
     return {role: look(bundle, runtime, roles[role], console, f"before, {role}").logits for role in ROLES}
 
 

@@ -316,12 +316,11 @@ def _print_metrics(bundle: Bundle, metrics: dict[str, Any], out: Path, console: 
     for code, row in metrics["per_class"].items():
         console.print(f"  {code:18} sensitivity {figure(row['sensitivity'])}, n = {row['n']}", highlight=False)
     status = metrics["status"]
-    if status:
-        console.print(
-            f"  {'sure (status ok)':18} {status['ok']['share']['value']:.1%} of the images, accuracy "
-            f"{figure(status['ok']['accuracy'])}; rejected {status['rejected']['share']['value']:.1%}",
-            highlight=False,
-        )
+    console.print(
+        f"  {'sure (status ok)':18} {status['ok']['share']['value']:.1%} of the images, accuracy "
+        f"{figure(status['ok']['accuracy'])}; rejected {status['rejected']['share']['value']:.1%}",
+        highlight=False,
+    )
     for line in lines_of(metrics["baselines"]):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"In {out}: " + ", ".join(f"{name} ({what})" for name, what in FILES.items()), highlight=False)

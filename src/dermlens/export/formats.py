@@ -90,7 +90,7 @@ def facts(bundle: Bundle, chosen: Format) -> dict[str, str]:
         "probabilities": "softmax(logits / temperature + bias + log(prior) - log(training_prior))",
         "decision_rule": bundle.decision_rule.as_dict(),
         "diagnosis": _diagnosis(bundle.decision_rule.kind),
-        "licence": bundle.card.get("licence", {}),
+        "licence": bundle.card["licence"],
         "not_in_this_file": "novelty, picture quality, prediction sets, referral thresholds: see the bundle",
     }
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}

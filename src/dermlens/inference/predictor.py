@@ -72,7 +72,7 @@ class Predictor:
     ) -> None:
         self.views = check_views(views)
         self.bundle: Bundle = load_bundle(find_bundle(model))
-        self._runtime = Runtime(self.bundle.graph_path, precision=self.bundle.precision, threads=threads)
+        self._runtime = Runtime(self.bundle.graph_path, threads=threads)
         self._workers = self._runtime.lanes + 1  # one more, so that a core is not idle while another reads a file
         self._limits = {"max_bytes": max_bytes, "max_pixels": max_pixels}
         self._pixels = PixelBudget(PIXELS_AT_ONCE)

@@ -73,7 +73,7 @@ def _rule(bundle: Bundle) -> str:
 
 
 def _referral(bundle: Bundle) -> str:
-    point = None if bundle.trust is None else bundle.trust.operating_point
+    point = bundle.trust.operating_point
     return "" if point is None else f"<p>A specialist is {html.escape(referral_words(point))}</p>"
 
 

@@ -18,6 +18,7 @@ from dermlens.audit.findings import summary
 from dermlens.bundle.bundle import HASH_CHARS, load_bundle, write_bundle
 from dermlens.bundle.card_text import model_card, versions
 from dermlens.bundle.decision import Calibration, DecisionRule, decide, probabilities
+from dermlens.bundle.trust import NOT_FITTED
 from dermlens.data.manifest import manifest_sha256
 from dermlens.data.records import Dataset, data_fingerprint
 from dermlens.diagnoses import display_name
@@ -47,7 +48,7 @@ from dermlens.training.views import plain_view
 class About:
     """What a bundle says of itself beyond what the training measures.
 
-    `neighbours`: also names of training images. `precision`: to serve in, one of `refit.PRECISIONS`.
+    `neighbours`: also names of training images.
     """
 
     name: str
@@ -58,7 +59,6 @@ class About:
     data_sources: tuple[str, ...] = ()
     not_tested_on: tuple[str, ...] = ()
     neighbours: bool = True
-    precision: str = "float32"
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -134,7 +134,6 @@ def finish(
         seed=candidate.recipe.seed,
         console=console,
         neighbours=about.neighbours,
-        precision=about.precision,
     )
     _aside(
         console,
@@ -239,7 +238,6 @@ def _card(
             "weights": candidate.recipe.weights,
             "licence": row.licence,
         },
-        "precision": {"policy": "f32", "gate": None},
         "calibration": fit.calibration.as_dict(),
         "calibration_fit": {
             "fitted": fit.fitted,
@@ -262,6 +260,7 @@ def _card(
         "probe": probe,
         "licence": {"code": "Apache-2.0", "weights": about.weights_licence},
         "versions": versions(),
+        "trust": NOT_FITTED,
         **about.extra,
     }
 

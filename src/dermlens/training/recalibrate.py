@@ -38,8 +38,8 @@ def recalibrate(folder: Path, roles: Mapping[str, Labelled], *, seed: int, conso
         DataError: too few lesions to calibrate on, or images of the test role are missing.
         StorageError: it cannot be written; the bundle is untouched.
     """
-    bundle = load_bundle(folder, float32=True)
-    runtime = Runtime(bundle.graph_path, precision=bundle.precision)
+    bundle = load_bundle(folder)
+    runtime = Runtime(bundle.graph_path)
     known = look(bundle, runtime, roles["calibrate"], console, "Outputs, calibrate")
     tested = look(bundle, runtime, roles["test"], console, "Outputs, test")
     if len(tested.y_true) != bundle.card["metrics"]["n"]:

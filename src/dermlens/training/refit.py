@@ -1,15 +1,13 @@
 """Fit what a bundle knows of its own limits, on a bundle that is finished; nothing is trained again.
 
     python -m dermlens.training.refit MODEL --data DATA [--images DIR] [--reference CSV] [--frame-aspect W/H]
-                                      [--no-neighbours] [--precision auto] [--calibrate]
+                                      [--no-neighbours] [--calibrate]
     python -m dermlens.training.refit default --data DATA --as-default [--only-baselines]
 
 A bundle that was made before the linear probe's test predictions were kept gets them too: the probe is fitted again.
 MODEL is a run folder, a bundle folder or an embedded name. DATA holds the images that it was trained from; the roles
 they had are read from the bundle's `seen.json` by content. `--as-default` reads DATA as `default_model` does. The
 bundle then also names its training lesions (`predict --neighbours`); `--no-neighbours` leaves their names out.
-`--precision auto` asks whether it may be served in bfloat16, and fits the facts for it where it may; a bundle that was
-asked before is asked again.
 `--calibrate` first fits temperature and biases again, and measures the test role with them (`recalibrate.py`).
 """
 
@@ -24,7 +22,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 
 from dermlens.audit.findings import hash_records
@@ -43,11 +40,8 @@ from dermlens.data.records import Dataset, lesions
 from dermlens.errors import DataError, DermlensError
 from dermlens.evaluation.baselines import compare_held_out, read_held_out
 from dermlens.evaluation.fit_trust import Labelled, fit_examples, fit_trust
-from dermlens.evaluation.precision_gate import choose_precision
-from dermlens.inference.precision import FLOAT32, told
 from dermlens.reporting.progress import track
 
-PRECISIONS = ("float32", "auto")
 ROLES = ("train", "select", "calibrate", "test")
 
 
@@ -58,32 +52,25 @@ def refit(
     seed: int,
     console: Console,
     neighbours: bool = True,
-    precision: str = "float32",
 ) -> Path:
     """Fit the trust facts of the bundle at `folder` and write them into it, with its card.
 
     Args:
         neighbours: also keep the names of the training lesions and where they lie; otherwise no image is named.
-        precision: one of `PRECISIONS` to serve in; auto runs the gate for bfloat16.
 
     Raises:
         StorageError: it cannot be written; the bundle is untouched.
     """
     started = time.monotonic()
-    bundle = load_bundle(folder, float32=True)
+    bundle = load_bundle(folder)
     facts, arrays = fit_trust(bundle, roles, seed=seed, console=console)
     examples = fit_examples(bundle, roles["train"], seed=seed, console=console) if neighbours else None
     facts["neighbours"] = None if examples is None else {"lesions": len(examples.places)}
     facts["fitted_in_s"] = round(time.monotonic() - started, 1)
-    card = {**bundle.card, "trust": facts, "precision": {"policy": FLOAT32, "gate": None}}
-    low: dict[str, npt.NDArray[np.float32]] = {}
-    graph: str | None = None
-    if precision == "auto":
-        card["precision"], low, graph = choose_precision(bundle, roles, seed=seed, console=console)
-        console.print(f"Served in {card['precision']['policy']}; {told(card['precision'])}.", highlight=False)
+    card = {**bundle.card, "trust": facts}
     if not neighbours:
         card["data"] = {**card["data"], "unreadable": []}
-    add_trust(folder, card, arrays, model_card(card), examples, low, graph)
+    add_trust(folder, card, arrays, model_card(card), examples)
     return folder
 
 
@@ -150,7 +137,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--as-default", action="store_true", help="read DATA as the embedded model's data set")
     parser.add_argument("--no-neighbours", action="store_true", help="keep no names of training images")
     parser.add_argument("--only-baselines", action="store_true", help="leave the trust facts as they are")
-    parser.add_argument("--precision", choices=PRECISIONS, help="to serve in; as it was chosen before by default")
     parser.add_argument("--calibrate", action="store_true", help="fit temperature and biases again")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
@@ -173,14 +159,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _asked_before(bundle: Bundle) -> str:
-    record = bundle.card["precision"]
-    return "auto" if record["gate"] or "reason" in record else "float32"
-
-
 def _refit(bundle: Bundle, roles: dict[str, Labelled], options: argparse.Namespace, console: Console) -> None:
     """Work on a copy, so that a bundle never has new probabilities and old thresholds."""
-    asked = options.precision or _asked_before(bundle)
     with tempfile.TemporaryDirectory(prefix="dermlens-refit-") as place:
         copy = Path(place) / "bundle"
         copy_bundle(bundle.folder, copy)
@@ -189,7 +169,7 @@ def _refit(bundle: Bundle, roles: dict[str, Labelled], options: argparse.Namespa
 
             recalibrate(copy, roles, seed=options.seed, console=console)
         kept = not options.no_neighbours
-        refit(copy, roles, seed=options.seed, console=console, neighbours=kept, precision=asked)
+        refit(copy, roles, seed=options.seed, console=console, neighbours=kept)
         copy_bundle(copy, bundle.folder)
 
 

@@ -109,8 +109,8 @@ def train(
         raise _nothing_to_resume(out, state)
     if not overwrite:
         _refuse_another_run(out, state, key)
-    wanted = {"neighbours": about.neighbours, "precision": about.precision}
-    same = {"neighbours": True, "precision": "float32", **state}.items() >= wanted.items()
+    wanted = {"neighbours": about.neighbours}
+    same = state.items() >= wanted.items()
     if resume and same and state.get("bundle") and (out / "bundle" / "bundle.json").is_file():
         console.print(f"This run is finished; its model is in {out / 'bundle'}.", highlight=False)
         return out / "bundle"
@@ -177,9 +177,6 @@ def _key(recipe: Recipe, stem: Stem, material: Material) -> str:
     """Identify all that decides about the tuned weights."""
     settings = recipe.as_dict()
     del settings["devices"]  # so that a run can go on with fewer of them
-    for name, value in (("artefacts", 0.0), ("members", 1)):
-        if settings[name] == value:
-            del settings[name]  # so that a run from before this setting existed can go on
     facts = [
         settings,
         stem.weights_id,
