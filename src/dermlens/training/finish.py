@@ -18,6 +18,7 @@ from dermlens.audit.findings import summary
 from dermlens.bundle.bundle import HASH_CHARS, add_trust, load_bundle, write_bundle
 from dermlens.bundle.card_text import model_card, versions
 from dermlens.bundle.decision import Calibration, DecisionRule, decide, probabilities
+from dermlens.bundle.trust import NOT_FITTED
 from dermlens.data.manifest import manifest_sha256
 from dermlens.data.records import Dataset, data_fingerprint
 from dermlens.diagnoses import display_name
@@ -256,7 +257,6 @@ def _card(
             "weights": candidate.recipe.weights,
             "licence": row.licence,
         },
-        "precision": {"policy": "f32", "gate": None},
         "calibration": fit.calibration.as_dict(),
         "calibration_fit": {
             "fitted": fit.fitted,
@@ -278,6 +278,7 @@ def _card(
         "probe": probe,
         "licence": {"code": "Apache-2.0", "weights": about.weights_licence},
         "versions": versions(),
+        "trust": NOT_FITTED,
         **about.extra,
     }
 
