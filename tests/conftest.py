@@ -51,8 +51,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the data tests when there is no data; keep a file's tests in one worker, the longest files first."""
     for item in items:
-        if item.get_closest_marker("data") and not os.environ.get(VARIABLE):
-            item.add_marker(pytest.mark.skip(reason=f"needs {VARIABLE}"))
+        if item.get_closest_marker("data"):
+            item.user_properties.append(("needs", "data"))  # its report says so in the process that sums up
+            if not os.environ.get(VARIABLE):
+                item.add_marker(pytest.mark.skip(reason=f"needs {VARIABLE}"))
         if not item.get_closest_marker("xdist_group"):  # so that what a file sets up is set up once
             item.add_marker(pytest.mark.xdist_group(item.path.relative_to(config.rootpath).as_posix()))
     items.sort(key=lambda item: _rank(item.path.relative_to(config.rootpath).as_posix()))
@@ -65,7 +67,9 @@ def _rank(path: str) -> int:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     reports = [r for kind in ("passed", "failed", "skipped") for r in terminalreporter.stats.get(kind, [])]
-    names = sorted({report.nodeid.partition("@")[0] for report in reports if "data" in report.keywords})
+    names = sorted(
+        {report.nodeid.partition("@")[0] for report in reports if ("needs", "data") in report.user_properties}
+    )
     if names and os.environ.get(VARIABLE):
         terminalreporter.write_line(f"data tests run: {', '.join(names)}")
     elif names:
