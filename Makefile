@@ -5,14 +5,15 @@ PY := $(BIN)/python
 RUN ?= runs/default
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-long lint bench train-default notebook docs sbom
+.PHONY: help demo serve test test-long lint check bench train-default notebook docs sbom
 
 help:
 	@echo "make demo           classify the example images (light core, a minute or two)"
 	@echo "make serve          the page and the API on this machine"
-	@echo "make test           set up everything, run the tests (about 20 minutes on 2 cores)"
+	@echo "make test           set up everything, run the tests (8 minutes on 2 cores)"
 	@echo "make test-long      the slow tests"
 	@echo "make lint           ruff, mypy, import contracts"
+	@echo "make check          lint, site"
 	@echo "make notebook       examples/dermlens.ipynb from examples/notebook.py"
 	@echo "make docs           the documents as a site, in build/site/index.html"
 	@echo "make sbom           what an installation consists of: CycloneDX SBOMs and licences, in build/sbom"
@@ -52,6 +53,8 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check: lint docs
 
 # The slowest last; family_speed --resume goes on where it was stopped.
 BENCH ?= network one_image cold_predict many_images quick pass_size depthwise timeline serving memory training_speed training_ways step_profile family_speed
