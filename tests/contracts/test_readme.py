@@ -10,6 +10,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAX_BYTES = 7 * 1024
+FIGURE = re.compile(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]")
 SENTENCE = "For research and decision support only; not a diagnosis."
 
 
@@ -35,19 +36,20 @@ def test_python_takes_five_lines_and_a_model_of_your_own_three() -> None:
 
 def test_the_headline_gives_three_results_of_the_included_model() -> None:
     bundle = json.loads((ROOT / "src/dermlens/models/default/bundle.json").read_text(encoding="utf-8"))
-    region = README.partition("<!-- begin: headline -->")[2].partition("<!-- end: headline -->")[0]
+    region = README.partition("<!-- begin: embedded.headline -->\n")[2].partition("<!-- end: embedded.headline -->")[0]
     metrics, trust = bundle["metrics"], bundle["trust"]
     point = next(point for point in trust["operating_points"] if point["name"] == trust["referral"])
-    found = [
+    measured = [
         metrics["balanced_accuracy"],
+        bundle["probe"]["balanced_accuracy"],
         metrics["per_class"]["MEL"]["auc"],
         point["sensitivity"],
         point["specificity"],
     ]
-    assert re.findall(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", region.replace("*", "")) == [figure(f) for f in found]
+    assert FIGURE.findall(region.replace("*", "")) == [figure(value) for value in measured]
     assert len(re.findall(r"^- ", region, re.MULTILINE)) == 3
-    assert f"version {bundle['version']}" in region
-    assert f"{metrics['n']} images of {metrics['n_lesions']} lesions" in region
+    assert f"{metrics['n']} test images of {metrics['n_lesions']} lesions" in region
+    assert len(FIGURE.findall(README.replace("*", ""))) == len(measured), "all other figures belong to docs/lab/"
 
 
 def figure(value: dict[str, Any]) -> str:
