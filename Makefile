@@ -65,7 +65,7 @@ bench: $(VENV)/dev.stamp
 
 train-default: $(VENV)/dev.stamp
 	@test -d "$(DERMLENS_DATA)" || { echo "Name the data folder: make train-default DERMLENS_DATA=/path/to/data (with ham10000/, isic9/ and isic_reference.csv)."; exit 2; }
-	$(PY) -m dermlens.training.default_model --data "$(DERMLENS_DATA)" --out $(RUN)
+	$(PY) -m scripts.default_model train --data "$(DERMLENS_DATA)" --out $(RUN)
 
 notebook: $(VENV)/dev.stamp
 	$(PY) scripts/notebook.py

@@ -32,9 +32,9 @@ from fold_views import scored
 from folds import arguments, draws, markdown, mean_figure, outputs_of, records_of, write
 from rich.console import Console
 
+from dermlens.bundle.bundle import load_bundle
+from dermlens.bundle.decision import decide, probabilities
 from dermlens.evaluation.bootstrap import paired_difference
-from dermlens.inference.bundle import load_bundle
-from dermlens.inference.decision import decide, probabilities
 
 BASE, RECIPE = "top", "recipe"
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -22,15 +22,15 @@ import numpy as np
 from left_out import small_ham10000
 from rich.console import Console
 
+from dermlens.bundle.bundle import Bundle, load_bundle
 from dermlens.data.images import Pixels, load_image
 from dermlens.data.records import Dataset, Record
 from dermlens.data.tables import read_table
-from dermlens.evaluation import weighted
-from dermlens.evaluation.artefacts import ARTEFACTS
+from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import lesion_index, resample_weights, sampled_figure
 from dermlens.evaluation.controls import AS_IT_IS, answer_changes, drawn_rows, same
-from dermlens.inference.bundle import Bundle, load_bundle
-from dermlens.reporting.figures import figure
+from dermlens.evaluation.overlays import ARTEFACTS
+from dermlens.text import figure
 from dermlens.training.recipe import Recipe
 from dermlens.training.run import About, train
 
@@ -83,7 +83,7 @@ def compare(without: Bundle, bundle: Bundle, records: list[Record], seed: int, c
     n_lesions = int(lesions.max()) + 1
 
     def mean(values: np.ndarray, share: bool = False) -> dict[str, Any]:
-        found = weighted.mean_loss(values.astype(np.float64), weights)
+        found = metrics.mean_loss(values.astype(np.float64), weights)
         return sampled_figure(found, reason="no images", lesions=n_lesions if share else None)
 
     result: dict[str, Any] = {"images": len(records), "lesions": n_lesions, "artefacts": {}}
@@ -100,7 +100,7 @@ def compare(without: Bundle, bundle: Bundle, records: list[Record], seed: int, c
         }
     clean = [(decisions[AS_IT_IS] == truth).astype(float) for decisions in both]
     recalls = [
-        weighted.sensitivity(weighted.class_counts(truth, decisions[AS_IT_IS], len(bundle.codes), weights)).mean(axis=1)
+        metrics.sensitivity(metrics.class_counts(truth, decisions[AS_IT_IS], len(bundle.codes), weights)).mean(axis=1)
         for decisions in both
     ]
     result[AS_IT_IS] = {

@@ -30,8 +30,8 @@ MEASURED = ("speed", "ray", "memory", "listing")
 
 def write_names(folder: Path, count: int, path: Path) -> Path:
     """Write a list of `count` image names, the folder's over and over."""
-    from dermlens.inference.listing import is_image_name
-    from dermlens.inference.storage import walk
+    from dermlens.batch.sources import is_image_name
+    from dermlens.batch.storage import walk
 
     names = [os.path.abspath(name) for name in walk(str(folder), []) if is_image_name(name)]
     path.write_text("".join(f"{name}\n" for name in itertools.islice(itertools.cycle(names), count)))
@@ -43,8 +43,8 @@ def against_predict_many(names: Path, place: Path, rounds: int, model: str) -> d
 
     Processor time hardly depends on what else the machine does; the rate does.
     """
-    from dermlens.inference.batch import open_job, run_job
-    from dermlens.inference.predict import Predictor
+    from dermlens.batch.job import open_job, run_job
+    from dermlens.inference.predictor import Predictor
 
     paths = names.read_text().splitlines()
 
@@ -89,7 +89,7 @@ def peak_memory(names: Path, out: Path, model: str) -> dict[str, float]:
 
 def listing_rate(place: Path, count: int) -> dict[str, float]:
     """Return how many names of a list are listed in a second, and given out in units."""
-    from dermlens.inference.listing import read_listing
+    from dermlens.batch.sources import read_listing
 
     path = place / "listing.txt"
     path.write_text("".join(f"folder/{index:09d}.jpg\n" for index in range(count)))
@@ -106,8 +106,8 @@ def listing_rate(place: Path, count: int) -> dict[str, float]:
 
 def ray_rate(names: Path, out: Path, workers: int, model: str) -> dict[str, float]:
     """Return images/s from the first finished part on."""
-    from dermlens.inference.batch import Progress, Settings, open_job, run_job
-    from dermlens.inference.ray_batch import ray_engine
+    from dermlens.batch.job import Progress, Settings, open_job, run_job
+    from dermlens.cluster.batch import ray_engine
 
     seen: list[tuple[float, int]] = []
     with open_job([str(names)], out, model=model, settings=Settings(part_rows=100)) as job:

@@ -23,12 +23,12 @@ import numpy as np
 from embedded import embedded_roles
 from rich.console import Console
 
+from dermlens.bundle.bundle import Bundle, find_bundle, load_bundle
+from dermlens.bundle.decision import Calibration, DecisionRule, decide, probabilities
 from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import lesion_classes, resample_weights, sampled_figure
 from dermlens.evaluation.calibration import choose_calibration, fit_calibration
-from dermlens.evaluation.trust_fit import look
-from dermlens.inference.bundle import Bundle, find_bundle, load_bundle
-from dermlens.inference.decision import Calibration, DecisionRule, decide, probabilities
+from dermlens.evaluation.fit_trust import look
 from dermlens.inference.runtime import Runtime
 
 RULE = DecisionRule("prior_adjusted", 1.0)

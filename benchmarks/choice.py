@@ -4,7 +4,7 @@
         [--onto benchmarks/results/choice.json] [--out benchmarks/results] [--page docs/accuracy.md]
 
 The test role says how good the embedded model is; a recipe that was chosen by it would look better than it is. So this
-is where one is chosen: bundles of the same four roles (`python -m dermlens.training.default_model --recipe FILE`), each
+is where one is chosen: bundles of the same four roles (`python -m scripts.default_model train --recipe FILE`), each
 compared with the embedded model. The temperature for one of the two roles is fitted on the other, without biases, and
 each bundle decides by its own rule. Calibrate also stands alone, since select has chosen the epoch of each network. An
 interval is over lesions: how far the same recipe moves from one training to the next is not in it. A bundle that had
@@ -27,13 +27,13 @@ from folds import RESAMPLES, markdown, mean_figure, write  # all beside this fil
 from rich.console import Console
 from versions import HASHES, ROLES, seen_in
 
+from dermlens.bundle.bundle import MODELS_DIR, Bundle, load_bundle
+from dermlens.bundle.decision import decide, probabilities
 from dermlens.errors import BundleError
 from dermlens.evaluation.bootstrap import lesion_index, paired_difference, resample_weights
 from dermlens.evaluation.calibration import fit_calibration
+from dermlens.evaluation.fit_trust import Labelled, look
 from dermlens.evaluation.metrics import balanced_accuracy_score, log_errors, macro_auc_score, roc_auc_score
-from dermlens.evaluation.trust_fit import Labelled, look
-from dermlens.inference.bundle import MODELS_DIR, Bundle, load_bundle
-from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.runtime import Runtime
 
 CHOOSING = ("select", "calibrate")

@@ -25,7 +25,7 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "images" / "MEL_ISI
 MAKE = """
 import sys
 from measure import classifiers
-from dermlens.training.quiet import load_tensorflow
+from dermlens.networks.backend import load_tensorflow
 load_tensorflow()
 classifiers("lite0")[0].save(sys.argv[1])
 """

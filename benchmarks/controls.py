@@ -14,10 +14,10 @@ from pathlib import Path
 from embedded import embedded_roles
 from rich.console import Console
 
+from dermlens.bundle.bundle import MODELS_DIR, load_bundle
 from dermlens.data.images import Pixels, load_image
 from dermlens.evaluation.controls import MOST_IMAGES, run_controls
-from dermlens.inference.bundle import MODELS_DIR, load_bundle
-from dermlens.reporting.figures import figure
+from dermlens.text import figure
 
 
 def main() -> None:

@@ -19,12 +19,12 @@ import numpy as np
 from embedded import embedded_roles
 from rich.console import Console
 
-from dermlens.evaluation import metrics, weighted
+from dermlens.bundle.bundle import MODELS_DIR, load_bundle
+from dermlens.bundle.decision import decide, probabilities
+from dermlens.evaluation import metrics
 from dermlens.evaluation.calibration import fit_calibration
 from dermlens.evaluation.conformal import LEVEL, fit_sets, wilson_interval
-from dermlens.evaluation.trust_fit import look
-from dermlens.inference.bundle import MODELS_DIR, load_bundle
-from dermlens.inference.decision import decide, probabilities
+from dermlens.evaluation.fit_trust import look
 from dermlens.inference.runtime import Runtime
 
 
@@ -70,7 +70,7 @@ def main() -> None:
     def by_lesion(p: np.ndarray) -> float:
         confidence, correct = metrics.top_label(y, p)
         bins = metrics.equal_mass_bins(confidence)
-        return float(weighted.calibration_error(confidence, correct, bins, per_lesion[None])[0])
+        return float(metrics.calibration_error(confidence, correct, bins, per_lesion[None])[0])
 
     def row(mask: np.ndarray) -> dict[str, float]:
         share = per_lesion[mask] / per_lesion[mask].sum()

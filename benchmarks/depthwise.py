@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=8)
     options = parser.parse_args()
-    from dermlens.training.quiet import load_tensorflow
+    from dermlens.networks.backend import load_tensorflow
 
     load_tensorflow()
     table, native = {}, {"forward": 0.0, "gradient to input": 0.0, "gradient to filter": 0.0}

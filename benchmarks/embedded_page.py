@@ -20,7 +20,7 @@ from typing import Any
 
 from folds import markdown  # beside this file
 
-from dermlens.reporting.figures import figure
+from dermlens.text import figure
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"

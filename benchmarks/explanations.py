@@ -22,9 +22,9 @@ from embedded import embedded_roles
 from rich.console import Console
 
 from dermlens import Predictor
+from dermlens.bundle.decision import probabilities
 from dermlens.data.images import load_image
 from dermlens.evaluation.conformal import wilson_interval
-from dermlens.inference.decision import probabilities
 from dermlens.inference.explain import class_map, relevance_of
 from dermlens.reporting.progress import track
 

@@ -12,8 +12,8 @@ import json
 import tempfile
 from pathlib import Path
 
-from dermlens.training.exporting import export
-from dermlens.training.formats import FORMATS
+from dermlens.export.export import export
+from dermlens.export.formats import FORMATS
 
 NAMES = {"openvino": "m.xml", "onnx": "m.onnx", "litert": "m.tflite", "saved-model": "m"}
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from dermlens.training.family import BACKBONES, Backbone, backbone
+from dermlens.networks.family import BACKBONES, Backbone, backbone
 
 MODES = ("full", "top", "head")
 SETTLED_ON = 512  # values of a channel in the smallest map, at least: fewer leave a network that magnifies rounding
@@ -46,8 +46,7 @@ def live(
     """
     import keras
 
-    from dermlens.training.backbones import build_backbone
-    from dermlens.training.counting import multiply_adds, parameters
+    from dermlens.networks.efficientnet import build_backbone, multiply_adds, parameters
 
     kept = folder / "partial.json"
     found: dict[str, Any] = {"size_px": size_px, "batch": batch, "step_s": {}, "peak_gb": 0.0}
@@ -79,7 +78,7 @@ def live(
 
 def use(whole: Any, folder: Path, size_px: int) -> dict[str, Any]:
     """Save, export and use a trained network."""
-    from dermlens.training.export import check_export, to_openvino
+    from dermlens.networks.openvino import check_export, to_openvino
     from dermlens.training.outputs import save_keras
 
     pixels = pictures(max(1, SETTLED_ON // (size_px // 32) ** 2), size_px)
@@ -130,7 +129,7 @@ def train_steps(row: Backbone, mode: str, size_px: int, batch: int) -> tuple[Any
 def pictures(count: int, size_px: int) -> np.ndarray:
     """Return views of the example image, uint8 (count, size_px, size_px, 3), the plain one first."""
     from dermlens.data.images import InputSpec, load_image
-    from dermlens.training.pipeline import augment
+    from dermlens.training.views import augment
 
     rng = np.random.default_rng(0)
     plain = load_image(EXAMPLE, InputSpec(size_px=size_px))
@@ -141,7 +140,7 @@ def settle(model: Any, pixels: np.ndarray) -> None:
     """Give every batch norm the statistics of one batch, as a trained network would have; random ones explode."""
     import keras
 
-    from dermlens.training.device import leaves
+    from dermlens.networks.backend import leaves
 
     norms = [layer for layer in leaves(model) if isinstance(layer, keras.layers.BatchNormalization)]
     kept = [layer.momentum for layer in norms]
@@ -157,8 +156,8 @@ def predict(whole: Any, graph: Any, folder: Path, size_px: int) -> str:
     import openvino as ov
 
     from dermlens import Predictor
+    from dermlens.bundle.bundle import write_bundle
     from dermlens.data.images import InputSpec, load_image
-    from dermlens.inference.bundle import write_bundle
     from dermlens.training.network import head_of
 
     spec = InputSpec(size_px=size_px)
@@ -227,10 +226,10 @@ def _in_fresh_process(step: str, name: str, out: Path, batch: int, size_px: int)
 
 
 def _row(row: Backbone, options: argparse.Namespace) -> dict[str, Any]:
-    from dermlens.training.quiet import load_tensorflow
+    from dermlens.networks.backend import load_tensorflow
 
     load_tensorflow()
-    from dermlens.training.memory import keep_freed_memory
+    from dermlens.networks.backend import keep_freed_memory
 
     keep_freed_memory()
     size_px = options.size_px or row.input_size_px

@@ -26,7 +26,7 @@ from measure import classifiers, in_turn, kept, save, spread, times_faster
 from network import compiled
 
 from dermlens.inference.precision import has_bfloat16
-from dermlens.training.family import BACKBONES
+from dermlens.networks.family import BACKBONES
 
 NAME = "family_speed"
 LIGHT = """
@@ -43,10 +43,10 @@ print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 
 def built(name: str) -> tuple[Any, Any, Any, int]:
     """Return the classifier as a user builds it, the one of dermlens, its graph and its side in pixels."""
-    from dermlens.training.quiet import load_tensorflow
+    from dermlens.networks.backend import load_tensorflow
 
     load_tensorflow()
-    from dermlens.training.export import to_openvino
+    from dermlens.networks.openvino import to_openvino
 
     usual, model = classifiers(name)
     side = int(model.inputs[0].shape[1])

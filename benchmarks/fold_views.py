@@ -20,11 +20,11 @@ import numpy as np
 from folds import OutOfFold, arguments, column, draws, markdown, mean_figure, read_folds, write
 from rich.console import Console
 
-from dermlens.evaluation import metrics, weighted
+from dermlens.bundle.decision import decide, probabilities
+from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import paired_difference, sampled_figure
 from dermlens.evaluation.calibration import fit_calibration
-from dermlens.inference.decision import decide, probabilities
-from dermlens.inference.views import VIEWS
+from dermlens.inference.predictor import VIEWS
 
 CHOICES: dict[str, tuple[int, ...]] = {
     **{str(count): tuple(range(count)) for count in VIEWS},
@@ -68,19 +68,17 @@ def scored(
     truth: np.ndarray, probability: np.ndarray, decision: np.ndarray, weights: np.ndarray, codes: list[str]
 ) -> dict[str, Any]:
     """Return accuracy, balanced accuracy, melanoma AUC, ECE and log loss over the resamples of `weights`."""
-    counts = weighted.class_counts(truth, decision, len(codes), weights)
-    balanced = weighted.sensitivity(counts)[:, np.unique(truth)].mean(axis=1)
+    counts = metrics.class_counts(truth, decision, len(codes), weights)
+    balanced = metrics.sensitivity(counts)[:, np.unique(truth)].mean(axis=1)
     figures = {
         "balanced_accuracy": sampled_figure(balanced, reason="no lesions"),
-        "accuracy": sampled_figure(weighted.accuracy(counts), reason="no lesions", lesions=len(truth)),
+        "accuracy": sampled_figure(metrics.accuracy(counts), reason="no lesions", lesions=len(truth)),
         **calibration(truth, probability, weights),
     }
     if "MEL" in codes:
         melanoma = codes.index("MEL")
-        curve = (
-            weighted.roc(truth == melanoma, probability[:, melanoma], part) for part in np.array_split(weights, 10)
-        )
-        areas = np.concatenate([weighted.area(each) for each in curve])
+        curve = (metrics.roc(truth == melanoma, probability[:, melanoma], part) for part in np.array_split(weights, 10))
+        areas = np.concatenate([metrics.area(each) for each in curve])
         figures["melanoma_auc"] = sampled_figure(areas, reason="no melanoma")
     return figures
 
@@ -90,7 +88,7 @@ def calibration(truth: np.ndarray, probability: np.ndarray, weights: np.ndarray)
     confidence, right = metrics.top_label(truth, probability)
     bins = metrics.equal_mass_bins(confidence)
     return {
-        "ece": sampled_figure(weighted.calibration_error(confidence, right, bins, weights), reason="no lesions"),
+        "ece": sampled_figure(metrics.calibration_error(confidence, right, bins, weights), reason="no lesions"),
         "log_loss": mean_figure(metrics.log_errors(truth, probability), weights),
     }
 

@@ -19,14 +19,14 @@ import numpy as np
 from accuracy_table import Fold, figure_of, predictions  # beside this file
 from rich.console import Console
 
+from dermlens.bundle.bundle import Bundle, load_bundle
+from dermlens.bundle.decision import decide, probabilities, softmax
 from dermlens.data.images import load_image
 from dermlens.data.records import Record
 from dermlens.evaluation.bootstrap import resample_weights, sampled_figure
 from dermlens.evaluation.conformal import wilson_interval
-from dermlens.inference.bundle import Bundle, load_bundle
-from dermlens.inference.decision import decide, probabilities, softmax
+from dermlens.inference.predictor import turned
 from dermlens.inference.runtime import BATCH, Runtime
-from dermlens.inference.views import turned
 from dermlens.reporting.progress import track
 
 FOLDS = range(5)
@@ -67,7 +67,7 @@ def finished(runs: Path, method: str) -> dict[int, Path]:
 
 def records_of(fold: Fold, data: Path) -> list[Record]:
     """Return the records of a fold's test images, in its order, framed as in the training."""
-    from dermlens.training.default_model import FRAME_ASPECT
+    from scripts.default_model.dataset import FRAME_ASPECT
 
     codes, rows = fold["codes"], zip(fold["image"], fold["truth"], fold["lesion"], fold["source"], strict=True)
     return [

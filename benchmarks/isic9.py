@@ -47,10 +47,10 @@ def make_plan(data: Path, out: Path) -> list[dict[str, Any]]:
     from repair_gain import clean_test  # beside this file
     from rich.console import Console
 
-    from dermlens.audit.audit import run_audit
     from dermlens.audit.embed import Embedder
-    from dermlens.data.groups import lesion_groups
-    from dermlens.training.embedder import VERSION, embedder_graph
+    from dermlens.audit.run import run_audit
+    from dermlens.data.records import lesion_groups
+    from dermlens.networks.embedder import VERSION, embedder_graph
 
     reference, quiet = data / "isic_reference.csv", Console(file=io.StringIO())
     embedder = Embedder(embedder_graph(quiet), VERSION)
@@ -95,7 +95,7 @@ def run_isic9(data: Path, out: Path, method: str, train: str) -> None:
     from rich.console import Console
 
     from dermlens.audit.findings import hash_records
-    from dermlens.training.quiet import load_tensorflow
+    from dermlens.networks.backend import load_tensorflow
     from dermlens.training.split import assign_roles
 
     dataset, plan = read(data), make_plan(data, out)

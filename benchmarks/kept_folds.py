@@ -73,8 +73,8 @@ def rule_of(run: Path) -> dict[str, Any]:
 
     Empty where the run has no bundle, as the student's, or one that cannot be read.
     """
+    from dermlens.bundle.bundle import load_bundle
     from dermlens.errors import BundleError
-    from dermlens.inference.bundle import load_bundle
 
     if not (run / "bundle").is_dir():
         return {}

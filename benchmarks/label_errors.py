@@ -21,12 +21,11 @@ from rich.console import Console
 
 from dermlens.audit.embed import embed, load_embeddings
 from dermlens.audit.facts import read_facts
-from dermlens.audit.suspects import label_suspects
-from dermlens.data.groups import lesion_groups
+from dermlens.audit.labels import label_suspects
 from dermlens.data.manifest import read_dataset
-from dermlens.data.records import Record
+from dermlens.data.records import Record, lesion_groups
 from dermlens.data.tables import read_table
-from dermlens.training.embedder import VERSION, embedder_graph
+from dermlens.networks.embedder import VERSION, embedder_graph
 
 AT = (20, 50, 100)
 

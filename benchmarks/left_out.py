@@ -23,11 +23,11 @@ from dermlens import Predictor
 from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Dataset, Record
 from dermlens.data.tables import read_table
-from dermlens.evaluation import weighted
+from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import lesion_index, resample_weights, sampled_figure
-from dermlens.evaluation.novelty_fit import sample_per_class
-from dermlens.inference.predict import Prediction
-from dermlens.reporting.figures import figure
+from dermlens.evaluation.fit_trust import sample_per_class
+from dermlens.inference.prediction import Prediction
+from dermlens.text import figure
 from dermlens.training.recipe import Recipe
 from dermlens.training.run import About, train
 
@@ -73,13 +73,13 @@ def measured(code: str, records: Sequence[Record], answers: Sequence[Prediction]
 
     def share(what: np.ndarray, among: np.ndarray) -> dict[str, Any]:
         return sampled_figure(
-            weighted.mean_loss(what.astype(np.float64), weights * among),
+            metrics.mean_loss(what.astype(np.float64), weights * among),
             reason="no images",
             lesions=len(np.unique(lesions[among])),
         )
 
     def auroc(values: np.ndarray) -> dict[str, Any]:
-        return sampled_figure(weighted.area(weighted.roc(strange, values, weights)), reason="no images")
+        return sampled_figure(metrics.area(metrics.roc(strange, values, weights)), reason="no images")
 
     return {
         "left_out": code,

@@ -29,10 +29,10 @@ from accuracy_table import Fold, predictions
 from folds import FOLDS, arguments, column, draws, markdown, write
 from kept_folds import identity, read_folds, refuse_mixtures, rule_of
 
-from dermlens.evaluation import weighted
+from dermlens.bundle.decision import Calibration, DecisionRule, decide
+from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import sampled_figure
 from dermlens.evaluation.metrics import balanced_accuracy_score, confusion_matrix
-from dermlens.inference.decision import Calibration, DecisionRule, decide
 
 AKIEC = ("AK", "SCC")
 PAIRS = (("AK", "SCC"), ("MEL", "NV"), ("BKL", "MEL"), ("BKL", "NV"), ("BCC", "SCC"))
@@ -180,14 +180,14 @@ def groups(seen: Seen, names: np.ndarray) -> dict[str, Any]:
     """
     weights, right = draws(seen.truth), (seen.decision == seen.truth).astype(float)
     of_class = (seen.truth[:, None] == np.arange(len(seen.codes))).astype(float)
-    recall = weighted.ratio(weights @ (of_class * right[:, None]), weights @ of_class)
+    recall = metrics.ratio(weights @ (of_class * right[:, None]), weights @ of_class)
     found = {}
     for name in sorted(set(names.tolist())):
         here = (names == name).astype(float)
         counts = weights @ (of_class * here[:, None])
         total = counts.sum(axis=1)
-        accuracy = weighted.ratio(weights @ (right * here), total)
-        expected = weighted.ratio(np.nansum(counts * recall, axis=1), total)
+        accuracy = metrics.ratio(weights @ (right * here), total)
+        expected = metrics.ratio(np.nansum(counts * recall, axis=1), total)
         n = int(here.sum())
         found[name] = {
             "lesions": n,
@@ -208,7 +208,7 @@ def confusions(seen: Seen) -> dict[str, Any]:
     weights = draws(seen.truth)
     wrong = (seen.decision != seen.truth).astype(float)
     of_class = (seen.truth[:, None] == np.arange(len(seen.codes))).astype(float)
-    lost = weighted.ratio(weights @ (of_class * wrong[:, None]), weights @ of_class)
+    lost = metrics.ratio(weights @ (of_class * wrong[:, None]), weights @ of_class)
     found = {}
     for a, b in PAIRS:
         if a not in seen.codes or b not in seen.codes:
@@ -217,13 +217,13 @@ def confusions(seen: Seen) -> dict[str, Any]:
         ways = [(seen.truth == x) & (seen.decision == y) for x, y in ((first, second), (second, first))]
         errors = weights @ (ways[0] | ways[1]).astype(float)
         loss = sum(
-            weighted.ratio(weights @ way.astype(float), weights @ of_class[:, c])
+            metrics.ratio(weights @ way.astype(float), weights @ of_class[:, c])
             for c, way in zip((first, second), ways, strict=True)
         )
         found[f"{a}, {b}"] = {
             f"{a} called {b}": int(ways[0].sum()),
             f"{b} called {a}": int(ways[1].sum()),
-            "share_of_errors": sampled_figure(weighted.ratio(errors, weights @ wrong), reason="no errors"),
+            "share_of_errors": sampled_figure(metrics.ratio(errors, weights @ wrong), reason="no errors"),
             "share_of_lost_balanced_accuracy": sampled_figure(loss / np.nansum(lost, axis=1), reason="no errors"),
         }
     return found

@@ -63,7 +63,7 @@ def processor_seconds(predictor: Any, paths: list[Path], cores: int) -> dict[str
 
 def pipeline(paths: list[Path]) -> Any:
     """The usual way: tf.data decodes, resizes and batches ahead; Keras predicts."""
-    from dermlens.training.quiet import load_tensorflow
+    from dermlens.networks.backend import load_tensorflow
 
     load_tensorflow()
     import tensorflow as tf

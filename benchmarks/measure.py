@@ -86,7 +86,7 @@ def classifiers(name: str) -> tuple[Any, Any]:
     """
     import keras
 
-    from dermlens.training.backbones import build_backbone
+    from dermlens.networks.efficientnet import build_backbone
 
     backbone = build_backbone(name, weights="none")
     pixels, feature_map = backbone.inputs[0], backbone.outputs[0]

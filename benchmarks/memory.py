@@ -16,16 +16,16 @@ import sys
 
 STEP = """
 import json, resource, sys
-from dermlens.training.quiet import load_tensorflow
+from dermlens.networks.backend import load_tensorflow
 load_tensorflow()
 import numpy as np
 from dermlens.training import batch_memory
-from dermlens.training.backbones import backbone
+from dermlens.networks.efficientnet import backbone
 from dermlens.training.device import resolve
 from dermlens.training.step import make_step
 from dermlens.training.network import open_backbone, with_head
 from dermlens.training.optimiser import averaged, make_optimiser
-from dermlens.training.memory import keep_freed_memory
+from dermlens.networks.backend import keep_freed_memory
 from dermlens.training.recipe import Recipe
 
 def peak():

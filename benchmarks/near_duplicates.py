@@ -29,8 +29,8 @@ from dermlens.audit.facts import ImageFacts, facts_of, read_facts
 from dermlens.audit.lookalikes import candidates, confirmed
 from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Record
-from dermlens.training.embedder import VERSION as EMBEDDER
-from dermlens.training.embedder import embedder_graph
+from dermlens.networks.embedder import VERSION as EMBEDDER
+from dermlens.networks.embedder import embedder_graph
 
 
 def crop(share: float) -> Callable[[np.ndarray], np.ndarray]:

@@ -19,15 +19,14 @@ import numpy as np
 from embedded import embedded_roles
 from rich.console import Console
 
-from dermlens.evaluation import weighted
+from dermlens.bundle.bundle import MODELS_DIR, load_bundle
+from dermlens.bundle.nearest import place_of
+from dermlens.bundle.novelty import normalised
+from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import resample_weights, sampled_figure
-from dermlens.evaluation.examples_fit import first_of_lesion, index_of
-from dermlens.evaluation.trust_fit import Labelled, look
-from dermlens.inference.bundle import MODELS_DIR, load_bundle
-from dermlens.inference.nearest import place_of
-from dermlens.inference.novelty import normalised
+from dermlens.evaluation.fit_trust import Labelled, first_of_lesion, index_of, look
 from dermlens.inference.runtime import Runtime
-from dermlens.reporting.figures import figure
+from dermlens.text import figure
 
 K = 5
 RESAMPLES = 1000
@@ -62,7 +61,7 @@ def main() -> None:
     )
 
     def share(values: np.ndarray, among: np.ndarray | None = None) -> dict[str, Any]:
-        found = weighted.mean_loss(values.astype(np.float64), weights if among is None else weights * among)
+        found = metrics.mean_loss(values.astype(np.float64), weights if among is None else weights * among)
         return sampled_figure(found, reason="no images")
 
     right = test.decision == test.y_true

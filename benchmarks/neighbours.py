@@ -19,10 +19,9 @@ from rich.console import Console
 
 from dermlens.audit.embed import embed, load_embeddings
 from dermlens.audit.facts import read_facts
-from dermlens.audit.lookalikes import NEIGHBOURS
-from dermlens.audit.neighbours import nearest, unit
+from dermlens.audit.lookalikes import NEIGHBOURS, nearest, unit
 from dermlens.data.manifest import read_dataset
-from dermlens.training.embedder import VERSION, embedder_graph
+from dermlens.networks.embedder import VERSION, embedder_graph
 
 LIKENESS = 0.95
 

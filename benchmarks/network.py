@@ -44,7 +44,7 @@ def onnx_session(model: Any) -> Any:
         return None
     import onnxruntime
 
-    from dermlens.training.converters import convert
+    from dermlens.export.formats import convert
 
     with tempfile.TemporaryDirectory() as folder:
         convert(model, "onnx", {}, Path(folder) / "model.onnx", precision="float32")
@@ -54,8 +54,8 @@ def onnx_session(model: Any) -> Any:
 def measured(name: str, repeats: int, precisions: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     import tensorflow as tf
 
-    from dermlens.training.export import to_openvino
-    from dermlens.training.family import backbone
+    from dermlens.networks.family import backbone
+    from dermlens.networks.openvino import to_openvino
 
     model, whole = classifiers(name)
     graph, side = to_openvino(whole), int(model.inputs[0].shape[1])
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=REPEATS)
     options = parser.parse_args()
     from dermlens.inference.precision import has_bfloat16
-    from dermlens.training.quiet import load_tensorflow
+    from dermlens.networks.backend import load_tensorflow
 
     load_tensorflow()
     precisions = ["f32", *(["bf16"] if has_bfloat16() else [])]

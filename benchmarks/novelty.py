@@ -32,11 +32,10 @@ from rich.console import Console
 from sklearn.metrics import roc_auc_score
 
 from dermlens import Predictor
+from dermlens.bundle.novelty import normalised
 from dermlens.data.images import IMAGE_EXTENSIONS, decode, load_image
 from dermlens.diagnoses import ISIC2019
-from dermlens.evaluation.novelty_fit import KEPT, fit_novelty, sample_per_class
-from dermlens.evaluation.trust_fit import Labelled, Sample, judged, look
-from dermlens.inference.novelty import normalised
+from dermlens.evaluation.fit_trust import KEPT, Labelled, Sample, fit_novelty, judged, look, sample_per_class
 from dermlens.inference.runtime import Runtime
 
 SKIMAGE = Path(skimage.__file__).parent / "data"

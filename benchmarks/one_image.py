@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def keras_ways() -> tuple[Any, Any]:
-    from dermlens.training.quiet import load_tensorflow
+    from dermlens.networks.backend import load_tensorflow
 
     load_tensorflow()
     import tensorflow as tf

@@ -16,7 +16,7 @@ import numpy as np
 import openvino as ov
 from measure import classifiers, save
 
-from dermlens.inference.bundle import MODELS_DIR
+from dermlens.bundle.bundle import MODELS_DIR
 
 PASSES = (1, 2, 4, 8, 16)
 
@@ -54,10 +54,10 @@ def main() -> None:
     options = parser.parse_args()
     graphs = {"embedded": ov.Core().read_model(MODELS_DIR / "default" / "graph.xml")}
     if options.backbones:
-        from dermlens.training.quiet import load_tensorflow
+        from dermlens.networks.backend import load_tensorflow
 
         load_tensorflow()
-        from dermlens.training.export import to_openvino
+        from dermlens.networks.openvino import to_openvino
 
         graphs |= {name: to_openvino(classifiers(name)[1]) for name in options.backbones}
     found = {}

@@ -26,13 +26,13 @@ from accuracy_table import reliability
 from folds import OutOfFold, arguments, column, draws, markdown, mean_figure, read_folds, share_figure, write
 from rich.console import Console
 
-from dermlens.evaluation import metrics, weighted
+from dermlens.bundle.decision import DecisionRule, decide, probabilities, softmax
+from dermlens.bundle.trust import Trust
+from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import sampled_figure
 from dermlens.evaluation.calibration import fit_calibration
 from dermlens.evaluation.conformal import LEVEL, fit_sets
-from dermlens.evaluation.operating_points import aims, fit_points
-from dermlens.inference.decision import DecisionRule, decide, probabilities, softmax
-from dermlens.inference.trust import Trust
+from dermlens.evaluation.thresholds import aims, fit_points
 
 ECE_AIM, COVERAGE_AIM, CLASS_AIM = 0.03, 0.02, 0.8
 RAW, SERVED, FITTED, BIASED = (
@@ -148,7 +148,7 @@ def calibrated(probability: np.ndarray, pool: Pool, weights: np.ndarray) -> dict
 
     def error(score: np.ndarray, right: np.ndarray) -> dict[str, Any]:
         bins = metrics.equal_mass_bins(score)
-        return sampled_figure(weighted.calibration_error(score, right, bins, weights), reason="no lesions")
+        return sampled_figure(metrics.calibration_error(score, right, bins, weights), reason="no lesions")
 
     found = {"ece": error(*metrics.top_label(pool.truth, probability))}
     for aim, members in aims(pool.codes).items():

@@ -17,11 +17,11 @@ from embedded import embedded_roles
 from measure import in_turn, save, spread, times_faster
 from rich.console import Console
 
+from dermlens.bundle.bundle import MODELS_DIR, Bundle, load_bundle
+from dermlens.bundle.decision import decide, probabilities
 from dermlens.evaluation.precision_gate import all_logits, compare
-from dermlens.inference.bundle import MODELS_DIR, Bundle, load_bundle
-from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.runtime import BATCH, Runtime
-from dermlens.training.pipeline import plain_view
+from dermlens.training.views import plain_view
 
 
 def margins(full: np.ndarray, low: np.ndarray, bundle: Bundle) -> dict[str, float]:

@@ -20,11 +20,11 @@ from embedded import embedded_roles
 from measure import save
 from rich.console import Console
 
+from dermlens.bundle.bundle import MODELS_DIR, load_bundle
+from dermlens.bundle.decision import decide, probabilities
 from dermlens.evaluation.precision_layers import heavy_layers, keeping_float32
-from dermlens.inference.bundle import MODELS_DIR, load_bundle
-from dermlens.inference.decision import decide, probabilities
 from dermlens.inference.runtime import MOST_IN_A_PASS, Runtime
-from dermlens.training.pipeline import plain_view
+from dermlens.training.views import plain_view
 
 
 def variants(layers: list[str]) -> dict[str, set[int]]:

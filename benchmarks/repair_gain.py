@@ -31,15 +31,14 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from dermlens.audit.audit import Audit, run_audit
 from dermlens.audit.embed import Embedder, embed
 from dermlens.audit.facts import read_facts
 from dermlens.audit.labels import contradictions
-from dermlens.data.groups import lesion_groups, picture_groups
+from dermlens.audit.run import Audit, run_audit
 from dermlens.data.manifest import read_dataset
-from dermlens.data.records import Record
+from dermlens.data.records import Record, lesion_groups, picture_groups
 from dermlens.evaluation.bootstrap import lesion_index, resample_weights
-from dermlens.training.embedder import VERSION, embedder_graph
+from dermlens.networks.embedder import VERSION, embedder_graph
 
 STRENGTHS = (0.0003, 0.001, 0.003, 0.01)
 ROUNDS = 5000

@@ -107,18 +107,18 @@ def summarise(truth: np.ndarray, decisions: np.ndarray, melanoma: int, *, seed: 
     Args:
         truth: (t,) class indices of the test, one image a lesion; decisions: (draws, t).
     """
-    from dermlens.evaluation import weighted
+    from dermlens.evaluation import metrics
     from dermlens.evaluation.bootstrap import resample_weights
 
     lesions, classes = np.arange(len(truth)), int(max(truth.max(), decisions.max())) + 1
     blocks = list(resample_weights(truth, lesions, resamples=RESAMPLES, seed=seed))
     weights = np.concatenate([np.ones((1, len(truth))), *blocks])
-    counts = [weighted.class_counts(truth, row, classes, weights) for row in decisions]
+    counts = [metrics.class_counts(truth, row, classes, weights) for row in decisions]
     occurring = np.unique(truth)
     samples = {
-        "balanced_accuracy": np.stack([weighted.sensitivity(c)[:, occurring].mean(axis=1) for c in counts]),
-        "accuracy": np.stack([weighted.accuracy(c) for c in counts]),
-        "melanoma_sensitivity": np.stack([weighted.sensitivity(c)[:, melanoma] for c in counts]),
+        "balanced_accuracy": np.stack([metrics.sensitivity(c)[:, occurring].mean(axis=1) for c in counts]),
+        "accuracy": np.stack([metrics.accuracy(c) for c in counts]),
+        "melanoma_sensitivity": np.stack([metrics.sensitivity(c)[:, melanoma] for c in counts]),
     }
     return {name: interval(values, seed) for name, values in samples.items()}
 
@@ -140,9 +140,9 @@ def read_study(data: Path, out: Path, backbones: Sequence[str]) -> tuple[dict[st
     from rich.console import Console
 
     from dermlens.audit.findings import hash_records
-    from dermlens.data.groups import lesions as lesion_numbers
-    from dermlens.training.default_model import default_dataset
+    from dermlens.data.records import lesions as lesion_numbers
     from dermlens.training.split import assign_folds
+    from scripts.default_model.dataset import default_dataset
 
     console = Console(width=140)
     records = list(default_dataset(data, console).records)
@@ -172,15 +172,15 @@ def features(out: Path, name: str, records: Sequence[Any], hashes: Sequence[str]
         with np.load(kept, allow_pickle=False) as file:
             if str(file["key"]) == key:
                 return file["vectors"].astype(np.float32)
-    from dermlens.training.quiet import load_tensorflow
+    from dermlens.networks.backend import load_tensorflow
 
     load_tensorflow()
     import keras
 
     from dermlens.data.images import InputSpec
-    from dermlens.training.backbones import build_backbone
-    from dermlens.training.export import to_openvino
-    from dermlens.training.trunk import trunk_cache
+    from dermlens.networks.efficientnet import build_backbone
+    from dermlens.networks.openvino import to_openvino
+    from dermlens.training.features import trunk_cache
 
     backbone = build_backbone(name.partition("@")[0], size_px=size_px, weights="lite")
     pooled = keras.layers.GlobalAveragePooling2D(name="embedding")(backbone.outputs[0])
@@ -310,7 +310,7 @@ def by_side(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _figure(row: Mapping[str, Any] | None, name: str) -> str:
-    from dermlens.reporting.figures import figure
+    from dermlens.text import figure
 
     return figure(row[name], 2) if row else ""
 

@@ -85,8 +85,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=3)
     options = parser.parse_args()
-    from dermlens.training.memory import keep_freed_memory
-    from dermlens.training.quiet import load_tensorflow
+    from dermlens.networks.backend import keep_freed_memory, load_tensorflow
 
     load_tensorflow()
     keep_freed_memory()

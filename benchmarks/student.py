@@ -18,8 +18,8 @@ import numpy as np
 
 from dermlens.data.images import InputSpec
 from dermlens.data.records import Record
-from dermlens.training.backbones import build_backbone
-from dermlens.training.pipeline import plain_view
+from dermlens.networks.efficientnet import build_backbone
+from dermlens.training.views import plain_view
 
 EPOCHS, BATCH, SIZE_PX = 5, 32, 224
 

@@ -25,8 +25,8 @@ from dermlens.evaluation.subgroups import (
     subgroups,
     typology_angle,
 )
-from dermlens.evaluation.trust_report import answers_of
-from dermlens.reporting.figures import figure
+from dermlens.evaluation.trust_figures import answers_of
+from dermlens.text import figure
 
 COLUMNS = {
     "accuracy": "accuracy",

@@ -34,7 +34,7 @@ AS_LAYERS = "frozen batch norm as layers, batch in memory"
 
 def built(name: str, mode: str, batch: int, batch_norm: str = "frozen") -> tuple[Any, Any]:
     """Return the recipe and the network of a mode, from random weights: no time depends on their values."""
-    from dermlens.training.backbones import backbone
+    from dermlens.networks.efficientnet import backbone
     from dermlens.training.device import resolve
     from dermlens.training.network import open_backbone, with_head
     from dermlens.training.recipe import Recipe
@@ -70,8 +70,8 @@ def measured(
 
     from dermlens.data.images import InputSpec
     from dermlens.data.records import Record
-    from dermlens.training.decoded import decoded
     from dermlens.training.feed import from_arrays, from_images
+    from dermlens.training.views import decoded
 
     ratios: dict[str, Any] = {}
     details: dict[str, Any] = {}
@@ -133,7 +133,7 @@ def plain_keras(network: Any, held: Any) -> Callable[[], object]:
     """The step of `model.fit`: same layers, all of them trainable, Adam, batch norm in training mode."""
     import keras
 
-    from dermlens.training.device import leaves
+    from dermlens.networks.backend import leaves
 
     layers = network.whole
     for layer in leaves(layers):
@@ -151,8 +151,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=REPEATS)
     options = parser.parse_args()
-    from dermlens.training.memory import keep_freed_memory
-    from dermlens.training.quiet import load_tensorflow
+    from dermlens.networks.backend import keep_freed_memory, load_tensorflow
 
     load_tensorflow()
     keep_freed_memory()

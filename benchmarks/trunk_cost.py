@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 def material(folder: Path, count: int) -> Any:
     """Return `count` images, the folder's over and over, with a name of its own for each."""
+    from dermlens.batch.sources import is_image_name
     from dermlens.data.records import Record
-    from dermlens.inference.listing import is_image_name
     from dermlens.training.features import Images
 
     paths = sorted(path for path in folder.rglob("*") if is_image_name(path.name))
@@ -46,8 +46,8 @@ def computed(engine: Any, graph: Any, images: Any, wanted: Any) -> tuple[np.ndar
 
 def on_two_nodes(graph: Any, images: Any, wanted: Any) -> tuple[np.ndarray, float]:
     """Return the features from Ray, and the processor time of its two workers in seconds, their start included."""
+    from dermlens.cluster.features import ray_features
     from dermlens.training.features import CHUNK
-    from dermlens.training.ray_features import ray_features
     from ray_nodes import cluster_of_two, workers
 
     spent: dict[int, float] = {}
@@ -69,15 +69,15 @@ def main() -> None:
     parser.add_argument("--backbone", default="lite0")
     parser.add_argument("--ray", action="store_true")
     options = parser.parse_args()
-    from dermlens.training.quiet import load_tensorflow
+    from dermlens.networks.backend import load_tensorflow
 
     load_tensorflow()
     import keras
 
     from dermlens.audit.findings import hash_records
-    from dermlens.training.backbones import backbone
+    from dermlens.networks.efficientnet import backbone
+    from dermlens.networks.openvino import to_openvino
     from dermlens.training.device import resolve
-    from dermlens.training.export import to_openvino
     from dermlens.training.features import Wanted, local
     from dermlens.training.network import open_backbone
     from dermlens.training.recipe import Recipe

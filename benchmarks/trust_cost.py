@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dermlens.bundle.bundle import MODELS_DIR, load_bundle
+from dermlens.bundle.decision import decide, probabilities
 from dermlens.data.images import load_image
-from dermlens.inference.bundle import MODELS_DIR, load_bundle
-from dermlens.inference.decision import decide, probabilities
-from dermlens.inference.judgement import judge
+from dermlens.inference.judge import judge
 from dermlens.inference.runtime import Runtime
 
 IMAGE = Path(__file__).resolve().parents[1] / "examples" / "images" / "MEL_ISIC_0000029.jpg"

@@ -24,10 +24,10 @@ from embedded import embedded_roles, network_cells, network_figures
 from folds import markdown, write  # both beside this file
 from rich.console import Console
 
+from dermlens.bundle.bundle import MODELS_DIR, Bundle, load_bundle
+from dermlens.bundle.decision import decide, probabilities
 from dermlens.evaluation.bootstrap import paired_difference
-from dermlens.evaluation.trust_fit import Labelled, look
-from dermlens.inference.bundle import MODELS_DIR, Bundle, load_bundle
-from dermlens.inference.decision import decide, probabilities
+from dermlens.evaluation.fit_trust import Labelled, look
 from dermlens.inference.runtime import Runtime
 
 ROLES, HASHES = ("train", "select", "calibrate", "test"), "content_hashes"

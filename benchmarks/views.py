@@ -18,15 +18,15 @@ import numpy as np
 from embedded import embedded_roles
 from rich.console import Console
 
+from dermlens.bundle.bundle import MODELS_DIR, load_bundle
+from dermlens.bundle.decision import decide, probabilities
 from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import paired_difference
 from dermlens.evaluation.scores import score
-from dermlens.inference.bundle import MODELS_DIR, load_bundle
-from dermlens.inference.decision import decide, probabilities
+from dermlens.inference.predictor import VIEWS, run_views
 from dermlens.inference.runtime import BATCH, Runtime
-from dermlens.inference.views import VIEWS, run_views
 from dermlens.reporting.progress import track
-from dermlens.training.pipeline import plain_view
+from dermlens.training.views import plain_view
 
 
 def main() -> None:

@@ -124,7 +124,7 @@ len(dataset.records)
 # errors.
 
 # %%
-from dermlens.audit.audit import run_audit
+from dermlens.audit.run import run_audit
 
 audit = run_audit(dataset, console=console)
 audit
@@ -138,7 +138,7 @@ audit.to_frame()[["kind", "severity", "evidence", "remedy"]]
 # All settings are in one recipe. The ten images train the last layer only, the 700 images the upper blocks.
 
 # %%
-from dermlens.training.quiet import load_tensorflow
+from dermlens.networks.backend import load_tensorflow
 
 load_tensorflow()
 from dermlens.training.recipe import Recipe
@@ -175,7 +175,7 @@ with truth.open("w", newline="") as file:
 evaluate(predictor, read_dataset(truth, images=IMAGES), WORK / "scores", split=None, seed=0, console=console)
 
 # %%
-from dermlens.reporting.inline import Page
+from dermlens.html import Page
 
 Page(WORK / "scores" / "report.html")
 
@@ -213,7 +213,7 @@ np.abs(np.asarray(logits)[0] - mine.predict(pixels).logits).max()
 # process, gives the same results as Keras.
 
 # %%
-from dermlens.training.exporting import export
+from dermlens.export.export import export
 
 exported = export(str(RUN), "onnx", WORK / "mine.onnx", images=[str(IMAGES)], overwrite=True)
 print(exported.path.name, f"{exported.bytes / 1e6:.1f} MB, run by {exported.runtime}")

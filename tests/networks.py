@@ -9,7 +9,7 @@ import h5py
 import keras
 import numpy as np
 
-from dermlens.training.fingerprint import fingerprint_image
+from dermlens.networks.weights import fingerprint_image
 
 
 def settle(model: keras.Model) -> keras.Model:

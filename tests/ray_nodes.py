@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import dermlens.inference.ray_crew  # noqa: F401  # quiets Ray before it is imported
+import dermlens.cluster.crew  # noqa: F401  # quiets Ray before it is imported
 
 import ray  # isort: skip
 from ray.cluster_utils import Cluster  # isort: skip

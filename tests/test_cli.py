@@ -16,7 +16,7 @@ import tiny
 from dermlens import cli
 from dermlens.cli import options
 from dermlens.data.images import DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS
-from dermlens.inference.predict import DISCLAIMER
+from dermlens.inference.predictor import DISCLAIMER
 from dermlens.training.recipe import Recipe
 
 
@@ -184,7 +184,7 @@ def test_an_audit_without_the_network_says_so_and_goes_on(
     def missing(*_: object) -> None:
         raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
 
-    monkeypatch.setattr("dermlens.training.embedder.embedder_graph", missing)
+    monkeypatch.setattr("dermlens.networks.embedder.embedder_graph", missing)
     data = pictures.spoiled_set(tmp_path / "set")
     assert call("audit", str(data), "--json") == 0
     captured = capsys.readouterr()

@@ -90,8 +90,8 @@ def test_ctrl_c_keeps_the_rows_and_says_how_to_go_on(model: str, images: Path, t
 
 
 def test_the_rows_of_a_part_are_those_of_the_library() -> None:
+    from dermlens.batch import job as library
     from dermlens.cli import batch as verb
-    from dermlens.inference import batch as library
 
     assert verb.DEFAULT_PART_ROWS == library.DEFAULT_PART_ROWS
 
@@ -123,7 +123,7 @@ def test_a_batch_that_breaks_off_says_failed(
     def broken(*arguments: object) -> None:
         raise StorageError("The disk is full.", remedy="Free some space.")
 
-    monkeypatch.setattr("dermlens.inference.batch.run_local", broken)
+    monkeypatch.setattr("dermlens.batch.job.run_local", broken)
     metrics = tmp_path / "batch.prom"
     words = ["batch", str(images), "--out", str(tmp_path / "out"), "--model", model]
     assert call(*words, "--log-json", "--metrics", str(metrics)) == 1

@@ -15,11 +15,11 @@ import skimage.data
 from rich.console import Console
 
 from dermlens import Predictor
+from dermlens.bundle.bundle import MODELS_DIR
 from dermlens.data.manifest import read_dataset
 from dermlens.diagnoses import ISIC2019
 from dermlens.evaluation.baselines import compare_held_out, read_held_out
 from dermlens.evaluation.evaluate import evaluate
-from dermlens.inference.bundle import MODELS_DIR
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples" / "images"

@@ -59,7 +59,7 @@ def test_the_notebook_runs_on_the_example_images(tmp_path: Path, monkeypatch: py
 def test_the_notebook_trains_on_real_data(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DERMLENS_DATA", str(data_dir))
     executed(tmp_path, 1800)
-    from dermlens.inference.bundle import load_bundle
+    from dermlens.bundle.bundle import load_bundle
 
     card = load_bundle(tmp_path / "run" / "bundle").card
     assert len(card["classes"]) == 7 and card["metrics"]["balanced_accuracy"]["value"] > 2 / 7

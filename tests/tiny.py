@@ -9,7 +9,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from dermlens.inference.bundle import write_bundle
+from dermlens.bundle.bundle import write_bundle
 
 SIZE_PX = 28
 CODES = ("BLUE", "GREEN", "RED")

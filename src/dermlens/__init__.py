@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dermlens.errors import DermlensError
     from dermlens.inference.answers import Answers
-    from dermlens.inference.predict import Prediction, Predictor
+    from dermlens.inference.prediction import Prediction
+    from dermlens.inference.predictor import Predictor
 
 # OpenVINO sends usage statistics to a public service when it is imported. What reads patients' images sends nothing:
 # without this module OpenVINO takes its own stub.
@@ -31,8 +32,8 @@ __all__ = ["Answers", "DermlensError", "Prediction", "Predictor", "__version__"]
 _HOMES = {
     "Answers": "dermlens.inference.answers",
     "DermlensError": "dermlens.errors",
-    "Prediction": "dermlens.inference.predict",
-    "Predictor": "dermlens.inference.predict",
+    "Prediction": "dermlens.inference.predictor",
+    "Predictor": "dermlens.inference.predictor",
 }
 
 

@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    pass
+
 
 Malignancy = Literal["malignant", "premalignant", "benign", "unknown"]
 
@@ -244,3 +248,6 @@ def to_isic2019(code: str) -> str | None:
     AKIEC may be AK or SCC: only a reference table can tell, so it gives None.
     """
     return _TO_ISIC2019.get(code)
+
+
+DISCLAIMER = "For research and decision support only; not a diagnosis."

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pictures
-from dermlens.audit.artefacts import (
+from dermlens.audit.detectors import (
     NAMES,
     artefact_findings,
     artefact_rates,

@@ -13,13 +13,13 @@ import pytest
 from rich.console import Console
 
 import pictures
-from dermlens.audit.audit import Audit, as_json, run_audit, write_audit
 from dermlens.audit.embed import Embedder
 from dermlens.audit.repair import write_repair
 from dermlens.audit.report import failing, print_audit, print_repair, verdict, write_report
+from dermlens.audit.run import Audit, as_json, run_audit, write_audit
 from dermlens.data.manifest import read_dataset
 from dermlens.errors import StorageError, UsageError
-from dermlens.training.embedder import VERSION, embedder_graph
+from dermlens.networks.embedder import VERSION, embedder_graph
 
 
 def quiet() -> Console:

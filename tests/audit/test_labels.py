@@ -19,8 +19,7 @@ from dermlens.audit.labels import (
     truths,
     wilson_width,
 )
-from dermlens.data.groups import picture_groups
-from dermlens.data.records import Record
+from dermlens.data.records import Record, picture_groups
 
 
 def record(name: str, diagnosis: str = "NV", **facts: str) -> Record:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dermlens.audit import neighbours
-from dermlens.audit.neighbours import nearest, unit
+from dermlens.audit import lookalikes
+from dermlens.audit.lookalikes import nearest, unit
 
 
 def some_vectors(n: int, seed: int = 0) -> np.ndarray:
@@ -26,7 +26,7 @@ def test_exact_is_what_comparing_all_gives(monkeypatch: pytest.MonkeyPatch) -> N
     np.fill_diagonal(all_pairs, -2)
     wanted = np.sort(all_pairs, axis=1)[:, ::-1][:, :5]
     for block in (8_000_000, 1000):
-        monkeypatch.setattr(neighbours, "_BLOCK_VALUES", block)
+        monkeypatch.setattr(lookalikes, "_BLOCK_VALUES", block)
         steps: list[int] = []
         places, likeness = nearest(vectors, 5, steps.append)
         assert sum(steps) == 120
@@ -37,7 +37,7 @@ def test_exact_is_what_comparing_all_gives(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_index_finds_nearly_all(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = some_vectors(900)
     exact, _ = nearest(vectors, 5)
-    monkeypatch.setattr(neighbours, "EXACT_UP_TO", 500)
+    monkeypatch.setattr(lookalikes, "EXACT_UP_TO", 500)
     steps: list[int] = []
     places, likeness = nearest(vectors, 5, steps.append)
     found = np.mean([len(set(a) & set(b)) / 5 for a, b in zip(places.tolist(), exact.tolist(), strict=True)])

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import pictures
-from dermlens.audit.facts import read_facts
-from dermlens.audit.quality import quality_findings
+from dermlens.audit.facts import quality_findings, read_facts
 from dermlens.data.records import Record
 
 BAD = {

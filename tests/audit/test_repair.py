@@ -12,9 +12,8 @@ from dermlens.audit.duplicates import NearPair
 from dermlens.audit.findings import audit
 from dermlens.audit.labels import contradictions, truths
 from dermlens.audit.repair import COLUMNS, Repair, plan_repair, write_repair
-from dermlens.data.groups import lesion_groups, members, picture_groups
 from dermlens.data.manifest import read_dataset
-from dermlens.data.records import Record
+from dermlens.data.records import Record, lesion_groups, members, picture_groups
 from dermlens.data.tables import read_table
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dermlens.audit.cache import contents_key, kept
 from dermlens.audit.facts import ImageFacts
-from dermlens.audit.results import contents_key, kept
 from dermlens.data.records import Record
 
 

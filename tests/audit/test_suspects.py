@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dermlens.audit.suspects import label_suspects, out_of_fold, suspect_findings, suspects_by_pair
+from dermlens.audit.labels import label_suspects, out_of_fold, suspect_findings, suspects_by_pair
 from dermlens.data.records import Record
 
 CLASSES = ("BCC", "MEL", "NV")

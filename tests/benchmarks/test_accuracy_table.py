@@ -14,7 +14,7 @@ import pytest
 from accuracy_table import STUDENT, against, aligned, mean_of_folds, predictions, reliability, write_table
 from kept_folds import read_folds
 
-from dermlens.inference.bundle import load_bundle
+from dermlens.bundle.bundle import load_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_BUNDLE = ROOT / "src" / "dermlens" / "models" / "default"

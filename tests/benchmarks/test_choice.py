@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from choice import ALONE, BOTH, earlier_rows, joined, lines, mean_difference, row_of, told
 
-from dermlens.evaluation.trust_fit import Labelled
-from dermlens.inference.bundle import MODELS_DIR, load_bundle
-from dermlens.inference.decision import Calibration, DecisionRule
+from dermlens.bundle.bundle import MODELS_DIR, load_bundle
+from dermlens.bundle.decision import Calibration, DecisionRule
+from dermlens.evaluation.fit_trust import Labelled
 
 PRIOR = (0.1, 0.3, 0.6)
 

@@ -10,8 +10,8 @@ import numpy as np
 from fold_views import CHOICES, PLAIN, compared, lines, refitted
 from folds import OutOfFold
 
+from dermlens.bundle.decision import Calibration, DecisionRule, decide, softmax
 from dermlens.evaluation.metrics import expected_calibration_error
-from dermlens.inference.decision import Calibration, DecisionRule, decide, softmax
 
 CODES = ("BKL", "MEL", "NV")
 PRIOR = (0.2, 0.2, 0.6)

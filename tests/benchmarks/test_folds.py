@@ -15,11 +15,11 @@ from folds import answers_of, column, draws, finished, marks, mean_figure, mean_
 from rich.console import Console
 
 import tiny
+from dermlens.bundle.bundle import load_bundle
+from dermlens.bundle.decision import decide, probabilities
 from dermlens.data.images import load_image
-from dermlens.inference.bundle import load_bundle
-from dermlens.inference.decision import decide, probabilities
+from dermlens.inference.predictor import run_views
 from dermlens.inference.runtime import Runtime
-from dermlens.inference.views import run_views
 
 CONSOLE = Console(quiet=True)
 

@@ -17,7 +17,7 @@ from accuracy_table import predictions
 from kept_folds import identity, rule_of, write_fold
 from limits import Seen, confusions, first_two, groups, headline, merged, spread, standard_error, ways_of_diagnosis
 
-from dermlens.inference.decision import Calibration, DecisionRule
+from dermlens.bundle.decision import Calibration, DecisionRule
 
 CODES = ("AK", "MEL", "NV", "SCC")
 PRIOR = (0.1, 0.2, 0.5, 0.2)
@@ -143,7 +143,7 @@ def bundle_of(folder: Path) -> SimpleNamespace:
 @pytest.fixture
 def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Return a function that runs limits.py on folds 0 and 1 of `tmp_path / "runs"` and returns its Markdown."""
-    monkeypatch.setattr("dermlens.inference.bundle.load_bundle", bundle_of)
+    monkeypatch.setattr("dermlens.bundle.bundle.load_bundle", bundle_of)
     data, out = tmp_path / "data", tmp_path / "out"
     (data / "ham10000").mkdir(parents=True)
     (data / "isic_reference.csv").write_text("isic_id,dx_type\n")

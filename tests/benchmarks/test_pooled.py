@@ -12,8 +12,8 @@ import pytest
 from folds import OutOfFold, draws
 from pooled import BIASED, FITTED, RAW, SERVED, Pool, calibrated, coverage, crossfit, pool_folds, report
 
-from dermlens.inference.decision import Calibration, DecisionRule, PredictionSets, decide, softmax
-from dermlens.inference.quality import QualityLimits
+from dermlens.bundle.decision import Calibration, DecisionRule, PredictionSets, decide, softmax
+from dermlens.bundle.quality import QualityLimits
 
 CODES = ("BKL", "MEL", "NV")
 PRIOR = (0.2, 0.2, 0.6)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dermlens import cli
-from dermlens.training.family import BACKBONES
+from dermlens.networks.family import BACKBONES
 
 
 def call(*arguments: str) -> int:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import tiny
+from dermlens.bundle.bundle import add_trust, load_bundle
 from dermlens.cli import main
 from dermlens.data.records import Record
-from dermlens.evaluation.examples_fit import index_of
-from dermlens.inference.bundle import add_trust, load_bundle
+from dermlens.evaluation.fit_trust import index_of
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ import pytest
 
 import tiny
 from dermlens import cli
+from dermlens.bundle.bundle import add_trust, load_bundle
 from dermlens.data.records import Record
-from dermlens.evaluation.examples_fit import index_of
-from dermlens.inference.bundle import add_trust, load_bundle
+from dermlens.evaluation.fit_trust import index_of
 
 
 def call(*arguments: str) -> int:
@@ -58,4 +58,4 @@ def test_a_model_without_them_ends_with_the_remedy(
     assert call("predict", picture, "--model", str(tiny.write(tmp_path / "old")), "--neighbours", "3") == 2
     captured = capsys.readouterr()
     words = captured.err.replace("\n", " ")
-    assert "neighbours.npz" in words and "dermlens.training.refit" in words and not captured.out
+    assert "neighbours.npz" in words and "Train the model again" in words and not captured.out

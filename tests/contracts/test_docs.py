@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,18 @@ def anchors(page: Path) -> set[str]:
 
 def without_code(page: Path) -> str:
     return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def test_contributing_names_the_folders_and_floors_that_are_checked() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    folders = {path.parent.name for path in (ROOT / "src" / "dermlens").glob("*/__init__.py")}
+    assert set(re.findall(r"^\| `(\w+)/` \|", text, re.MULTILINE)) == folders
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layers = next(contract["layers"] for contract in contracts if contract["id"] == "layers")
+    floors = [re.sub(r"[()]", "", layer) for layer in reversed(layers) if layer != "(__main__)"]
+    assert re.search(r"```text\n(errors\n.*?)```", text, re.DOTALL)[1].splitlines() == floors  # type: ignore[index]
 
 
 def test_measured_figures_are_in_the_lab_pages_only() -> None:

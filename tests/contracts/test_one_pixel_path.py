@@ -16,7 +16,7 @@ from dermlens.data.images import InputSpec
 from dermlens.data.manifest import read_dataset
 from dermlens.evaluation.evaluate import evaluate
 from dermlens.inference.runtime import Outputs, Runtime
-from dermlens.training.pipeline import plain_view, views
+from dermlens.training.views import plain_view, views
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dermlens.data.groups import lesion_groups, members, picture_groups
-from dermlens.data.records import Record
+from dermlens.data.records import Record, lesion_groups, members, picture_groups
 
 
 def record(name: str, **facts: str) -> Record:

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 import live
-from dermlens.inference.bundle import load_bundle
+from dermlens.bundle.bundle import load_bundle
 from doc_blocks import CHEAPER, FIRST_TRAINING, PAGES, Block, Command, blocks, commands_of, plain, run_dermlens, words
 
 ADDRESS = "http://127.0.0.1:8000"

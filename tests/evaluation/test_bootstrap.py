@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dermlens.errors import UsageError
-from dermlens.evaluation import bootstrap, weighted
+from dermlens.evaluation import bootstrap, metrics
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
@@ -59,7 +59,7 @@ def test_lesion_takes_the_class_of_most_images() -> None:
 def test_interval_of_a_share_is_that_of_wilson(hits: int, n: int) -> None:
     y = np.zeros(n, dtype=np.int64)
     correct = (np.arange(n) < hits).astype(float)
-    samples = weighted.mean_loss(correct, weights_of(y, np.arange(n), resamples=2000))
+    samples = metrics.mean_loss(correct, weights_of(y, np.arange(n), resamples=2000))
     low, high, used = bootstrap.percentile_interval(samples[:, None])
     assert [low[0], high[0]] == pytest.approx(wilson(hits, n), abs=0.012)
     assert used.tolist() == [2000]
@@ -81,7 +81,7 @@ def test_views_of_one_lesion_do_not_narrow_the_interval() -> None:
     correct = (lesions < 35).astype(float)
     widths = []
     for groups in (lesions, np.arange(500)):
-        samples = weighted.mean_loss(correct, weights_of(y, groups, resamples=1000))
+        samples = metrics.mean_loss(correct, weights_of(y, groups, resamples=1000))
         low, high, _ = bootstrap.percentile_interval(samples[:, None])
         widths.append(float(high[0] - low[0]))
     assert widths[0] == pytest.approx(widths[1] * np.sqrt(10), rel=0.1)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dermlens.bundle.card_text import bias_words
+from dermlens.bundle.decision import Calibration, DecisionRule, decide, probabilities
 from dermlens.errors import BundleError, DataError, UsageError
 from dermlens.evaluation import metrics
 from dermlens.evaluation.calibration import (
@@ -15,11 +17,9 @@ from dermlens.evaluation.calibration import (
     MIN_LESIONS,
     PARTS,
     SEPARATED,
-    bias_words,
     choose_calibration,
     fit_calibration,
 )
-from dermlens.inference.decision import Calibration, DecisionRule, decide, probabilities
 
 PRIOR = (0.6, 0.25, 0.1, 0.05)
 SEEN = (0.25, 0.25, 0.25, 0.25)

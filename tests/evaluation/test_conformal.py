@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from dermlens.bundle.decision import PredictionSets, softmax
 from dermlens.errors import BundleError
 from dermlens.evaluation.conformal import fit_sets, measure_sets, wilson_interval
-from dermlens.inference.decision import PredictionSets, softmax
 
 PRIOR = (0.6, 0.3, 0.1)
 

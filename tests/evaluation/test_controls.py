@@ -11,9 +11,9 @@ from rich.console import Console
 
 import tiny
 from dermlens import Predictor
-from dermlens.evaluation.artefacts import ARTEFACTS, INK, WITHOUT_LESION
+from dermlens.bundle.bundle import load_bundle
 from dermlens.evaluation.controls import answer_changes, drawn_rows, run_controls, same
-from dermlens.inference.bundle import load_bundle
+from dermlens.evaluation.overlays import ARTEFACTS, INK, WITHOUT_LESION
 from pictures import lesion
 
 QUIET = Console(file=io.StringIO())

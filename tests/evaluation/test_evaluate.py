@@ -14,11 +14,11 @@ from rich.console import Console
 
 import tiny
 from dermlens import Predictor
+from dermlens.bundle.bundle import HASH_CHARS
 from dermlens.data.images import content_hash
 from dermlens.data.manifest import read_dataset
 from dermlens.errors import DataError, StorageError
 from dermlens.evaluation.evaluate import evaluate, map_label
-from dermlens.inference.bundle import HASH_CHARS
 
 
 def paint(folder: Path, per_class: int = 12) -> Path:

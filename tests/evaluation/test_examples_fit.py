@@ -11,11 +11,10 @@ import pytest
 from rich.console import Console
 
 import tiny
+from dermlens.bundle.bundle import load_bundle
 from dermlens.data.records import Record
-from dermlens.evaluation import examples_fit
-from dermlens.evaluation.examples_fit import first_of_lesion, fit_examples, most_per_class
-from dermlens.evaluation.trust_fit import Labelled
-from dermlens.inference.bundle import load_bundle
+from dermlens.evaluation import fit_trust
+from dermlens.evaluation.fit_trust import Labelled, first_of_lesion, fit_examples, most_per_class
 
 QUIET = Console(file=io.StringIO())
 
@@ -52,7 +51,7 @@ def test_the_index_names_what_could_be_read_without_its_folder(tmp_path: Path) -
 
 
 def test_too_many_lesions_are_thinned_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(examples_fit, "MOST", 3)
+    monkeypatch.setattr(fit_trust, "MOST", 3)
     index = fit_examples(load_bundle(tiny.write(tmp_path / "b")), painted(tmp_path / "in", 9), seed=1, console=QUIET)
     assert index is not None and 2 <= len(index.places) <= 3
     assert len(set(index.diagnosis.tolist())) == len(index.diagnosis)

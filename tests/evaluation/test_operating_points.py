@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from dermlens.evaluation.operating_points import aims, decision_curve, fit_points, measure_point
-from dermlens.inference.decision import OperatingPoint
+from dermlens.bundle.decision import OperatingPoint
+from dermlens.evaluation.thresholds import aims, decision_curve, fit_points, measure_point
 
 CODES = ("BCC", "MEL", "NV")
 

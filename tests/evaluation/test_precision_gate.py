@@ -15,13 +15,13 @@ from rich.console import Console
 
 import tiny
 from dermlens import Predictor
+from dermlens.bundle.bundle import MODELS_DIR, add_trust, load_bundle
+from dermlens.bundle.decision import Calibration, DecisionRule
 from dermlens.data.records import Record
 from dermlens.evaluation import precision_gate
+from dermlens.evaluation.fit_trust import Labelled
 from dermlens.evaluation.precision_gate import choose_precision, compare
 from dermlens.evaluation.precision_layers import heavy_layers, keeping_float32
-from dermlens.evaluation.trust_fit import Labelled
-from dermlens.inference.bundle import MODELS_DIR, add_trust, load_bundle
-from dermlens.inference.decision import Calibration, DecisionRule
 from dermlens.inference.precision import has_bfloat16
 from dermlens.inference.runtime import Runtime
 

@@ -16,15 +16,15 @@ from rich.console import Console
 
 import tiny
 from dermlens import Predictor
+from dermlens.bundle.bundle import add_trust, load_bundle
 from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Record
 from dermlens.evaluation.checklist import MISSING, checklist
 from dermlens.evaluation.evaluate import evaluate
-from dermlens.evaluation.examples_fit import index_of
-from dermlens.evaluation.gallery import gravest
-from dermlens.evaluation.trust_report import Answers, error_by_chance
-from dermlens.evaluation.verdict import verdict
-from dermlens.inference.bundle import add_trust, load_bundle
+from dermlens.evaluation.fit_trust import index_of
+from dermlens.evaluation.report import verdict
+from dermlens.evaluation.trust_figures import Answers, error_by_chance
+from dermlens.evaluation.trust_sections import gravest
 
 
 def paint(folder: Path) -> Path:

@@ -14,10 +14,10 @@ from rich.console import Console
 
 import tiny
 from dermlens import Predictor
+from dermlens.bundle.bundle import add_trust, load_bundle
 from dermlens.data.records import Record
-from dermlens.evaluation import trust_fit
-from dermlens.evaluation.trust_fit import Labelled, fit_trust
-from dermlens.inference.bundle import add_trust, load_bundle
+from dermlens.evaluation import fit_trust as trust_fit
+from dermlens.evaluation.fit_trust import Labelled, fit_trust
 from dermlens.reporting.terminal import referral_words
 
 GRAVE = [{"code": code, "name": code} for code in ("BCC", "MEL", "NV")]

@@ -11,8 +11,7 @@ import pytest
 import tiny
 from dermlens import Predictor
 from dermlens.errors import ImageError, StorageError, UsageError
-from dermlens.inference.explain import relevance_of
-from dermlens.reporting.heatmaps import HeatmapFolder
+from dermlens.inference.explain import HeatmapFolder, relevance_of
 
 
 @pytest.fixture(scope="module")

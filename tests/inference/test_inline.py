@@ -14,8 +14,8 @@ import pytest
 import tiny
 from dermlens import Answers, Predictor
 from dermlens.errors import MissingExtraError, UsageError
-from dermlens.inference.predict import DISCLAIMER
-from dermlens.reporting.inline import Page
+from dermlens.html import Page
+from dermlens.inference.predictor import DISCLAIMER
 
 HOSTILE = '<script>alert("x")</script>.png'
 OUTSIDE = re.compile(r"""(src|href)\s*=\s*["'](?!data:)|url\(|@import|<script""", re.IGNORECASE)

@@ -14,7 +14,7 @@ import pytest
 import tiny
 from dermlens import Predictor
 from dermlens.data import images
-from dermlens.inference.pixel_budget import PixelBudget
+from dermlens.inference.predictor import PixelBudget
 
 
 def test_it_lets_small_ones_share_and_a_huge_one_in_alone() -> None:

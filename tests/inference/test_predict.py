@@ -11,8 +11,8 @@ import pytest
 
 import tiny
 from dermlens import Predictor
-from dermlens.inference.decision import probabilities
-from dermlens.inference.predict import AHEAD
+from dermlens.bundle.decision import probabilities
+from dermlens.inference.predictor import AHEAD
 from dermlens.inference.runtime import BATCH, Runtime
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from dermlens.reporting.history import kept_epoch
+from dermlens.reporting.plots import kept_epoch
 
 
 @pytest.mark.parametrize(

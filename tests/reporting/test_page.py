@@ -13,7 +13,7 @@ import pytest
 import tiny
 from dermlens import Predictor
 from dermlens.errors import StorageError
-from dermlens.inference.predict import DISCLAIMER
+from dermlens.inference.predictor import DISCLAIMER
 from dermlens.reporting import page as page_module
 from dermlens.reporting.page import write_page
 

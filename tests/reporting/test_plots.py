@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from dermlens.reporting.figures import figure
 from dermlens.reporting.plots import (
     confusion_png,
     plot_confusion,
@@ -17,6 +16,7 @@ from dermlens.reporting.plots import (
     read_history,
     reliability_by_class_png,
 )
+from dermlens.text import figure
 
 
 @pytest.mark.parametrize(("epochs", "classes"), [(1, 2), (4, 3), (4, 30)])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dermlens import Predictor
-from dermlens.inference.pixel_budget import PixelBudget
+from dermlens.inference.predictor import PixelBudget
 from dermlens.serving.batching import Batcher
 from dermlens.serving.problems import Problem
 from serving_requests import picture

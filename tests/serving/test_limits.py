@@ -11,11 +11,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from dermlens import Predictor
-from dermlens.serving.access import RateLimit
 from dermlens.serving.app import create_app
 from dermlens.serving.batching import Batcher
 from dermlens.serving.envelope import Life
-from dermlens.serving.limits import Held
+from dermlens.serving.gate import Held, RateLimit
 from dermlens.serving.problems import Problem
 from dermlens.serving.settings import Settings
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import live
-from dermlens.serving.run import listen
+from dermlens.serving.server import listen
 from serving_requests import get_status, post_image
 
 CLIENTS = 200

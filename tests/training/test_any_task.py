@@ -11,8 +11,8 @@ import numpy as np
 from rich.console import Console
 
 from dermlens import Predictor
+from dermlens.bundle.bundle import load_bundle
 from dermlens.data.manifest import read_dataset
-from dermlens.inference.bundle import load_bundle
 from dermlens.training.recipe import Recipe
 from dermlens.training.run import About, train
 

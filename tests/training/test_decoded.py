@@ -13,9 +13,8 @@ from rich.console import Console
 
 from dermlens.data.images import InputSpec
 from dermlens.data.records import Record
-from dermlens.training import decoded as module
-from dermlens.training.decoded import decoded
-from dermlens.training.pipeline import larger_copy
+from dermlens.training import views as module
+from dermlens.training.views import decoded, larger_copy
 
 SPEC = InputSpec(size_px=32)
 N = 3

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dermlens.errors import RecipeError
+from dermlens.networks.efficientnet import BACKBONES, backbone
 from dermlens.training import device
-from dermlens.training.backbones import BACKBONES, backbone
 from dermlens.training.recipe import Recipe
 
 

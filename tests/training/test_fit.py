@@ -15,14 +15,14 @@ import pytest
 from rich.console import Console
 
 from dermlens.errors import WeightsError
-from dermlens.reporting.history import kept_epoch
+from dermlens.reporting.plots import kept_epoch
 from dermlens.training import fit as fit_module
 from dermlens.training.checkpoint import Checkpoint, values_of
 from dermlens.training.feed import Feed, from_arrays
 from dermlens.training.fit import History, Stage, fine_tuning, fit, head_training
 from dermlens.training.network import classifier
-from dermlens.training.pipeline import Draw
 from dermlens.training.recipe import Recipe
+from dermlens.training.views import Draw
 from dermlens.training.watch import Watch
 
 RECIPE = Recipe(batch_size=16, dropout=0.2, mixup=0.2, batch_norm="updated", precision="float32")
@@ -216,7 +216,7 @@ def test_a_training_that_had_ended_early_is_not_trained_on(tmp_path: Path) -> No
         patch.setattr(fit_module._Loop, "_exhausted", lambda self: False)
         patch.setattr(fit_module._Loop, "_interrupted", fit_module._Loop.save)
         seen = iter(range(100))
-        patch.setattr(fit_module, "held_back", lambda: nullcontext(Stopping(lambda: next(seen) >= 11)))
+        patch.setattr(fit_module, "defer_interrupt", lambda: nullcontext(Stopping(lambda: next(seen) >= 11)))
         trained(stage, checkpoint=checkpoint)
     assert fit_module._Loop._exhausted is real
     _, history = trained(stage, checkpoint=checkpoint)

@@ -8,13 +8,13 @@ import pytest
 import tensorflow as tf
 
 import dermlens.training.step as step_module
-from dermlens.training.backbones import backbone
-from dermlens.training.device import leaves, resolve
-from dermlens.training.folded import FoldedConvolution, folded
+from dermlens.networks.backend import leaves
+from dermlens.networks.efficientnet import backbone
+from dermlens.training.device import resolve
 from dermlens.training.network import Network, open_backbone, with_head
 from dermlens.training.optimiser import averaged, make_optimiser
 from dermlens.training.recipe import Recipe
-from dermlens.training.step import make_step
+from dermlens.training.step import FoldedConvolution, folded, make_step
 
 
 def network(name: str = "lite0", **settings: object) -> Network:

@@ -12,8 +12,7 @@ from rich.console import Console
 
 from dermlens.data.records import Record
 from dermlens.errors import LeakageError
-from dermlens.training.lineage import LEARNED_FROM, check_lineage
-from dermlens.training.material import Material
+from dermlens.training.material import LEARNED_FROM, Material, check_lineage
 
 QUIET = Console(file=io.StringIO())
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dermlens.training.losses import answered_prior, make_loss
 from dermlens.training.recipe import Recipe
+from dermlens.training.step import answered_prior, make_loss
 
 EVEN = np.array([0.5, 0.5])
 TARGETS = tf.constant([[1.0, 0.0], [0.0, 1.0]])

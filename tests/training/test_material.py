@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 import pictures
-from dermlens.audit.audit import run_audit
 from dermlens.audit.repair import write_repair
+from dermlens.audit.run import run_audit
 from dermlens.data.images import content_hash
 from dermlens.data.manifest import manifest_sha256, read_dataset
 from dermlens.errors import LeakageError

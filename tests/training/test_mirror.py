@@ -17,7 +17,7 @@ import io, json, sys, tempfile
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from dermlens.training.quiet import load_tensorflow
+from dermlens.networks.backend import load_tensorflow
 load_tensorflow()
 import keras, numpy as np, tensorflow as tf
 from rich.console import Console
@@ -29,9 +29,9 @@ from dermlens.errors import RecipeError
 from dermlens.training import fit as fit_module
 from dermlens.training.checkpoint import Checkpoint, values_of
 from dermlens.training.device import devices, resolve
-from dermlens.training.family import backbone
+from dermlens.networks.family import backbone
 from dermlens.training.feed import from_arrays
-from dermlens.training.mirror import Mirror
+from dermlens.training.step import Mirror
 from dermlens.training.network import classifier, open_backbone, with_head
 from dermlens.training.recipe import Recipe
 from dermlens.training.watch import Watch
@@ -175,7 +175,7 @@ def test_devices_that_there_are_not_or_that_have_nothing_to_do_are_refused(found
 
 @pytest.mark.parametrize(("batch", "devices"), [(8, 2), (13, 3), (64, 3), (4, 2), (7, 3)])
 def test_every_row_goes_to_one_device_with_the_row_it_is_blended_with(batch: int, devices: int) -> None:
-    from dermlens.training.mirror import shares
+    from dermlens.training.step import shares
 
     parts = [[row for start, stop in ranges for row in range(start, stop)] for ranges in shares(batch, devices)]
     assert sorted(chain(*parts)) == list(range(batch)) and min(map(len, parts)) >= 2

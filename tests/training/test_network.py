@@ -6,9 +6,10 @@ import keras
 import numpy as np
 import pytest
 
-from dermlens.training.backbones import backbone
-from dermlens.training.device import leaves, resolve
-from dermlens.training.export import check_export, to_openvino
+from dermlens.networks.backend import leaves
+from dermlens.networks.efficientnet import backbone
+from dermlens.networks.openvino import check_export, to_openvino
+from dermlens.training.device import resolve
 from dermlens.training.network import Network, head_of, in_float32, open_backbone, with_head
 from dermlens.training.recipe import Recipe
 

@@ -11,8 +11,8 @@ import pytest
 
 from dermlens.data.images import InputSpec, load_image
 from dermlens.data.records import Record
-from dermlens.training import pipeline
-from dermlens.training.pipeline import (
+from dermlens.training import views as pipeline
+from dermlens.training.views import (
     Draws,
     augment,
     effective_prior,

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from dermlens.data.images import InputSpec
 from dermlens.data.records import Record
-from dermlens.training.trunk import trunk_cache
+from dermlens.training.features import trunk_cache
 
 SPEC = InputSpec(size_px=32)
 N = 3

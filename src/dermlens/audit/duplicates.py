@@ -16,8 +16,7 @@ import numpy.typing as npt
 from dermlens.audit.facts import SYMMETRIES, ImageFacts, turned
 from dermlens.audit.findings import Finding
 from dermlens.audit.geometry import Overlay
-from dermlens.data.groups import members
-from dermlens.data.records import Record
+from dermlens.data.records import Record, members
 
 MAX_BITS = 10
 MIN_CORRELATION = 0.98

@@ -1,6 +1,6 @@
 """Embeddings of images by a network in an OpenVINO graph, kept by content: what looks alike lies close together.
 
-The graph comes from the caller (`training/embedder.py`), since the audit must not know how networks are made.
+The graph comes from the caller (`networks/embedder.py`), since the audit must not know how networks are made.
 """
 
 from __future__ import annotations

@@ -12,9 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from dermlens.data.groups import picture_groups
 from dermlens.data.images import InputSpec, content_hash, decode, read_bytes
-from dermlens.data.records import Dataset, Record, checked_hashes
+from dermlens.data.records import Dataset, Record, checked_hashes, picture_groups
 from dermlens.errors import DermlensError
 
 Severity = Literal["error", "warning", "note"]

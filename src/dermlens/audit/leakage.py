@@ -9,8 +9,7 @@ from typing import Any
 from dermlens.audit.duplicates import NearPair, linked
 from dermlens.audit.findings import Finding
 from dermlens.audit.labels import compatible
-from dermlens.data.groups import members, picture_groups
-from dermlens.data.records import Record
+from dermlens.data.records import Record, members, picture_groups
 
 
 def leak_counts(records: Sequence[Record], hashes: Sequence[str | None], pairs: Sequence[NearPair]) -> dict[str, int]:

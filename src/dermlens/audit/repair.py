@@ -14,10 +14,9 @@ from pathlib import Path
 
 from dermlens.audit.duplicates import NearPair, linked
 from dermlens.audit.labels import agrees
-from dermlens.data.groups import lesion_groups, members, picture_groups
 from dermlens.data.layouts import MANIFEST_COLUMNS
 from dermlens.data.manifest import manifest_row
-from dermlens.data.records import ROLE_NAMES, Record
+from dermlens.data.records import ROLE_NAMES, Record, lesion_groups, members, picture_groups
 from dermlens.data.tables import write_table
 
 COLUMNS = ("image", "diagnosis", "original_diagnosis", "lesion_id", "split", "included", "reason")

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dermlens.audit.artefacts import WORDS
-from dermlens.audit.audit import Audit
+from dermlens.audit.detectors import WORDS
 from dermlens.audit.findings import Finding, repair_command, summary
+from dermlens.audit.page import Exhibit, Section, Tile, write_audit_page
 from dermlens.audit.repair import Repair
+from dermlens.audit.run import Audit
 from dermlens.data.records import Dataset, Record
 from dermlens.diagnoses import display_name
 from dermlens.errors import UsageError
-from dermlens.reporting.audit_page import Exhibit, Section, Tile, write_audit_page
 from dermlens.reporting.plots import classes_png, rates_png, shares_png
 
 _CROSSING = ("same_image_across_split", "lesion_across_split", "patient_across_split", "near_duplicate_across_split")

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from dermlens.cli.about import doctor
 from dermlens.cli.audit import audit
 from dermlens.cli.backbones import backbones
 from dermlens.cli.batch import batch
+from dermlens.cli.doctor import doctor
 from dermlens.cli.evaluate import evaluate
 from dermlens.cli.export import export
 from dermlens.cli.models import models, package

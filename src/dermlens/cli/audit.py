@@ -43,11 +43,11 @@ def audit(
 ) -> None:
     """Find what is wrong with a data set before a model learns it, and repair what can be repaired."""
     need("train", "sklearn", "matplotlib")
-    from dermlens.audit.audit import as_json as json_text
-    from dermlens.audit.audit import run_audit, write_audit
     from dermlens.audit.findings import KINDS
     from dermlens.audit.repair import write_repair
     from dermlens.audit.report import failing, print_audit, print_repair, write_report
+    from dermlens.audit.run import as_json as json_text
+    from dermlens.audit.run import run_audit, write_audit
     from dermlens.data.manifest import read_dataset
 
     kinds = failing(fail_on or [], KINDS)
@@ -87,7 +87,7 @@ def audit(
 def _embedder(console: Console) -> Embedder | None:
     """Return the ImageNet embedder; where it cannot be had, say so in one line: the rest of the audit goes on."""
     from dermlens.audit.embed import Embedder
-    from dermlens.training.embedder import VERSION, embedder_graph
+    from dermlens.networks.embedder import VERSION, embedder_graph
 
     try:
         return Embedder(embedder_graph(console), VERSION)

@@ -13,7 +13,7 @@ from rich.table import Table
 from dermlens.cli.options import console_of_messages, need
 
 if TYPE_CHECKING:
-    from dermlens.training.family import Backbone
+    from dermlens.networks.family import Backbone
 
 
 def backbones(
@@ -24,7 +24,7 @@ def backbones(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Compare the networks that can be trained: size, cost, ImageNet accuracy and where their weights come from."""
-    from dermlens.training.family import BACKBONES, backbone
+    from dermlens.networks.family import BACKBONES, backbone
 
     rows = [backbone(name) for name in only] if only else list(BACKBONES.values())
     rows = list(dict.fromkeys(rows))
@@ -56,10 +56,10 @@ def _measured(rows: list[Backbone]) -> dict[str, float]:
     need("train", "tensorflow")
     console = console_of_messages()
     console.print("Starting TensorFlow ...", highlight=False)
-    from dermlens.training.quiet import load_tensorflow
+    from dermlens.networks.backend import load_tensorflow
 
     load_tensorflow()
-    from dermlens.training.latency import measure_latencies
+    from dermlens.networks.openvino import measure_latencies
 
     return measure_latencies([row.name for row in rows], console)
 

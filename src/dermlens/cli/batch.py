@@ -32,9 +32,10 @@ from dermlens.cli.options import (
 from dermlens.errors import DermlensError, StorageError, UsageError
 
 if TYPE_CHECKING:
-    from dermlens.inference.batch import Engine, Job, Summary
+    from dermlens.batch.job import Engine, Job, Summary
 
-DEFAULT_PART_ROWS = 10_000  # as in inference/batch.py, which --help must not load
+
+DEFAULT_PART_ROWS = 10_000  # as in batch/job.py, which --help must not load
 
 
 def batch(
@@ -76,7 +77,7 @@ def batch(
     with _errors_as_json(log_json):
         need("batch", "fsspec", "pyarrow")
         run = _engine(engine, address, workers)
-        from dermlens.inference.batch import Settings, open_job
+        from dermlens.batch.job import Settings, open_job
 
         with open_job(
             inputs,
@@ -96,9 +97,8 @@ def batch(
 
 def _told(job: Job, run: Engine | None, log_json: bool, metrics: Path | None, shard: str) -> Summary:
     """Run the job and say what happens: in words or as JSON, and as metrics where they are wanted."""
-    from dermlens.inference.batch import Progress, run_job
-    from dermlens.reporting.batch_progress import track_batch
-    from dermlens.reporting.batch_signals import Signals, State
+    from dermlens.batch.job import Progress, run_job
+    from dermlens.batch.progress import Signals, State, track_batch
 
     ledger, console = job.ledger, Console(quiet=True) if log_json else console_of_messages()
     labels = {"model": job.bundle.name, "version": job.bundle.version, "shard": shard}
@@ -138,7 +138,7 @@ def _errors_as_json(wanted: bool) -> Iterator[None]:
     except DermlensError as error:
         if not wanted:
             raise
-        from dermlens.reporting.batch_signals import Signals
+        from dermlens.batch.progress import Signals
 
         Signals(sys.stderr, None, {}).log("error", **error.as_dict())
         raise typer.Exit(EXIT_IMAGE_FAILED if isinstance(error, StorageError) else EXIT_WRONG_USE) from None
@@ -147,7 +147,7 @@ def _errors_as_json(wanted: bool) -> Iterator[None]:
 def _engine(name: EngineName, address: str | None, workers: int | None) -> Engine | None:
     if not wants_ray(name, address, workers):
         return None
-    from dermlens.inference.ray_batch import ray_engine
+    from dermlens.cluster.batch import ray_engine
 
     return ray_engine(address, workers)
 

@@ -34,7 +34,7 @@ def evaluate(
     from dermlens.data.manifest import read_dataset
     from dermlens.diagnoses import ISIC2019
     from dermlens.evaluation.evaluate import evaluate as run_evaluation
-    from dermlens.inference.predict import Predictor
+    from dermlens.inference.predictor import Predictor
 
     predictor = Predictor(model, views=views)
     repaired = reference is not None and set(predictor.bundle.codes) <= set(ISIC2019)

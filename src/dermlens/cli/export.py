@@ -11,7 +11,7 @@ import typer
 from dermlens.cli.options import console_of_messages, need
 
 if TYPE_CHECKING:
-    from dermlens.training.exporting import Exported
+    from dermlens.export.export import Exported
 
 
 class FormatName(StrEnum):
@@ -39,7 +39,7 @@ def export(
     The file is loaded in a process of its own by its own runtime and compared with Keras on real images; one that
     disagrees is not written.
     """
-    from dermlens.training.exporting import export as run_export
+    from dermlens.export.export import export as run_export
 
     console = console_of_messages()
 

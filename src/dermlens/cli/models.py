@@ -13,7 +13,8 @@ from dermlens.cli.options import console_of_messages
 from dermlens.errors import UsageError
 
 if TYPE_CHECKING:
-    from dermlens.inference.bundle import Bundle
+    from dermlens.bundle.bundle import Bundle
+
 
 models = typer.Typer(help="List the models that are here, add one by name, remove one.", invoke_without_command=True)
 
@@ -25,8 +26,8 @@ def _list(context: typer.Context, as_json: AsJson = False) -> None:
     """List the embedded models and those that were added, what they read and how good they are."""
     if context.invoked_subcommand is not None:
         return
-    from dermlens.inference.bundle import MODELS_DIR, embedded_models, load_bundle, user_models, user_models_dir
-    from dermlens.inference.library import load_or_none
+    from dermlens.bundle.bundle import MODELS_DIR, embedded_models, load_bundle, user_models, user_models_dir
+    from dermlens.bundle.library import load_or_none
     from dermlens.reporting import terminal
 
     bundles = [load_bundle(MODELS_DIR / name) for name in embedded_models()]
@@ -56,9 +57,9 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Check a model, show what to know before trusting it, and keep it under a name."""
-    from dermlens.inference.library import add_model, known_digests
-    from dermlens.inference.packing import signature
-    from dermlens.reporting.signature import signature_lines
+    from dermlens.bundle.card_text import signature_lines
+    from dermlens.bundle.library import add_model, known_digests
+    from dermlens.bundle.packing import signature
 
     asked = {} if sha256 is None else {sha256.strip().lower(): "it is the SHA-256 that was asked for"}
     facts: dict[str, Any] = {}
@@ -79,7 +80,7 @@ def add(
 @models.command()
 def remove(name: Annotated[str, typer.Argument(help="A model that was added.")]) -> None:
     """Delete a model that was added."""
-    from dermlens.inference.library import remove_model
+    from dermlens.bundle.library import remove_model
 
     console_of_messages().print(f"Deleted {remove_model(name)}.", highlight=False, markup=False, soft_wrap=True)
 
@@ -95,9 +96,10 @@ def package(
     ] = None,
 ) -> None:
     """Write a model as one file, the same byte for byte each time, or as a folder for a hub."""
-    from dermlens.inference.bundle import find_bundle, load_bundle, sha256_of_file
-    from dermlens.inference.hub import write_repository
-    from dermlens.inference.packing import ENDING, pack
+    from dermlens.bundle.bundle import find_bundle, load_bundle
+    from dermlens.bundle.hub import write_repository
+    from dermlens.bundle.packing import ENDING, pack
+    from dermlens.files import sha256_of_file
 
     if hub is not None and out is not None:
         raise UsageError("--out and --hub are two ways to write it.", remedy="Leave one of them out.")

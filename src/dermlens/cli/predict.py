@@ -25,7 +25,9 @@ from dermlens.cli.options import (
 from dermlens.errors import UsageError
 
 if TYPE_CHECKING:
-    from dermlens.inference.predict import Prediction, Predictor
+    from dermlens.inference.prediction import Prediction
+    from dermlens.inference.predictor import Predictor
+
 
 SHOW_PROGRESS_FROM = 100
 
@@ -52,7 +54,7 @@ def predict(
 ) -> None:
     """Say what each image shows, or why it cannot be read."""
     from dermlens.inference.inputs import expand
-    from dermlens.inference.predict import Predictor
+    from dermlens.inference.predictor import Predictor
 
     stderr = Console(stderr=True)
     _check_page(html, open_page)
@@ -105,7 +107,7 @@ def _answers(
     if heatmap is None:
         yield from predictor.predict_many(paths, frame_aspects=aspects)
         return
-    from dermlens.reporting.heatmaps import HeatmapFolder
+    from dermlens.inference.explain import HeatmapFolder
 
     folder = HeatmapFolder(heatmap)
     for answer, explanation in predictor.explain_many(paths, frame_aspects=aspects):

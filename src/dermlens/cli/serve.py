@@ -47,9 +47,8 @@ def serve(
     import logging
     import os
 
-    from dermlens.inference.predict import Predictor
-    from dermlens.serving.run import run
-    from dermlens.serving.server import log_to_stderr
+    from dermlens.inference.predictor import Predictor
+    from dermlens.serving.server import log_to_stderr, run
     from dermlens.serving.settings import LOOPBACK_HOSTS, Settings
 
     console = console_of_messages()

@@ -33,13 +33,6 @@ class Task(StrEnum):
     isic2019 = "isic2019"
 
 
-class Precision(StrEnum):
-    """What a model may be served in."""
-
-    float32 = "float32"
-    auto = "auto"
-
-
 class FineTune(StrEnum):
     """How much of the network is trained."""
 
@@ -65,10 +58,6 @@ Unfreeze = Annotated[
 ]
 Devices = Annotated[
     str | None, typer.Option(metavar="N|all", help="GPUs that share each batch with --fine-tune full; all by default.")
-]
-ServeIn = Annotated[
-    Precision | None,
-    typer.Option(help="float32 (default), or auto: bfloat16 where held-out lesions show no harm in it."),
 ]
 
 
@@ -96,7 +85,6 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name of the model; the run folder's by default.")] = None,
     allow_leakage: Annotated[bool, typer.Option(help="Train although the split leaks; marks the model leaky.")] = False,
     no_neighbours: Annotated[bool, typer.Option("--no-neighbours", help="Keep no names of training images.")] = False,
-    serve_in: ServeIn = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, at the step where it was stopped or killed.")
     ] = False,
@@ -124,7 +112,7 @@ def train(
     check_network(chosen, out)
     dataset = read_dataset(data, images=images, reference=reference, task=task.value, frame_aspect=frame_aspect)
     console.print("Starting TensorFlow ...", highlight=False)
-    from dermlens.training.quiet import load_tensorflow
+    from dermlens.networks.backend import load_tensorflow
 
     load_tensorflow()
     from dermlens.training.run import About
@@ -137,7 +125,6 @@ def train(
         About(
             name=name or begun.get("name") or out.resolve().name,
             neighbours=not no_neighbours and bool(begun.get("neighbours", True)),
-            precision=serve_in.value if serve_in else str(begun.get("precision", "float32")),
         ),
         allow_leakage=allow_leakage or bool(begun.get("allow_leakage")),
         resume=resume,
@@ -160,8 +147,8 @@ def _features(engine: EngineName, address: str | None, workers: int | None) -> E
     """Return who computes frozen features, None for this process; an address where nobody listens is told at once."""
     if not wants_ray(engine, address, workers):
         return None
-    from dermlens.inference.ray_crew import check_that_somebody_listens
-    from dermlens.training.ray_features import ray_features
+    from dermlens.cluster.crew import check_that_somebody_listens
+    from dermlens.cluster.features import ray_features
 
     if address is not None:
         check_that_somebody_listens(address)
@@ -205,8 +192,7 @@ def _count(devices: str | None) -> int | None:
 
 def _begun(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return settings and notes of the run that --resume goes on with."""
-    from dermlens.training.folder import read_state
-    from dermlens.training.recipe import make_recipe, read_recipe
+    from dermlens.training.recipe import make_recipe, read_recipe, read_state
 
     if not (out / "recipe.json").is_file():
         raise UsageError(
@@ -228,8 +214,8 @@ def _begun(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
 
 def check_network(recipe: Recipe, out: Path) -> None:
     """Refuse a backbone, size or weights that cannot be had before the data is read and TensorFlow starts."""
-    from dermlens.training.family import backbone, check_size
-    from dermlens.training.sources import resolve_weights
+    from dermlens.networks.family import backbone, check_size
+    from dermlens.networks.weights import resolve_weights
 
     row = backbone(recipe.backbone)
     check_size(row, recipe.size_px)

@@ -62,11 +62,11 @@ def tune(
     dataset = read_dataset(data, images=images, reference=reference, task=task.value, frame_aspect=frame_aspect)
     console = console_of_messages()
     console.print("Starting TensorFlow ...", highlight=False)
-    from dermlens.training.quiet import load_tensorflow
+    from dermlens.networks.backend import load_tensorflow
 
     load_tensorflow()
-    from dermlens.training.tune import Limits
-    from dermlens.training.tune import tune as search
+    from dermlens.tuning.tune import Limits
+    from dermlens.tuning.tune import tune as search
 
     limits = Limits(trials, None if timeout is None else 60 * timeout, folds)
     reading = _given(images=images, reference=reference, task=task, frame_aspect=frame_aspect)
@@ -86,9 +86,9 @@ def tune(
 
 def _on_ray(address: str | None, workers: int | None) -> dict[str, Any]:
     """Return who computes trunk features and who tries recipes; an address where nobody listens is told at once."""
-    from dermlens.inference.ray_crew import check_that_somebody_listens
-    from dermlens.training.ray_features import ray_features
-    from dermlens.training.ray_trials import ray_trials
+    from dermlens.cluster.crew import check_that_somebody_listens
+    from dermlens.cluster.features import ray_features
+    from dermlens.cluster.trials import ray_trials
 
     if address is not None:
         check_that_somebody_listens(address)

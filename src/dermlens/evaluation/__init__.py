@@ -3,5 +3,5 @@ calibration.
 
 `metrics` holds pure functions for one number; `scores.score` gives the whole of `metrics.json`;
 `bootstrap` holds the resampling over lesions and the paired comparison of two models; `calibration` fits what
-`dermlens.inference.decision` applies.
+`dermlens.bundle.decision` applies.
 """

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dermlens.bundle.bundle import BASELINES_FILE, HASH_CHARS, Bundle
 from dermlens.diagnoses import display_name
 from dermlens.errors import BundleError
-from dermlens.evaluation import weighted
+from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import lesion_index, resample_weights, sampled_figure
-from dermlens.evaluation.weighted import Floats, Ints
-from dermlens.inference.bundle import BASELINES_FILE, HASH_CHARS, Bundle
-from dermlens.reporting.figures import figure
+from dermlens.evaluation.metrics import Floats, Ints
+from dermlens.text import figure
 
 MODEL, PROBE, MAJORITY = "model", "linear_probe", "majority"
 BASELINES = (PROBE, MAJORITY)
@@ -36,7 +36,6 @@ class HeldOut:
         hashes: n content hashes of HASH_CHARS hex digits.
         truth, model, probe: (n,) class indices in the order of the bundle; lesions: (n,) lesion numbers.
         majority: the most common class among the training images.
-        source: where the probe comes from: "training", or "refit" where it was fitted again for a finished bundle.
     """
 
     hashes: tuple[str, ...]
@@ -45,13 +44,12 @@ class HeldOut:
     model: Ints
     probe: Ints
     majority: int
-    source: str = "training"
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return what `baselines.npz` holds; some 20 bytes an image."""
         packed = np.array([list(bytes.fromhex(digest)) for digest in self.hashes], np.uint8)
         rows = {name: getattr(self, name).astype(np.int32) for name in ROWS}
-        return {"content_hash": packed, **rows, "majority": np.int32(self.majority), "source": np.array(self.source)}
+        return {"content_hash": packed, **rows, "majority": np.int32(self.majority)}
 
 
 def read_held_out(bundle: Bundle) -> HeldOut | None:
@@ -67,7 +65,7 @@ def read_held_out(bundle: Bundle) -> HeldOut | None:
         with np.load(path, allow_pickle=False) as file:
             hashes = tuple(bytes(row).hex() for row in file["content_hash"])
             rows = {name: file[name].astype(np.int64) for name in ROWS}
-            found = HeldOut(hashes=hashes, **rows, majority=int(file["majority"]), source=str(file["source"]))
+            found = HeldOut(hashes=hashes, **rows, majority=int(file["majority"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(bundle, repr(error)) from error
     classes = np.concatenate([found.truth, found.model, found.probe, [found.majority]])
@@ -118,7 +116,6 @@ def compare_on(
         "images_of_the_split": len(held.hashes),
         "labels_changed": int((truth[here] != held.truth[there]).sum()),
         "decisions_changed": int((decision[here] != held.model[there]).sum()),
-        "probe_from": held.source,
         **_compared(
             truth[here], decision[here], held.probe[there], held.majority, lesions[here], bundle.codes, seed=seed
         ),
@@ -127,7 +124,7 @@ def compare_on(
 
 NOTHING_KEPT = (
     "This bundle keeps no predictions of a linear probe, so nothing is said of whether the model is better than one. "
-    "`python -m dermlens.training.refit MODEL --data DATA --only-baselines` adds them from the data it was trained on."
+    "Train the model again to get them."
 )
 OTHER_IMAGES = (
     "No linear probe is available for these images: none is of the split that the model was tested on in its "
@@ -166,9 +163,9 @@ def _samples(
     occurring = np.unique(truth)
     result = {}
     for name, decision in decisions.items():
-        counts = weighted.class_counts(truth, decision, n_classes, weights)
-        sensitivity = weighted.sensitivity(counts)
-        rows = {"balanced_accuracy": sensitivity[:, occurring].mean(axis=1), "accuracy": weighted.accuracy(counts)}
+        counts = metrics.class_counts(truth, decision, n_classes, weights)
+        sensitivity = metrics.sensitivity(counts)
+        rows = {"balanced_accuracy": sensitivity[:, occurring].mean(axis=1), "accuracy": metrics.accuracy(counts)}
         result[name] = rows | {f"sensitivity_{c}": sensitivity[:, c] for c in range(n_classes)}
     return result
 
@@ -230,8 +227,6 @@ def where(found: Mapping[str, Any]) -> str:
         parts.append(f"{found['labels_changed']} carry another label than there")
     if found["decisions_changed"]:
         parts.append(f"the model decides {found['decisions_changed']} of them otherwise than there (other framing?)")
-    if found["probe_from"] != "training":
-        parts.append("the probe was fitted again after the training")
     return "; ".join(parts)
 
 

@@ -17,10 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dermlens.errors import UsageError
-from dermlens.evaluation import weighted
+from dermlens.evaluation import metrics
 from dermlens.evaluation.conformal import wilson_interval
-from dermlens.evaluation.metrics import check_classes
-from dermlens.evaluation.weighted import Floats, Ints
+from dermlens.evaluation.metrics import Floats, Ints, check_classes
 
 LEVEL = 0.95
 NO_SPREAD = 1e-9
@@ -168,11 +167,11 @@ def paired_difference(
 
 def _difference(truth: Ints, decisions: list[Ints], metric: Metric, weights: Floats) -> Floats:
     n_classes = int(max(truth.max(), *(rows.max() for rows in decisions))) + 1
-    a, b = (weighted.class_counts(truth, rows, n_classes, weights) for rows in decisions)
+    a, b = (metrics.class_counts(truth, rows, n_classes, weights) for rows in decisions)
     if metric == "accuracy":
-        return weighted.accuracy(a) - weighted.accuracy(b)
+        return metrics.accuracy(a) - metrics.accuracy(b)
     occurring = np.unique(truth)
-    both: Floats = weighted.sensitivity(a)[:, occurring] - weighted.sensitivity(b)[:, occurring]
+    both: Floats = metrics.sensitivity(a)[:, occurring] - metrics.sensitivity(b)[:, occurring]
     mean: Floats = both.mean(axis=1)
     return mean
 

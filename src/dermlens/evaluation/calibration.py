@@ -1,4 +1,4 @@
-"""Fits what `dermlens.inference.decision` applies: temperature, a bias for each class where it helps, decision rule.
+"""Fits what `dermlens.bundle.decision` applies: temperature, a bias for each class where it helps, decision rule.
 
 Use images that the network has not learned from (the calibrate split): on its training images it is always
 sure.
@@ -7,18 +7,17 @@ sure.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dermlens.bundle.decision import Calibration, DecisionRule, probabilities, softmax
 from dermlens.errors import DataError, UsageError
 from dermlens.evaluation.bootstrap import lesion_classes, lesion_index
-from dermlens.evaluation.metrics import check_classes, log_errors
-from dermlens.evaluation.weighted import Floats, Ints
-from dermlens.inference.decision import Calibration, DecisionRule, probabilities, softmax
+from dermlens.evaluation.metrics import Floats, Ints, check_classes, log_errors
 
 TEMPERATURE_RANGE = (0.05, 20.0)
 MIN_LESIONS = 20
@@ -57,18 +56,6 @@ class BiasTest:
     def as_dict(self) -> dict[str, Any]:
         """Return the form stored in `bundle.json` under `calibration_fit`."""
         return asdict(self)
-
-
-def bias_words(test: Mapping[str, Any]) -> str:
-    """Say in a sentence what `BiasTest.as_dict` holds."""
-    if test["reason"]:
-        return f"No bias by class: {test['reason']}."
-    return (
-        f"A bias for each class is {'used' if test['kept'] else 'not used'}: on lesions that did not fit it, the log "
-        f"loss is {test['log_loss_bias']:.4f} with it and {test['log_loss_temperature']:.4f} with the temperature "
-        f"alone, {abs(test['gain']):.4f} {'less' if test['gain'] > 0 else 'more'} at a standard error of "
-        f"{test['standard_error']:.4f}."
-    )
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from dermlens.evaluation.weighted import Floats, Ints
-from dermlens.inference.decision import PredictionSets, conformal_scores
+from dermlens.bundle.decision import PredictionSets, conformal_scores
+from dermlens.evaluation.metrics import Floats, Ints
 
 LEVEL = 0.9
 MIN_OWN = 30

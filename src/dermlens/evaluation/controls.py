@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from dermlens.bundle.bundle import Bundle
+from dermlens.bundle.decision import decide, probabilities
+from dermlens.bundle.trust import grave_codes
 from dermlens.data.images import Pixels
-from dermlens.evaluation import weighted
-from dermlens.evaluation.artefacts import ARTEFACTS, WITHOUT_LESION, Change
+from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import resample_weights, sampled_figure
-from dermlens.evaluation.weighted import Floats, Ints
-from dermlens.inference.bundle import Bundle
-from dermlens.inference.decision import decide, probabilities
+from dermlens.evaluation.metrics import Floats, Ints
+from dermlens.evaluation.overlays import ARTEFACTS, WITHOUT_LESION, Change
 from dermlens.inference.runtime import BATCH, Runtime
-from dermlens.inference.trust import grave_codes
 from dermlens.reporting.progress import track
 
 MOST_IMAGES = 600
@@ -60,7 +60,7 @@ def run_controls(
     n_lesions = int(groups.max()) + 1
 
     def mean(values: Floats, *, lesions: int | None = None) -> dict[str, Any]:
-        return sampled_figure(weighted.mean_loss(values, weights), reason="no images", lesions=lesions)
+        return sampled_figure(metrics.mean_loss(values, weights), reason="no images", lesions=lesions)
 
     def paired(name: str) -> dict[str, Any]:
         probability, decision = answers[name]
@@ -138,6 +138,6 @@ def answer_changes(
 
 
 def _balanced(weights: Floats, truth: Ints, decision: Ints, n_classes: int) -> dict[str, Any]:
-    counts = weighted.class_counts(truth, decision, n_classes, weights)
-    means: Floats = weighted.sensitivity(counts)[:, np.unique(truth)].mean(axis=1)
+    counts = metrics.class_counts(truth, decision, n_classes, weights)
+    means: Floats = metrics.sensitivity(counts)[:, np.unique(truth)].mean(axis=1)
     return sampled_figure(means, reason="no images")

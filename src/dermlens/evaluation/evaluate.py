@@ -15,24 +15,24 @@ import numpy as np
 from rich.console import Console
 
 from dermlens.audit.findings import audit, hash_records, summary
-from dermlens.data.groups import lesions
+from dermlens.bundle.bundle import Bundle, Seen
 from dermlens.data.images import Pixels, load_image
 from dermlens.data.manifest import manifest_sha256
-from dermlens.data.records import Dataset, Record, data_fingerprint
+from dermlens.data.records import Dataset, Record, data_fingerprint, lesions
 from dermlens.diagnoses import ISIC2019, to_isic2019
 from dermlens.errors import DataError, StorageError
 from dermlens.evaluation.baselines import compare_on, lines_of
 from dermlens.evaluation.controls import run_controls
+from dermlens.evaluation.metrics import Ints
 from dermlens.evaluation.report import write_report
 from dermlens.evaluation.scores import score
 from dermlens.evaluation.subgroups import groups_of, scored_of, skin_tone_sentence, subgroups, typology_angle
-from dermlens.evaluation.trust_report import Answers, answers_of, calibration, decision_rules, trust_sections
-from dermlens.evaluation.weighted import Ints
-from dermlens.inference.bundle import Bundle, Seen
+from dermlens.evaluation.trust_figures import Answers, answers_of, calibration, decision_rules, trust_sections
 from dermlens.inference.explain import Explanation
-from dermlens.inference.predict import DECODE_THREADS, DISCLAIMER, Prediction, Predictor
-from dermlens.reporting.figures import figure
+from dermlens.inference.prediction import Prediction
+from dermlens.inference.predictor import DECODE_THREADS, DISCLAIMER, Predictor
 from dermlens.reporting.progress import track
+from dermlens.text import figure
 
 ANY_SIZE = 2**40  # the answer was given, so the limits were kept
 FILES = {

@@ -4,16 +4,22 @@ Throughout: `y_true` and `decision` are (n,) integers in 0..classes-1; `probabil
 float, rows sum to 1. Names follow scikit-learn: `_score` is better when higher, `_loss` and `_error` when
 lower. A number that the images cannot tell (a class without images) is NaN. Wrong shapes or values raise
 UsageError.
+
+The metrics with image i counted weights[r, i] times, for many weightings r at once.
+
+A bootstrap is a set of weightings, and a plain metric is the weighting of ones; so each formula stands
+once, here, and 1,000 resamples need no loop. `weights` is (r, n) float64, 0 or more. What a weighting
+cannot tell is NaN.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from dermlens.errors import UsageError
-from dermlens.evaluation import weighted
-from dermlens.evaluation.weighted import Bools, Floats, Ints
 
 ECE_BINS = 15
 PROBABILITY_SUM_TOLERANCE = 1e-3
@@ -22,23 +28,23 @@ _REMEDY = "Pass one row an image, in the same order everywhere."
 
 def accuracy_score(y_true: npt.ArrayLike, decision: npt.ArrayLike) -> float:
     """Return the share of images whose decision is right, 0..1."""
-    return float(weighted.accuracy(_counts(y_true, decision))[0])
+    return float(accuracy(_counts(y_true, decision))[0])
 
 
 def balanced_accuracy_score(y_true: npt.ArrayLike, decision: npt.ArrayLike) -> float:
     """Return the mean sensitivity of the classes in y_true, 0..1 (the score of ISIC 2018 and 2019)."""
-    return float(np.nanmean(weighted.sensitivity(_counts(y_true, decision))[0]))
+    return float(np.nanmean(sensitivity(_counts(y_true, decision))[0]))
 
 
 def sensitivity_scores(y_true: npt.ArrayLike, decision: npt.ArrayLike, n_classes: int) -> Floats:
     """Return the share of each class's images called so, (classes,) 0..1, NaN without images."""
-    scores: Floats = weighted.sensitivity(_counts(y_true, decision, n_classes))[0]
+    scores: Floats = sensitivity(_counts(y_true, decision, n_classes))[0]
     return scores
 
 
 def specificity_scores(y_true: npt.ArrayLike, decision: npt.ArrayLike, n_classes: int) -> Floats:
     """Return the share of other images not called so, (classes,) 0..1, NaN without other images."""
-    scores: Floats = weighted.specificity(_counts(y_true, decision, n_classes))[0]
+    scores: Floats = specificity(_counts(y_true, decision, n_classes))[0]
     return scores
 
 
@@ -56,7 +62,7 @@ def roc_auc_score(positive: npt.ArrayLike, score: npt.ArrayLike) -> float:
         positive: (n,) booleans, or 0 and 1.
         score: (n,) finite numbers, high meaning positive; a tie counts half.
     """
-    return float(weighted.area(_curve(positive, score))[0])
+    return float(area(_curve(positive, score))[0])
 
 
 def class_auc_scores(y_true: npt.ArrayLike, probability: npt.ArrayLike) -> Floats:
@@ -88,7 +94,7 @@ def sensitivity_at_specificity(positive: npt.ArrayLike, score: npt.ArrayLike, sp
             remedy="Write 90 % as 0.9.",
             code="specificity",
         )
-    return float(weighted.sensitivity_at(_curve(positive, score), specificity)[0])
+    return float(sensitivity_at(_curve(positive, score), specificity)[0])
 
 
 def brier_loss(y_true: npt.ArrayLike, probability: npt.ArrayLike) -> float:
@@ -117,7 +123,7 @@ def expected_calibration_error(y_true: npt.ArrayLike, probability: npt.ArrayLike
     truth, values = check_probability(y_true, probability)
     confidence, correct = top_label(truth, values)
     ones = np.ones((1, len(truth)))
-    return float(weighted.calibration_error(confidence, correct, equal_mass_bins(confidence, bins), ones)[0])
+    return float(calibration_error(confidence, correct, equal_mass_bins(confidence, bins), ones)[0])
 
 
 def top_label(y_true: Ints, probability: Floats) -> tuple[Floats, Bools]:
@@ -192,14 +198,14 @@ def _same_length(one: npt.NDArray[np.generic], other: npt.NDArray[np.generic]) -
         raise UsageError(f"Rows must match: got {len(one)} and {len(other)}.", remedy=_REMEDY, code="shape")
 
 
-def _counts(y_true: npt.ArrayLike, decision: npt.ArrayLike, n_classes: int | None = None) -> weighted.ClassCounts:
+def _counts(y_true: npt.ArrayLike, decision: npt.ArrayLike, n_classes: int | None = None) -> ClassCounts:
     truth, called = check_classes("y_true", y_true, n_classes), check_classes("decision", decision, n_classes)
     _same_length(truth, called)
     count = n_classes or int(max(truth.max(), called.max())) + 1
-    return weighted.class_counts(truth, called, count, np.ones((1, len(truth))))
+    return class_counts(truth, called, count, np.ones((1, len(truth))))
 
 
-def _curve(positive: npt.ArrayLike, score: npt.ArrayLike) -> weighted.Roc:
+def _curve(positive: npt.ArrayLike, score: npt.ArrayLike) -> Roc:
     truth = check_classes("positive", positive, 2)
     values = np.asarray(score, dtype=np.float64)
     if values.ndim != 1 or not np.isfinite(values).all():
@@ -210,4 +216,103 @@ def _curve(positive: npt.ArrayLike, score: npt.ArrayLike) -> weighted.Roc:
             code="not_finite",
         )
     _same_length(truth, values)
-    return weighted.roc(truth == 1, values, np.ones((1, len(truth))))
+    return roc(truth == 1, values, np.ones((1, len(truth))))
+
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+class ClassCounts(NamedTuple):
+    """Weights by class, each (r, classes): truly of it, called it, and both at once."""
+
+    true: Floats
+    called: Floats
+    hits: Floats
+
+
+class Roc(NamedTuple):
+    """Cumulated weight called positive as the threshold falls, (r, k + 1), from nothing to everything."""
+
+    true_positive: Floats
+    false_positive: Floats
+
+
+def ratio(part: Floats, whole: Floats) -> Floats:
+    """Return part / whole, NaN where whole is 0."""
+    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
+
+
+def class_counts(y_true: Ints, decision: Ints, n_classes: int, weights: Floats) -> ClassCounts:
+    """Count truths, calls and hits of each class; y_true and decision are (n,) class indices."""
+    classes = np.arange(n_classes)
+    is_true = (y_true[:, None] == classes).astype(np.float64)
+    is_called = (decision[:, None] == classes).astype(np.float64)
+    return ClassCounts(weights @ is_true, weights @ is_called, weights @ (is_true * is_called))
+
+
+def accuracy(counts: ClassCounts) -> Floats:
+    """Return the share of images called rightly, (r,)."""
+    return ratio(counts.hits.sum(axis=1), counts.true.sum(axis=1))
+
+
+def sensitivity(counts: ClassCounts) -> Floats:
+    """Return the share of each class that is called so, (r, classes)."""
+    return ratio(counts.hits, counts.true)
+
+
+def specificity(counts: ClassCounts) -> Floats:
+    """Return the share of the other classes that is not called so, (r, classes)."""
+    others = counts.true.sum(axis=1, keepdims=True) - counts.true
+    return 1.0 - ratio(counts.called - counts.hits, others)
+
+
+def mean_loss(loss: Floats, weights: Floats) -> Floats:
+    """Return the weighted mean of a loss (n,) per image, (r,)."""
+    return ratio(weights @ loss, weights.sum(axis=1))
+
+
+def calibration_error(confidence: Floats, correct: Bools, bins: Ints, weights: Floats) -> Floats:
+    """Return the expected calibration error over given bins (n,), (r,)."""
+    surplus = (confidence - correct)[:, None] * (bins[:, None] == np.arange(bins.max() + 1))
+    return ratio(np.abs(weights @ surplus).sum(axis=1), weights.sum(axis=1))
+
+
+def roc(positive: Bools, score: Floats, weights: Floats) -> Roc:
+    """Trace the ROC curve of (n,) scores, high meaning positive; images with equal scores move together."""
+    order = np.argsort(-score, kind="stable")
+    ranked = score[order]
+    last_of_tie = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+    ordered = weights[:, order]
+    is_positive = positive[order]
+
+    def cumulate(mask: Bools) -> Floats:
+        curve = np.zeros((len(weights), len(ranked) + 1))
+        np.cumsum(ordered * mask, axis=1, out=curve[:, 1:])
+        return curve if len(last_of_tie) == len(ranked) else curve[:, np.append(0, last_of_tie + 1)]
+
+    return Roc(cumulate(is_positive), cumulate(~is_positive))
+
+
+def area(curve: Roc) -> Floats:
+    """Return the area under the ROC curve (trapezoids, so that a tie counts half), (r,)."""
+    tp, fp = curve
+    under = np.einsum("rk,rk->r", np.diff(fp, axis=1), tp[:, 1:] + tp[:, :-1]) / 2.0
+    return ratio(under, tp[:, -1] * fp[:, -1])
+
+
+def sensitivity_at(curve: Roc, specificity: float) -> Floats:
+    """Return the largest sensitivity that a threshold reaches at this specificity or above, (r,)."""
+    tp, fp = curve
+    allowed = (1.0 - specificity) * fp[:, -1:] + 1e-9
+    index = (fp <= allowed).sum(axis=1) - 1
+    reached = ratio(tp[np.arange(len(tp)), index], tp[:, -1])
+    return np.where(fp[:, -1] > 0, reached, np.nan)
+
+
+def cell_counts(cells: Ints, weights: Floats) -> tuple[Ints, Floats]:
+    """Sum the weights of each distinct cell number (n,): returns the k cells, ascending, and (r, k) sums."""
+    order = np.argsort(cells, kind="stable")
+    distinct, starts = np.unique(cells[order], return_index=True)
+    return distinct, np.add.reduceat(weights[:, order], starts, axis=1)

@@ -19,18 +19,18 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
+from dermlens.bundle.bundle import Bundle
+from dermlens.bundle.decision import Calibration, DecisionRule, decide, probabilities
 from dermlens.data.images import InputSpec
 from dermlens.data.records import Record
-from dermlens.evaluation import metrics, weighted
+from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import lesion_index, paired_difference, resample_weights, sampled_figure
 from dermlens.evaluation.calibration import fit_calibration
+from dermlens.evaluation.fit_trust import MIN_LESIONS, Labelled, fit_trust, readable
+from dermlens.evaluation.metrics import Floats, Ints
 from dermlens.evaluation.precision_layers import heavy_layers, keeping_float32
-from dermlens.evaluation.trust_fit import MIN_LESIONS, Labelled, fit_trust, readable
-from dermlens.evaluation.weighted import Floats, Ints
-from dermlens.inference.bundle import Bundle
-from dermlens.inference.decision import Calibration, DecisionRule, decide, probabilities
 from dermlens.inference.precision import BFLOAT16, FLOAT32, has_bfloat16
-from dermlens.inference.predict import DECODE_THREADS
+from dermlens.inference.predictor import DECODE_THREADS
 from dermlens.inference.runtime import BATCH, Runtime
 from dermlens.reporting.progress import track
 
@@ -163,5 +163,5 @@ def _calibration_error(truth: Ints, lesions: Ints, shares: Floats, *, seed: int)
     confidence, correct = metrics.top_label(truth, shares)
     bins = metrics.equal_mass_bins(confidence)
     blocks = resample_weights(truth, lesion_index(lesions.tolist(), len(truth)), resamples=1000, seed=seed)
-    samples = [weighted.calibration_error(confidence, correct, bins, w) for w in (np.ones((1, len(truth))), *blocks)]
+    samples = [metrics.calibration_error(confidence, correct, bins, w) for w in (np.ones((1, len(truth))), *blocks)]
     return sampled_figure(np.concatenate(samples), reason="too few images")

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dermlens.errors import UsageError
-from dermlens.evaluation import metrics, weighted
+from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import LEVEL, lesion_index, percentile_interval, resample_weights
-from dermlens.evaluation.weighted import Floats, Ints
+from dermlens.evaluation.metrics import Floats, Ints
 
 AT_SPECIFICITY = 0.9
 MIN_ECE_IMAGES = 100
@@ -152,26 +152,26 @@ def _bootstrap(data: _Scored, resamples: int, seed: int) -> dict[str, _Measured]
 def _measure(data: _Scored, weights: Floats) -> dict[str, Floats]:
     """Return every quantity for every weighting, each (r, k)."""
     n_classes = data.probability.shape[1]
-    counts = weighted.class_counts(data.truth, data.decision, n_classes, weights)
-    sensitivity = weighted.sensitivity(counts)
-    curves = (weighted.roc(data.truth == c, data.probability[:, c], weights) for c in range(n_classes))
-    pairs = [(weighted.area(curve), weighted.sensitivity_at(curve, AT_SPECIFICITY)) for curve in curves]
+    counts = metrics.class_counts(data.truth, data.decision, n_classes, weights)
+    sensitivity = metrics.sensitivity(counts)
+    curves = (metrics.roc(data.truth == c, data.probability[:, c], weights) for c in range(n_classes))
+    pairs = [(metrics.area(curve), metrics.sensitivity_at(curve, AT_SPECIFICITY)) for curve in curves]
     auc, at_specificity = (np.stack(columns, axis=1) for columns in zip(*pairs, strict=True))
     losses = {
         "brier": metrics.squared_errors(data.truth, data.probability),
         "log_loss": metrics.log_errors(data.truth, data.probability),
     }
     return {
-        "accuracy": weighted.accuracy(counts)[:, None],
+        "accuracy": metrics.accuracy(counts)[:, None],
         "balanced_accuracy": _mean_over(np.unique(data.truth), sensitivity),
         "macro_auc": _mean_over(_told_classes(data), auc),
         "ece": _calibration_error(data, weights),
-        **{name: weighted.mean_loss(loss, weights)[:, None] for name, loss in losses.items()},
+        **{name: metrics.mean_loss(loss, weights)[:, None] for name, loss in losses.items()},
         "sensitivity": sensitivity,
-        "specificity": weighted.specificity(counts),
+        "specificity": metrics.specificity(counts),
         "auc": auc,
         "sensitivity_at_90_specificity": at_specificity,
-        "cells": weighted.cell_counts(data.cells, weights)[1],
+        "cells": metrics.cell_counts(data.cells, weights)[1],
     }
 
 
@@ -193,7 +193,7 @@ def _calibration_error(data: _Scored, weights: Floats) -> Floats:
     if len(data.truth) < MIN_ECE_IMAGES:
         return np.full((len(weights), 1), np.nan)
     confidence, correct = metrics.top_label(data.truth, data.probability)
-    return weighted.calibration_error(confidence, correct, data.ece_bins, weights)[:, None]
+    return metrics.calibration_error(confidence, correct, data.ece_bins, weights)[:, None]
 
 
 def _class_figures(data: _Scored, figures: dict[str, _Measured], c: int) -> dict[str, Any]:

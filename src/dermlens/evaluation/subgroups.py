@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from dermlens.bundle.trust import grave_codes
 from dermlens.data.records import Record
-from dermlens.evaluation import metrics, weighted
+from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import resample_weights, sampled_figure
-from dermlens.evaluation.trust_report import Answers
-from dermlens.evaluation.weighted import Bools, Floats, Ints
-from dermlens.inference.trust import grave_codes
+from dermlens.evaluation.metrics import Bools, Floats, Ints
+from dermlens.evaluation.trust_figures import Answers
 
 MIN_LESIONS = 20
 MIN_OF_KIND = 10  # lesions with, and without, what is looked for
@@ -188,13 +188,13 @@ def _score(part: Scored, seed: int) -> dict[str, Any]:
     weights = np.concatenate(
         [np.ones((1, len(truth))), *resample_weights(truth, numbers, resamples=RESAMPLES, seed=seed)]
     )
-    counts = weighted.class_counts(truth, part.decision, len(part.codes), weights)
-    shares = weighted.sensitivity(counts)
+    counts = metrics.class_counts(truth, part.decision, len(part.codes), weights)
+    shares = metrics.sensitivity(counts)
     balanced: Floats = shares[:, np.unique(truth)].mean(axis=1)
     return (
         row
         | {
-            "accuracy": sampled_figure(weighted.accuracy(counts), reason=_FEW, lesions=count),
+            "accuracy": sampled_figure(metrics.accuracy(counts), reason=_FEW, lesions=count),
             "balanced_accuracy": sampled_figure(balanced, reason=_FEW),
         }
         | _separation(part, weights)
@@ -218,11 +218,11 @@ def _separation(part: Scored, weights: Floats) -> dict[str, Any]:
     if min(sides) < MIN_OF_KIND:
         return {name: unknown(_FEW) for name in names}
     score = part.probability[:, list(part.grave)].sum(axis=1)
-    auc = sampled_figure(weighted.area(weighted.roc(positive, score, weights)), reason=_FEW)
+    auc = sampled_figure(metrics.area(metrics.roc(positive, score, weights)), reason=_FEW)
     if part.referred is None:
         return {names[0]: auc, **{name: unknown("no referral in this bundle") for name in names[1:]}}
     rates = [
-        weighted.ratio(weights @ (side & right).astype(np.float64), weights @ side.astype(np.float64))
+        metrics.ratio(weights @ (side & right).astype(np.float64), weights @ side.astype(np.float64))
         for side, right in ((positive, part.referred), (~positive, ~part.referred))
     ]
     figures = [sampled_figure(rate, reason=_FEW, lesions=n) for rate, n in zip(rates, sides, strict=True)]
@@ -236,10 +236,10 @@ def _probabilities(part: Scored, weights: Floats, count: int) -> dict[str, Any]:
     else:
         confidence, correct = metrics.top_label(part.y_true, part.probability)
         bins = metrics.equal_mass_bins(confidence)
-        ece = sampled_figure(weighted.calibration_error(confidence, correct, bins, weights), reason=_FEW)
+        ece = sampled_figure(metrics.calibration_error(confidence, correct, bins, weights), reason=_FEW)
     losses = {"brier": metrics.squared_errors, "log_loss": metrics.log_errors}
     return {"ece": ece} | {
-        name: sampled_figure(weighted.mean_loss(loss(part.y_true, part.probability), weights), reason=_FEW)
+        name: sampled_figure(metrics.mean_loss(loss(part.y_true, part.probability), weights), reason=_FEW)
         for name, loss in losses.items()
     }
 
@@ -250,7 +250,7 @@ def _answers(part: Scored, weights: Floats, count: int) -> dict[str, Any]:
     def share(chosen: Bools | None, lacking: str) -> dict[str, Any]:
         if chosen is None:
             return unknown(lacking)
-        return sampled_figure(weighted.mean_loss(chosen.astype(np.float64), weights), reason=_FEW, lesions=count)
+        return sampled_figure(metrics.mean_loss(chosen.astype(np.float64), weights), reason=_FEW, lesions=count)
 
     none = "no status in this bundle"
     if part.status is None:
@@ -258,7 +258,7 @@ def _answers(part: Scored, weights: Floats, count: int) -> dict[str, Any]:
     else:
         ok, right = part.status == "ok", part.decision == part.y_true
         sure = sampled_figure(
-            weighted.ratio(weights @ (ok & right).astype(np.float64), weights @ ok.astype(np.float64)),
+            metrics.ratio(weights @ (ok & right).astype(np.float64), weights @ ok.astype(np.float64)),
             reason="no image is ok",
             lesions=len(np.unique(part.lesions[ok])),
         )

@@ -1,16 +1,27 @@
-"""Many answers together: a table in a notebook, plain values, a pandas frame."""
+"""Many answers together: a table in a notebook, plain values, a pandas frame.
+
+A prediction as one row of a Parquet file or a frame: the table of columns, and nothing else knows them.
+
+A new field of `Prediction.as_dict()` is one line in `COLUMNS`. What an answer does not have is null.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from dermlens.errors import MissingExtraError
-from dermlens.inference import columns
-from dermlens.inference.inline import answers_html
-from dermlens.inference.predict import Prediction
+from dermlens.inference.notebook import answers_html
+from dermlens.inference.prediction import Prediction
 
 if TYPE_CHECKING:
     import pandas as pd
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Answers(tuple[Prediction, ...]):
@@ -44,8 +55,93 @@ class Answers(tuple[Prediction, ...]):
                 remedy="Run `pip install pandas`, or take to_dicts().",
             ) from error
         codes = list(dict.fromkeys(code for answer in self for code in answer.probabilities))
-        rows = [columns.row(answer, codes, embedding=embedding) for answer in self]
-        return pd.DataFrame(rows, columns=columns.names(codes, embedding=embedding))
+        rows = [row(answer, codes, embedding=embedding) for answer in self]
+        return pd.DataFrame(rows, columns=names(codes, embedding=embedding))
 
     def _repr_html_(self) -> str:
         return answers_html(self)
+
+
+Kind = Literal["text", "number", "texts", "json"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its name, where it stands in the JSON object of an answer ("error.code"), and its kind.
+
+    `json` keeps a nested value as JSON text; `texts` is a list of strings.
+    """
+
+    name: str
+    field: str
+    kind: Kind = "text"
+
+
+COLUMNS = (
+    Column("image", "image"),
+    Column("status", "status"),
+    Column("diagnosis_code", "diagnosis.code"),
+    Column("diagnosis_name", "diagnosis.name"),
+    Column("probability", "probability", "number"),
+    Column("malignant_probability", "malignant_probability", "number"),
+    Column("prediction_set", "prediction_set", "texts"),
+    Column("reasons", "reasons", "json"),
+    Column("referral", "referral", "json"),
+    Column("novelty", "novelty", "json"),
+    Column("quality", "quality", "json"),
+    Column("error_code", "error.code"),
+    Column("error_message", "error.message"),
+    Column("error_remedy", "error.remedy"),
+    Column("decision_rule", "decision_rule"),
+    Column("model_name", "model.name"),
+    Column("model_version", "model.version"),
+    Column("model_sha256", "model.sha256"),
+    Column("elapsed_ms", "elapsed_ms", "number"),
+    Column("schema", "schema"),
+)
+"""After these stand `probability_CODE` for each class of the model, and `embedding` where it is asked for."""
+
+LEFT_OUT = frozenset({"heatmap"})
+"""Fields of an answer that a batch never fills."""
+
+
+def schema(codes: Sequence[str], *, embedding: bool) -> pa.Schema:
+    """Return the Arrow schema for a model's classes; float64 numbers, float32 embedding (d,)."""
+    import pyarrow as pa
+
+    types = {"text": pa.string(), "number": pa.float64(), "texts": pa.list_(pa.string()), "json": pa.string()}
+    fields = [pa.field(column.name, types[column.kind]) for column in COLUMNS]
+    fields += [pa.field(f"probability_{code}", pa.float64()) for code in codes]
+    if embedding:
+        fields.append(pa.field("embedding", pa.list_(pa.float32())))
+    return pa.schema(fields)
+
+
+def names(codes: Sequence[str], *, embedding: bool) -> list[str]:
+    """Return the names of all columns, in order."""
+    probabilities = [f"probability_{code}" for code in codes]
+    return [*(column.name for column in COLUMNS), *probabilities, *(["embedding"] if embedding else [])]
+
+
+def row(answer: Prediction, codes: Sequence[str], *, embedding: bool) -> dict[str, Any]:
+    """Return column name -> value for one answer, errors included."""
+    values = answer.as_dict()
+    result = {column.name: _value(values, column) for column in COLUMNS}
+    for code in codes:
+        result[f"probability_{code}"] = values["probabilities"].get(code)
+    if embedding:
+        result["embedding"] = answer.embedding
+    return result
+
+
+def _value(values: dict[str, Any], column: Column) -> Any:
+    value: Any = values
+    for key in column.field.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    if value is None:
+        return None
+    if column.kind == "json":
+        return json.dumps(value)
+    if column.kind == "text":  # a file name need not be text; Parquet's strings must be
+        return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+    return value

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
+from dermlens.bundle.bundle import MODELS_DIR, embedded_models, load_bundle, user_models, user_models_dir
 from dermlens.errors import DermlensError
-from dermlens.inference.bundle import MODELS_DIR, embedded_models, load_bundle, user_models, user_models_dir
 from dermlens.inference.machine import advice, instructions, threads
 from dermlens.inference.precision import told
 from dermlens.inference.runtime import Runtime

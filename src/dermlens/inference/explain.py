@@ -3,6 +3,8 @@
 The last layer is linear over the spatial mean of the feature map, so each logit is the mean of a map plus a bias
 (Zhou et al. 2016, arXiv:1512.04150). Nothing is approximated: no gradients, no TensorFlow, no second model.
 A map says which parts of the picture spoke for a class; it does not say that they are medically relevant.
+
+Heat maps as PNG files, one for each image, under names that do not clash.
 """
 
 from __future__ import annotations
@@ -14,10 +16,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dermlens.inference.inline import explanation_html
+from dermlens.inference.notebook import explanation_html
 
 if TYPE_CHECKING:
-    from dermlens.inference.predict import Prediction
+    from dermlens.inference.prediction import Prediction
+from pathlib import Path
+
+from dermlens.errors import StorageError
 
 Float32s = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
@@ -122,3 +127,43 @@ def explain(
         relevance=relevance_of(evidence, (pixels.shape[0], pixels.shape[1])),
         image=pixels,
     )
+
+
+class HeatmapFolder:
+    """A folder that takes the overlays of explanations as `<image>_<code>.png`.
+
+    Raises:
+        StorageError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._taken: set[str] = set()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._refusal(error) from error
+
+    def write(self, explanation: Explanation) -> Path:
+        """Write one overlay and return its path; images of the same name get a number.
+
+        Raises:
+            StorageError: no space or no permission.
+        """
+        stem = f"{Path(explanation.prediction.image).stem or 'image'}_{explanation.code}".replace("/", "_")
+        name, number = stem, 2
+        while name in self._taken:
+            name, number = f"{stem}_{number}", number + 1
+        self._taken.add(name)
+        path = self._folder / f"{name}.png"
+        try:
+            path.write_bytes(explanation.as_png())
+        except OSError as error:
+            raise self._refusal(error) from error
+        return path
+
+    def _refusal(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"Heat maps could not be written to {self._folder}: {error.strerror or error}.",
+            remedy="Choose another folder for --heatmap, or free some space.",
+        )

@@ -160,3 +160,46 @@ def _joined(parts: list[Outputs]) -> Outputs:
         np.concatenate([part.embedding for part in parts]),
         np.concatenate([part.feature_map for part in parts]),
     )
+
+
+BATCH_224 = 32  # of images of 224 px; fewer of larger ones
+
+
+def shape_of(graph: ov.Model, output: int, batch: int) -> tuple[int, ...]:
+    """Return the shape of an output for one image."""
+    return tuple(int(n) for n in with_batch(graph, batch).output(output).shape[1:])
+
+
+def batch_for(size_px: int) -> int:
+    """Return how many images of that side go through a graph at once: about as many pixels whatever the size."""
+    return max(1, min(BATCH_224, BATCH_224 * 224**2 // size_px**2))
+
+
+def with_batch(graph: ov.Model, batch: int) -> ov.Model:
+    """Return a copy of the graph for a fixed batch."""
+    fixed = graph.clone()
+    shape = fixed.input(0).get_partial_shape()
+    shape[0] = batch
+    fixed.reshape(shape)
+    return fixed
+
+
+def compile_graph(graph: ov.Model, *, batch: int, threads: int | None = None) -> ov.CompiledModel:
+    """Compile for a fixed batch in float32, on all cores or on `threads`."""
+    config = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = str(threads)
+    return ov.Core().compile_model(with_batch(graph, batch), "CPU", config)
+
+
+def run_batches(compiled: ov.CompiledModel, pixels: np.ndarray, output: int = 0) -> np.ndarray:
+    """Run uint8 pixels (n, h, w, 3) through a graph of fixed batch, padding the last one; returns output (n, ...)."""
+    batch = int(compiled.input(0).shape[0])
+    parts = []
+    for start in range(0, len(pixels), batch):
+        part = pixels[start : start + batch]
+        n = len(part)
+        if n < batch:
+            part = np.concatenate([part, np.zeros((batch - n, *part.shape[1:]), part.dtype)])
+        parts.append(compiled(np.ascontiguousarray(part), share_inputs=True)[output][:n].copy())
+    return np.concatenate(parts)

@@ -15,11 +15,12 @@ from string import Template
 
 import cv2
 
+from dermlens.bundle.bundle import Bundle
 from dermlens.data.images import load_image
 from dermlens.diagnoses import DIAGNOSES, display_name
 from dermlens.errors import ImageError, StorageError
-from dermlens.inference.bundle import Bundle
-from dermlens.inference.predict import DISCLAIMER, Prediction
+from dermlens.inference.prediction import Prediction
+from dermlens.inference.predictor import DISCLAIMER
 from dermlens.reporting.terminal import neighbours_words, percent, referral_words, shown
 
 THUMBNAIL_PX = 320

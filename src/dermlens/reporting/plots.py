@@ -2,6 +2,8 @@
 
 `plot_*` draw into the Matplotlib axes that are given, or into new ones of pyplot, and return them; `*_png` give the
 bytes of a picture for a page, without pyplot.
+
+Which epoch of a training is the best: for the training that keeps it, and the plot that marks it.
 """
 
 from __future__ import annotations
@@ -12,10 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dermlens.reporting.history import kept_epoch
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+import math
 
 _SQUARE = (5.2, 4.6)  # inches
 MOST_LINES = 20  # of more classes only the median recall and the lowest are drawn
@@ -289,3 +290,21 @@ def benefit_png(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
 def _plain(axis: Any) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25)
+
+
+KEPT_BY = "macro AUC, then loss"  # part of the key of a run and of a search: one begun by another rule does not go on
+
+
+def merit(row: Mapping[str, float]) -> tuple[float, float]:
+    """Return what the epochs of a training are ranked by, high is good: the macro AUC on select, then the lower loss.
+
+    The AUC weighs all classes alike, as balanced accuracy does, and takes every image's probability instead of its
+    decision: with seven lesions of a class, one of them more or less moves balanced accuracy by points.
+    """
+    auc = row["select_macro_auc"]
+    return (-1.0 if math.isnan(auc) else auc, -row["select_loss"])
+
+
+def kept_epoch(rows: Sequence[Mapping[str, float]]) -> int:
+    """Return the place of the best row, the first of equals."""
+    return max(range(len(rows)), key=lambda place: merit(rows[place]))

@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dermlens.bundle.bundle import Bundle
+from dermlens.bundle.decision import OperatingPoint
+from dermlens.bundle.nearest import Neighbour
+from dermlens.bundle.trust import Trust
 from dermlens.diagnoses import DIAGNOSES, display_name
-from dermlens.inference.bundle import Bundle
-from dermlens.inference.decision import OperatingPoint
-from dermlens.inference.nearest import Neighbour
-from dermlens.inference.predict import DISCLAIMER, Prediction
-from dermlens.inference.trust import Trust
-from dermlens.reporting.figures import figure
-from dermlens.reporting.plain import one_line
+from dermlens.inference.prediction import Prediction
+from dermlens.inference.predictor import DISCLAIMER
+from dermlens.text import figure, one_line
 
 BAR_WIDTH = 8
 WIDE = 110  # columns from which on there is room for bars

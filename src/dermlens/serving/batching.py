@@ -17,8 +17,8 @@ from typing import Any
 
 from dermlens.data.header import read_header
 from dermlens.errors import ImageError
-from dermlens.inference.pixel_budget import PixelBudget
-from dermlens.inference.predict import Prediction, Predictor
+from dermlens.inference.prediction import Prediction
+from dermlens.inference.predictor import PixelBudget, Predictor
 from dermlens.serving.problems import Problem
 
 PIXELS_AT_ONCE = 16_000_000  # decoded at one time, or one image alone if it has more

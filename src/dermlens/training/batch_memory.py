@@ -8,9 +8,10 @@ import keras
 import numpy as np
 
 from dermlens.errors import RecipeError
-from dermlens.training.device import leaves, on_gpu
-from dermlens.training.folded import norms_behind
+from dermlens.networks.backend import leaves
+from dermlens.training.device import on_gpu
 from dermlens.training.recipe import Recipe
+from dermlens.training.step import norms_behind
 
 BYTES_PER_ACTIVATION = 4 * 1.15  # float32; most outputs are kept for the gradients (benchmarks/memory.py)
 WORKSPACE_BYTES = 500_000_000  # what a step takes whatever the batch

@@ -16,8 +16,8 @@ import numpy as np
 from dermlens.data.images import InputSpec
 from dermlens.data.records import Record
 from dermlens.training.features import DECODE_THREADS
-from dermlens.training.pipeline import Draw, Draws, fresh_view, larger_copy, plain_view
 from dermlens.training.recipe import Recipe
+from dermlens.training.views import Draw, Draws, fresh_view, larger_copy, plain_view
 
 EVAL_BATCH = 128
 EVAL_BATCH_PIXELS = 32

@@ -19,32 +19,29 @@ import tensorflow as tf
 
 from dermlens.errors import WeightsError
 from dermlens.evaluation.metrics import balanced_accuracy_score, macro_auc_score
-from dermlens.reporting.history import merit
+from dermlens.reporting.plots import merit
+from dermlens.signals import defer_interrupt
 from dermlens.training.checkpoint import Checkpoint, Saved, assign, values_of
 from dermlens.training.feed import Feed, batches
-from dermlens.training.interrupt import held_back
-from dermlens.training.losses import answered_prior
-from dermlens.training.mirror import Mirror
 from dermlens.training.optimiser import averaged, make_optimiser, rate_at
 from dermlens.training.recipe import Recipe
-from dermlens.training.step import logits_of, make_step
+from dermlens.training.step import Mirror, answered_prior, logits_of, make_step
 from dermlens.training.watch import Watch
+
+STOP_NOTICE = "\nStopping after this step (an epoch that has ended is scored first). Ctrl-C again stops at once.\n"
 
 
 @dataclass
 class History:
     """One row for each epoch, the state before the first among them, and how the training ended.
 
-    `stopped` says why a training ended before its last epoch; `stop_wanted` that Ctrl-C came, be it in the last
-    step; `averaged` of how many trainings the weights are the mean.
+    `stopped` says why a training ended before its last epoch.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     interrupted: bool = False
     stopped: str | None = None
-    stop_wanted: bool = False
-    averaged: int = 1
 
     @property
     def kept_score(self) -> float:
@@ -108,9 +105,8 @@ def fit(
         loop.score_epoch(0, {})
     else:
         loop.restore(saved)
-    with held_back() as interrupt:
-        loop.run(lambda: interrupt.wanted)
-        loop.history.stop_wanted = interrupt.wanted
+    with defer_interrupt(STOP_NOTICE) as stop:
+        loop.run(lambda: stop.requested)
     loop.keep_best()
     return loop.history
 

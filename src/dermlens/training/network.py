@@ -11,10 +11,10 @@ import keras
 import numpy as np
 
 from dermlens.data.images import InputSpec
-from dermlens.training.backbones import Backbone, backbone, build_backbone, split_at_block
-from dermlens.training.device import leaves
+from dermlens.networks.backend import leaves
+from dermlens.networks.efficientnet import Backbone, backbone, build_backbone, split_at_block
+from dermlens.networks.weights import resolve_weights
 from dermlens.training.recipe import Recipe
-from dermlens.training.sources import resolve_weights
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import keras
 import numpy as np
 from rich.console import Console
 
+from dermlens.bundle.bundle import HASH_CHARS, embedded_models
 from dermlens.errors import StorageError, WeightsError
-from dermlens.inference.bundle import HASH_CHARS, embedded_models
-from dermlens.reporting.figures import figure
+from dermlens.text import figure
 from dermlens.training.fit import History
 from dermlens.training.material import Material
 from dermlens.training.split import ROLES
@@ -181,7 +181,6 @@ _FILES = {
     "bundle": "the model, all that predicting needs",
     "bundle/MODEL_CARD.md": "what it is, what it was tested on",
     "model.keras": "the whole Keras model",
-    "members": "the weights of each of its trainings",
     "recipe.json": "every setting",
     "history.csv": "the training, epoch by epoch",
     "history.png": "the same, drawn",

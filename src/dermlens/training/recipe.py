@@ -1,16 +1,20 @@
-"""Every setting of a training, in one frozen record that is saved beside the run."""
+"""Every setting of a training, in one frozen record that is saved beside the run.
+
+The run folder's own notes: which run stands in it, and text files that are either the old one or the new one.
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
 import tomllib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from dermlens.errors import RecipeError
-from dermlens.training.folder import replace_text
+from dermlens.files import write_text
 
 SCHEMA = "dermlens/recipe/1"
 
@@ -20,7 +24,7 @@ class Recipe:
     """Settings of a training; the defaults suit a folder of some hundreds to ten thousand images on a laptop.
 
     Attributes:
-        backbone: a name from `training/family.py`.
+        backbone: a name from `networks/family.py`.
         weights: "pretrained" (the real ImageNet weights of the backbone: "imagenet" or "lite"), "none" (random), the
             path of a weight file, or the folder of an earlier run.
         size_px: side of the square that the network sees; 0 takes the backbone's own.
@@ -37,9 +41,6 @@ class Recipe:
             cache and computes fresh views in every epoch.
         epochs: in one epoch as many images are drawn, by class balance and with replacement, as there are to train
             on; each in one random view.
-        members: with "top" and "full", trainings from the same head with other draws. The mean of their weights is kept
-            where it fits select better than they do on average, else the best of them on select; one network either
-            way. Needs frozen batch norm.
         head_epochs: epochs of the head alone over the frozen features, before fine-tuning.
         batch_size: images in a step.
         learning_rate, head_learning_rate: peak rates of AdamW; warm-up, then cosine to zero.
@@ -53,7 +54,7 @@ class Recipe:
         dropout: before the last layer.
         class_balance: 0 draws images as they come, 1 draws all classes equally often.
         mixup: alpha of the beta distribution that mixes pairs of training inputs; 0 switches it off.
-        loss: "cross_entropy", "focal" or "generalised_cross_entropy"; `training/losses.py` says when to use which.
+        loss: "cross_entropy", "focal" or "generalised_cross_entropy"; `training/step.py` says when to use which.
         focal_gamma: how much the focal loss turns away from images that are told easily.
         noise_q: of the generalised cross-entropy: near 0 it is cross-entropy, at 1 it bears the most wrong labels.
         logit_adjustment: share of the log prior that training adds to the logits (Menon et al. 2021); an
@@ -80,7 +81,6 @@ class Recipe:
     layer_decay: float = 1.0
     views: int = 6
     epochs: int = 10
-    members: int = 1
     head_epochs: int = 20
     batch_size: int = 64
     learning_rate: float = 2e-4
@@ -137,7 +137,7 @@ class Recipe:
 
     def save(self, path: Path) -> None:
         """Write the resolved recipe as JSON; OSError leaves an older one as it was."""
-        replace_text(path, json.dumps(self.as_dict(), indent=1) + "\n")
+        write_text(path, json.dumps(self.as_dict(), indent=1) + "\n")
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -156,7 +156,6 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("layer_decay", 0.1, 1.0),
     ("views", 0, 64),
     ("epochs", 0, 1000),
-    ("members", 1, 32),
     ("head_epochs", 1, 1000),
     ("batch_size", 1, 4096),
     ("learning_rate", 0.0, 1.0),
@@ -267,3 +266,20 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             settings[name.strip()] = text.strip()
     return settings
+
+
+STATE = "state.json"
+
+
+def read_state(out: Path) -> dict[str, Any]:
+    """Return what `write_state` left: the run's key and name, its history once trained; empty for none."""
+    try:
+        state = json.loads((out / STATE).read_text(encoding="utf-8"))
+        return state if isinstance(state, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def write_state(out: Path, state: Mapping[str, Any]) -> None:
+    """Note which run stands in the folder; raises OSError and leaves the older note."""
+    write_text(out / STATE, json.dumps(state) + "\n")

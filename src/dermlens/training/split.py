@@ -1,6 +1,6 @@
 """Who learns and who is asked: a stratified split into roles that never cuts through a lesion or a patient.
 
-Groups are the connected components over lesion, patient, content hash and ISIC id (`data/groups.py`). Classes are
+Groups are the connected components over lesion, patient, content hash and ISIC id (`data/records.py`). Classes are
 dealt out from the rarest on, each by largest remainder. A group's place in the deal is a keyed hash of its content,
 so the order of the records makes no difference, and adding a class moves no group of the others unless they share it.
 """
@@ -12,8 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from dermlens.data.groups import lesion_groups, lesions, members
-from dermlens.data.records import ROLE_NAMES, Record, checked_hashes
+from dermlens.data.records import ROLE_NAMES, Record, checked_hashes, lesion_groups, lesions, members
 from dermlens.errors import DataError, UsageError
 
 ROLES = ROLE_NAMES

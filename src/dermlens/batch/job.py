@@ -1,0 +1,355 @@
+"""A million images: any listing -> a Parquet data set with one row for every input, resumable to the row.
+
+    listing -> units -> items (read ahead) -> Predictor.predict_many (decoded ahead) -> rows -> part files -> manifest
+
+Every arrow is bounded, so memory does not grow with the number of images. `ray_batch.py` runs the same `answer` in many
+processes.
+
+Units of work -> images ready to decode, read ahead in the background, in order and never too far.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dermlens.batch import storage
+from dermlens.batch.output import Folder, Ledger, Part, PartWriter
+from dermlens.batch.sources import BYTES_AN_IMAGE, Listing, Source, Unit, read_listing, read_tar
+from dermlens.bundle.bundle import Bundle, find_bundle, load_bundle
+from dermlens.data.images import DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS
+from dermlens.errors import ImageError, StorageError, UsageError
+from dermlens.inference import answers
+from dermlens.inference.prediction import Prediction
+from dermlens.inference.predictor import Predictor
+from dermlens.signals import Stop, defer_interrupt
+
+DEFAULT_PART_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What changes the rows or how they are cut into parts; a resumed job must have the same."""
+
+    part_rows: int = DEFAULT_PART_ROWS
+    embedding: bool = False
+    max_bytes: int = DEFAULT_MAX_BYTES
+    max_pixels: int = DEFAULT_MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What has just been done: rows, how many of them errors, and their weight in the listing's units."""
+
+    rows: int
+    errors: int
+    weight: float
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard of a batch, ready to run."""
+
+    listing: Listing
+    bundle: Bundle
+    settings: Settings
+    ledger: Ledger
+
+    def work(self) -> Iterator[tuple[Unit, int]]:
+        """Yield (unit, rows of it that are done) for each unit that is not finished."""
+        for unit in self.listing.units(self.settings.part_rows):
+            rows, finished = self.ledger.progress(unit.number)
+            if not finished:
+                yield unit, rows
+
+    def weight_done(self) -> float:
+        """About how many images of the listing were done before."""
+        done = 0.0
+        for unit in self.listing.units(self.settings.part_rows):
+            rows, finished = self.ledger.progress(unit.number)
+            done += unit.weight if finished else min(rows, unit.weight)
+        return done
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended: `rows` and `errors` of the whole folder's shard, `new_rows` in `seconds` by this run."""
+
+    finished: bool
+    rows: int
+    errors: int
+    parts: int
+    new_rows: int
+    seconds: float
+
+
+Engine = Callable[[Job, Stop, Report], bool]
+"""Does the work, recording each part in `job.ledger`; returns False when it stopped before the end."""
+
+
+@contextmanager
+def open_job(
+    inputs: Iterable[str],
+    out: str | Path,
+    *,
+    model: str | Path = "default",
+    settings: Settings | None = None,
+    images: str | None = None,
+    frame_aspect: float | None = None,
+    shard: tuple[int, int] = (1, 1),
+    resume: bool = False,
+) -> Iterator[Job]:
+    """List the inputs and take stock of `out`, which nobody else may work on meanwhile.
+
+    Args:
+        inputs: folders, globs, tables, lists, tar shards, images; local paths or fsspec URLs.
+        out: folder or fsspec URL of the Parquet data set.
+        shard: (i, n), i from 1: every n-th source from the i-th on. All shards may write to one folder.
+        resume: go on with what `out` holds; start where there is nothing.
+    Raises:
+        UsageError: no images, a wrong shard, or `out` holds a batch (another one, or this one without `resume`).
+    """
+    settings = settings or Settings()
+    if not 1 <= shard[0] <= shard[1]:
+        raise UsageError(f"The shard is {shard[0]}/{shard[1]}. Allowed: 1/n to n/n.", remedy="Count shards from 1.")
+    folder = Folder.of(str(out), shard)
+    bundle = load_bundle(find_bundle(model))
+    listing = read_listing(map(str, inputs), images=images, frame_aspect=frame_aspect, shard=shard)
+    identity = {
+        "model": {"sha256": bundle.sha256, "name": bundle.name, "version": bundle.version},
+        "inputs": {"sha256": listing.sha256, "sources": listing.sources},
+        "settings": asdict(settings),
+        "shard": {"index": shard[0], "count": shard[1]},
+    }
+    common = {key: value for key, value in identity.items() if key != "shard"} | {"shards": shard[1]}
+    name = hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:16]
+    ledger = Ledger(folder, identity, name)
+    with _alone(folder):
+        ledger.begin(resume=resume)
+        ledger.write("running")
+        yield Job(listing, bundle, settings, ledger)
+
+
+def run_job(job: Job, engine: Engine | None = None, report: Report = lambda progress: None) -> Summary:
+    """Answer for everything that is not yet done; Ctrl-C or SIGTERM stops between two answers and keeps the rows.
+
+    Raises:
+        StorageError: results cannot be kept, or the inputs' storage cannot be reached; what is finished stays.
+    """
+    before, begun, finished = job.ledger.rows, time.monotonic(), False
+    with defer_interrupt() as stop:
+        try:
+            finished = (engine or run_local)(job, stop, report)
+        finally:
+            seconds = time.monotonic() - begun
+            rows = job.ledger.rows - before
+            last = {"rows": rows, "seconds": round(seconds, 3)}
+            with nullcontext() if finished else suppress(StorageError):
+                job.ledger.write("finished" if finished else "interrupted", last_run=last)
+    return Summary(finished, job.ledger.rows, job.ledger.errors, len(job.ledger.parts), rows, seconds)
+
+
+def run_local(job: Job, stop: Stop, report: Report) -> bool:
+    """The engine of one process: the network on all cores, files read and decoded in threads."""
+    limits = {"max_bytes": job.settings.max_bytes, "max_pixels": job.settings.max_pixels}
+    predictor = Predictor(job.bundle.folder, **limits)
+    for part in answer(predictor, job.work(), job.settings, job.ledger.folder, job.ledger.job, stop, report):
+        job.ledger.record(part)
+    return not stop.requested
+
+
+def answer(
+    predictor: Predictor,
+    work: Iterable[tuple[Unit, int]],
+    settings: Settings,
+    folder: Folder,
+    job: str,
+    stop: Stop,
+    report: Report,
+) -> Iterator[Part]:
+    """Answer for units of work and yield each part when it stands in the folder.
+
+    A part ends with its unit or at `part_rows`; when `stop` is wanted, the rows so far become a part too.
+    """
+    codes, schema = predictor.bundle.codes, answers.schema(predictor.bundle.codes, embedding=settings.embedding)
+    writer: PartWriter | None = None
+    items = read_items(work, settings.max_bytes)
+    try:
+        for item, prediction in _answers(predictor, items):
+            if writer is not None and (writer.unit != item.unit or writer.rows == settings.part_rows):
+                yield writer.close(last=writer.unit != item.unit)
+                writer = None
+            if writer is None:
+                writer = PartWriter(folder, schema, job, item.unit, item.row)
+            writer.add(prediction, answers.row(prediction, codes, embedding=settings.embedding))
+            report(Progress(1, int(prediction.status == "error"), item.weight))
+            if stop.requested:
+                break
+        if writer is not None:
+            closing, writer = writer, None
+            yield closing.close(last=not stop.requested)
+    finally:
+        items.close()
+        if writer is not None:
+            writer.discard()
+
+
+def _answers(predictor: Predictor, items: Iterator[Item]) -> Iterator[tuple[Item, Prediction]]:
+    """Pair every item with its answer; the items in between are those that are being decoded."""
+    waiting: deque[Item] = deque()
+
+    def sources() -> Iterator[Any]:
+        for item in items:
+            waiting.append(item)
+            yield item.source
+
+    names = (waiting[-1].name for _ in iter(int, 1))
+    aspects = (waiting[-1].frame_aspect for _ in iter(int, 1))
+    for prediction in predictor.predict_many(sources(), names=names, frame_aspects=aspects):
+        yield waiting.popleft(), prediction
+
+
+def _alone(folder: Folder) -> AbstractContextManager[None]:
+    return nullcontext() if storage.is_url(folder.path) else _locked(folder)
+
+
+@contextmanager
+def _locked(folder: Folder) -> Iterator[None]:
+    """Hold a lock on a local folder's shard, which the system frees however the process ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    try:
+        Path(folder.path).mkdir(parents=True, exist_ok=True)
+        file = open(f"{folder.path}/.lock{folder.tag}", "w")  # noqa: SIM115
+    except OSError as error:
+        raise StorageError(
+            f"{folder.path} cannot be written to: {error.strerror or error}.", remedy="Choose another folder."
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"Another process is working on {folder.path}.", remedy="Wait for it, or choose another folder."
+            ) from None
+        except OSError:  # a network file system without locks
+            pass
+        yield
+
+
+READ_AHEAD = 32
+FETCH_THREADS = 16
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of a unit.
+
+    Attributes:
+        unit, row: number of the unit, and the item's place in it.
+        name: what its row is called.
+        source: a local path, bytes, or why there are none.
+        weight: how much of the job it is, in the units of `Source.weight`.
+    """
+
+    unit: int
+    row: int
+    name: str
+    source: str | bytes | ImageError
+    frame_aspect: float | None
+    weight: float
+
+
+def read_items(work: Iterable[tuple[Unit, int]], max_bytes: int) -> Generator[Item]:
+    """Yield the items of (unit, how many of its first rows to pass over), one after the other.
+
+    At most about `READ_AHEAD` images are held. Close the generator to stop reading.
+    """
+    fetcher = storage.Fetcher(max_bytes)
+    with ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="dermlens-fetch") as pool:
+        for unit, skip in work:
+            if unit.tar is not None:
+                yield from _read_ahead(_tar_items(unit, unit.tar, skip, max_bytes))
+            else:
+                yield from _files(unit, skip, fetcher, pool)
+
+
+def _tar_items(unit: Unit, tar: Source, skip: int, max_bytes: int) -> Iterator[Item]:
+    before = 0
+    for row, (name, data, offset) in enumerate(read_tar(tar.path, max_bytes)):
+        if row >= skip:
+            weight = max(0, offset - before) / BYTES_AN_IMAGE
+            yield Item(unit.number, row, name, data, tar.frame_aspect, weight)
+        before = max(before, offset)
+
+
+def _files(unit: Unit, skip: int, fetcher: storage.Fetcher, pool: ThreadPoolExecutor) -> Iterator[Item]:
+    waiting: deque[tuple[int, Source, Future[bytes | ImageError] | None]] = deque()
+    left = enumerate(islice(unit.sources, skip, None), skip)
+    while True:
+        for row, source in islice(left, READ_AHEAD - len(waiting)):
+            far = storage.is_url(source.path)
+            waiting.append((row, source, pool.submit(fetcher.fetch, source.path) if far else None))
+        if not waiting:
+            return
+        row, source, future = waiting.popleft()
+        data = source.path if future is None else future.result()
+        yield Item(unit.number, row, source.path, data, source.frame_aspect, source.weight)
+
+
+def _read_ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield items that a background thread reads; at most `READ_AHEAD` wait."""
+    ready: queue.Queue[T | _End] = queue.Queue(READ_AHEAD)
+    stopped = threading.Event()
+    thread = threading.Thread(target=_fill, args=(items, ready, stopped), name="dermlens-read", daemon=True)
+    thread.start()
+    try:
+        while not isinstance(item := ready.get(), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        stopped.set()
+
+
+@dataclass(frozen=True)
+class _End:
+    error: BaseException | None = None
+
+
+def _fill(items: Iterator[T], ready: queue.Queue[T | _End], stopped: threading.Event) -> None:
+    def put(item: T | _End) -> bool:
+        while not stopped.is_set():
+            try:
+                ready.put(item, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    try:
+        for item in items:
+            if not put(item):
+                return
+        put(_End())
+    except BaseException as error:  # it belongs to the reader of the items
+        put(_End(error))

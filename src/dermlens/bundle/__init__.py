@@ -1,0 +1,1 @@
+"""What a model stores: the bundle folder, its card, and the facts that judge an answer."""

@@ -1,0 +1,188 @@
+"""The same features on Ray: actors of one core, each with one compiled network, and no TensorFlow.
+
+A worker gets the names of a chunk's images and gives its outputs back through the object store, so that only the
+driver's machine holds the cache. Images are read where the worker is; to a node that does not see them their bytes
+are sent with each chunk.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import openvino as ov
+
+from dermlens.cluster.crew import (
+    OBJECT_STORE_BYTES,
+    TRIES,
+    WAITING_A_WORKER,
+    Crew,
+    Lost,
+    as_here,
+    cluster_cores,
+    connected,
+    fetch,
+    share,
+)
+from dermlens.data.records import Record
+from dermlens.errors import DermlensError, ImageError
+from dermlens.inference.runtime import batch_for, compile_graph, shape_of
+from dermlens.training.features import CHUNK, DECODE_THREADS, Engine, Found, Images, Wanted, outputs
+
+
+def ray_features(address: str | None = None, workers: int | None = None) -> Engine:
+    """Return the engine.
+
+    Args:
+        address: of a running cluster ("auto", "host:6379"); a local one is started when None.
+        workers: actors of one core; as many as the cluster has cores by default. Every node must have dermlens with
+            the extra `scale`, and should reach the images under the same names.
+    """
+
+    def run(graph: ov.Model, images: Images, wanted: Wanted, starts: Sequence[int]) -> Found:
+        return _chunks(graph, images, wanted, starts, address, workers)
+
+    return run
+
+
+def _chunks(
+    graph: ov.Model,
+    images: Images,
+    wanted: Wanted,
+    starts: Sequence[int],
+    address: str | None,
+    workers: int | None,
+) -> Found:
+    one = int(np.prod(shape_of(graph, wanted.output, 1)))
+    chunk_bytes = np.dtype(wanted.dtype).itemsize * one * CHUNK * (1 + wanted.view_count)
+    at_once = (workers or os.cpu_count() or 1) * (1 + WAITING_A_WORKER)
+    with connected(address, workers, OBJECT_STORE_BYTES + at_once * chunk_bytes):
+        cores = cluster_cores()
+        crew = Crew(_Worker, (wanted, _witness(images)), min(workers or cores, cores))
+        shared = share(_written(graph))
+        units = ((shared, start, _named(images.chunk(start)), None) for start in starts)
+        with closing(crew.run(units)) as found:
+            for item in found:
+                if item is None:
+                    continue
+                (_, start, chunk, _), outcome = item
+                if isinstance(outcome, Lost):
+                    raise _killer(chunk)
+                if outcome.stopped_by is not None:
+                    raise as_here(*outcome.stopped_by)
+                if outcome.array is None:  # the node does not see the images
+                    crew.add((shared, start, chunk, _bytes_of(chunk)))
+                else:
+                    yield start, outcome.array
+
+
+@dataclass(frozen=True)
+class _Witness:
+    """A file by which a node can tell whether it sees the images: absolute name and size."""
+
+    path: str
+    size: int
+
+
+def _witness(images: Images) -> _Witness:
+    path = os.path.abspath(images.records[0].path)
+    return _Witness(path, os.path.getsize(path) if os.path.isfile(path) else 0)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """Outputs (images, 1 + view_count, ...), or what stopped the worker, or neither: it does not see the images."""
+
+    array: np.ndarray | None = None
+    stopped_by: tuple[str, dict[str, str]] | None = None
+
+
+class _Worker:
+    """One core, one compiled network."""
+
+    def __init__(self, wanted: Wanted, witness: _Witness) -> None:
+        cv2.setNumThreads(1)
+        self._wanted, self._compiled = wanted, None
+        self._sees = os.path.isfile(witness.path) and os.path.getsize(witness.path) == witness.size
+
+    def answer(self, shared: list[Any], start: int, images: Images, files: list[bytes] | None) -> _Outcome:
+        """Compute a chunk; an error of dermlens comes back as a value.
+
+        Args:
+            shared: reference to the graph.
+            files: the images' bytes, for a node that does not see them.
+        """
+        if files is None and not self._sees:
+            return _Outcome()
+        try:
+            compiled = self._compiled = self._compiled or self._load(fetch(shared))
+            with tempfile.TemporaryDirectory(prefix="dermlens-chunk-") as place:
+                here = images if files is None else _laid_down(images, files, Path(place))
+                pixels = [self._wanted.pixels(r, h) for r, h in zip(here.records, here.hashes, strict=True)]
+            return _Outcome(outputs(compiled, pixels, self._wanted))
+        except DermlensError as error:
+            return _Outcome(stopped_by=(type(error).__name__, error.as_dict()))
+
+    def _load(self, files: tuple[bytes, bytes]) -> ov.CompiledModel:
+        graph = ov.Core().read_model(files[0], files[1])
+        return compile_graph(graph, batch=batch_for(self._wanted.spec.size_px), threads=1)
+
+    def pid(self) -> int:
+        """Return the number of the process."""
+        return os.getpid()
+
+
+def _named(images: Images) -> Images:
+    """Give the images names that hold in another working folder."""
+    return Images([replace(r, path=Path(os.path.abspath(r.path))) for r in images.records], images.hashes)
+
+
+def _laid_down(images: Images, files: Sequence[bytes], place: Path) -> Images:
+    """Write the bytes to files of this node and return the images with their names there."""
+    records = []
+    for index, (record, data) in enumerate(zip(images.records, files, strict=True)):
+        path = place / f"{index}{Path(record.path).suffix}"
+        path.write_bytes(data)
+        records.append(replace(record, path=path))
+    return Images(records, images.hashes)
+
+
+def _bytes_of(images: Images) -> list[bytes]:
+    with ThreadPoolExecutor(max_workers=DECODE_THREADS) as pool:
+        return list(pool.map(_read, images.records))
+
+
+def _read(record: Record) -> bytes:
+    try:
+        return Path(record.path).read_bytes()
+    except OSError as error:
+        raise ImageError(
+            f"{record.path} cannot be read: {error.strerror or error}.",
+            remedy="Bring it back, or leave it out of the data set.",
+            code="unreadable",
+        ) from error
+
+
+def _written(graph: ov.Model) -> tuple[bytes, bytes]:
+    """Return the graph as XML and weights, all of it float32."""
+    with tempfile.TemporaryDirectory(prefix="dermlens-trunk-") as place:
+        path = Path(place, "trunk.xml")
+        ov.save_model(graph, path, compress_to_fp16=False)
+        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
+
+
+def _killer(images: Images) -> DermlensError:
+    first, last = images.records[0].path, images.records[-1].path
+    return DermlensError(
+        f"The {len(images.records)} images from {str(first)!r} to {str(last)!r} ended their worker {TRIES + 1} times.",
+        remedy="Give the workers more memory, or look for the file with `dermlens audit`; --resume goes on from there.",
+        code="worker_died",
+    )

@@ -1,0 +1,150 @@
+"""Files and folders that are replaced whole or not at all, SHA-256 digests, and the one cache in the user's folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+CACHE_MAX_BYTES = 2_000_000_000  # of all kept values together; the oldest in use go first
+_KEYS_AT_ONCE = 500  # SQLite's oldest limit on the parameters of a statement is 999
+
+
+def sha256_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Give a hidden path beside `path`, with its ending, to write to; when all went well it takes the place of `path`.
+
+    A failure, a kill or a full disk leaves what was there before.
+
+    Raises:
+        OSError: no space or no permission.
+    """
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}-new{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file (UTF-8) whole; one that holds the same text is not touched. Raises OSError."""
+    with suppress(OSError, ValueError):
+        if path.read_text(encoding="utf-8") == text:
+            return
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty folder beside `folder` to fill; when all went well it takes the place of `folder`.
+
+    Raises:
+        OSError: no space or no permission; what was there before is untouched.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Move a folder into the place of another, which is removed only when that went well. Raises OSError."""
+    if not folder.exists():
+        os.replace(new, folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+    os.replace(folder, old / folder.name)
+    try:
+        os.replace(new, folder)
+    except OSError:
+        os.replace(old / folder.name, folder)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def cache_folder() -> Path:
+    """Return where dermlens keeps what it can make again: DERMLENS_CACHE, or its folder in the user's cache."""
+    own = os.environ.get("DERMLENS_CACHE")
+    if own:
+        return Path(own)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("dermlens", appauthor=False)
+
+
+class Cache:
+    """Numbers that can be computed again, kept by key in one SQLite file below the user's cache folder.
+
+    No cache is ever a reason to fail: one that is full, locked, damaged or not allowed answers with nothing and keeps
+    nothing. Several processes may use it at once.
+
+    Args:
+        area: what the values are, with the version of their maker ("audit-facts-2"); keys of other areas are apart.
+        folder: where `cache.sqlite` lies; `cache_folder()` when None.
+        max_bytes: of all values of all areas; those that were not used for longest are removed first.
+    """
+
+    def __init__(self, area: str, folder: Path | None = None, *, max_bytes: int = CACHE_MAX_BYTES) -> None:
+        self.area = area
+        self.path = (cache_folder() if folder is None else folder) / "cache.sqlite"
+        self.max_bytes = max_bytes
+
+    def load(self, keys: Iterable[str]) -> dict[str, bytes]:
+        """Return the values that are kept, by key; a key without one is left out."""
+        wanted, found = list(keys), dict[str, bytes]()
+        with suppress(OSError, sqlite3.Error), closing(self._connect()) as store, store:
+            for start in range(0, len(wanted), _KEYS_AT_ONCE):
+                some = wanted[start : start + _KEYS_AT_ONCE]
+                marks = ",".join("?" * len(some))
+                where = f"area = ? AND key IN ({marks})"
+                found.update(store.execute(f"SELECT key, value FROM kept WHERE {where}", [self.area, *some]))
+                store.execute(f"UPDATE kept SET used = unixepoch('subsec') WHERE {where}", [self.area, *some])
+        return found
+
+    def save(self, values: Mapping[str, bytes]) -> None:
+        """Keep values by key; an older value of the same key is replaced."""
+        with suppress(OSError, sqlite3.Error), closing(self._connect()) as store, store:
+            rows = ((self.area, key, value, len(value)) for key, value in values.items())
+            store.executemany("REPLACE INTO kept VALUES (?, ?, ?, ?, unixepoch('subsec'))", rows)
+            store.execute(
+                "DELETE FROM kept WHERE rowid IN (SELECT rowid FROM (SELECT rowid, sum(bytes) OVER "
+                "(ORDER BY used DESC, rowid DESC) AS so_far FROM kept) WHERE so_far > ?)",
+                [self.max_bytes],
+            )
+
+    def _connect(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        store = sqlite3.connect(self.path, timeout=10)
+        try:
+            store.execute(
+                "CREATE TABLE IF NOT EXISTS kept "
+                "(area TEXT, key TEXT, value BLOB, bytes INTEGER, used REAL, PRIMARY KEY (area, key))"
+            )
+        except sqlite3.DatabaseError as error:
+            store.close()
+            if not isinstance(error, sqlite3.OperationalError):  # the file is damaged: the next call begins a new one
+                self.path.unlink(missing_ok=True)
+            raise
+        return store

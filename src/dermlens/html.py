@@ -1,0 +1,78 @@
+"""Every HTML page of dermlens: one Jinja2 environment that escapes by itself, one base template, no outside address."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dermlens.errors import StorageError, UsageError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a template of `templates/` filled in; every value is escaped, and a missing one is an error."""
+    return _environment().get_template(template).render(**values)
+
+
+def write_page(path: Path, template: str, **values: Any) -> None:
+    """Write a filled-in template as a self-contained page.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(render(template, **values), encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise StorageError(
+            f"The page could not be written to {path}: {error.strerror or error}.",
+            remedy="Choose another place for it, or free some space.",
+        ) from error
+
+
+def data_uri(content: bytes, kind: str = "image/png") -> str:
+    """Return bytes as a `data:` address, for a picture that is a part of its page."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page that an audit or an evaluation wrote, for the last line of a notebook cell: a sandboxed frame.
+
+    Attributes:
+        path: the file.
+        height_px: of the frame; the page scrolls inside.
+    """
+
+    path: Path | str
+    height_px: int = 600
+
+    def _repr_html_(self) -> str:
+        try:
+            page = Path(self.path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise UsageError(
+                f"The page {self.path} cannot be read: {error.strerror or error}.",
+                remedy="Give report.html of an evaluation or audit.html of an audit.",
+            ) from error
+        return render("frame.html", name=Path(self.path).name, page=page, height_px=int(self.height_px))

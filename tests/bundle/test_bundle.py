@@ -1,0 +1,119 @@
+"""The artefact: what is written is what is read, and damage is noticed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiny
+from dermlens.bundle import bundle as bundles
+from dermlens.bundle.bundle import find_bundle, load_bundle
+from dermlens.errors import BundleError, StorageError
+
+
+def test_a_written_bundle_loads_with_all_it_holds(tmp_path: Path) -> None:
+    seen = {
+        "train": {"content_hashes": ["a" * 32], "lesion_ids": ["L1"], "isic_ids": []},
+        "test": {"lesion_ids": ["L9"]},
+    }
+    bundle = load_bundle(tiny.write(tmp_path / "b", seen=seen))
+    assert bundle.codes == tiny.CODES
+    assert bundle.input_spec.size_px == tiny.SIZE_PX
+    assert bundle.calibration.temperature == 2.0
+    weights, bias = bundle.head()
+    np.testing.assert_array_equal(weights, tiny.WEIGHTS)
+    np.testing.assert_array_equal(bias, tiny.BIAS)
+    known = bundle.seen()
+    assert known.reason("a" * 64, None, None) == "same image"
+    assert known.reason("b" * 64, "L1", None) == "same lesion"
+    assert known.reason("b" * 64, "L9", "ISIC_0000001") is None, "test lesions were not learned from"
+
+
+@pytest.mark.parametrize("name", ["graph.bin", "graph.xml", "head.npz", "seen.json", "MODEL_CARD.md"])
+def test_one_changed_byte_in_any_file_is_noticed(tmp_path: Path, name: str) -> None:
+    path = tiny.write(tmp_path / "b") / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(BundleError, match=name) as caught:
+        load_bundle(tmp_path / "b")
+    assert caught.value.code == "bundle_damaged"
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda folder: (folder / "graph.bin").unlink(), "bundle_damaged"),
+        (lambda folder: (folder / "bundle.json").unlink(), "bundle_missing"),
+        (lambda folder: (folder / "bundle.json").write_text("{"), "bundle_damaged"),
+        (lambda folder: (folder / "bundle.json").write_text("[]"), "bundle_version"),
+        (lambda folder: _edit(folder, schema="dermlens/bundle/9"), "bundle_version"),
+        (lambda folder: _edit(folder, files=None), "bundle_damaged"),
+        (lambda folder: _edit(folder, classes=[{}]), "bundle_damaged"),
+        (lambda folder: _edit(folder, calibration={}), "bundle_damaged"),
+        (lambda folder: _edit(folder, input={"size_px": "big"}), "bundle_damaged"),
+        (lambda folder: _edit(folder, precision=None), "bundle_damaged"),
+        (lambda folder: _edit(folder, precision={"policy": "bf16", "gate": None}), "bundle_damaged"),
+        (lambda folder: _edit(folder, precision={"policy": "bf16", "gate": {"passed": False}}), "bundle_damaged"),
+        (lambda folder: _edit(folder, data={}), "bundle_damaged"),
+        (lambda folder: _edit(folder, calibration_fit=None), "bundle_damaged"),
+        (lambda folder: _edit(folder, files={"graph.xml": "0" * 64}), "bundle_damaged"),
+    ],
+)
+def test_every_damage_is_a_bundle_error_with_a_remedy(tmp_path: Path, change: object, code: str) -> None:
+    folder = tiny.write(tmp_path / "b")
+    change(folder)  # type: ignore[operator]
+    with pytest.raises(BundleError) as caught:
+        load_bundle(folder)
+    assert caught.value.remedy
+    assert caught.value.code == code
+
+
+def _edit(folder: Path, **changes: object) -> None:
+    path = folder / "bundle.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("basic_ios::clear: No space")])
+def test_a_failed_write_leaves_the_old_bundle_whole(tmp_path: Path, error: Exception) -> None:
+    folder = tiny.write(tmp_path / "b", version="1")
+
+    def no_space(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise error  # OpenVINO raises RuntimeError
+
+    with pytest.raises(StorageError, match="No space"):
+        bundles.write_bundle(
+            folder,
+            tiny.card(version="2"),
+            head=(tiny.WEIGHTS, tiny.BIAS),
+            seen={},
+            write_graph=no_space,
+            model_card="",
+        )
+    assert load_bundle(folder).version == "1"
+    assert [p.name for p in tmp_path.iterdir()] == ["b"], "no half-written folder stays behind"
+
+
+def test_a_copy_replaces_what_stood_there_and_is_sound(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "old", version="1")
+    bundles.copy_bundle(tiny.write(tmp_path / "new", version="2"), tmp_path / "old")
+    assert load_bundle(tmp_path / "old").version == "2"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "old"]
+
+
+def test_a_new_bundle_replaces_the_old_one(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "b", version="1")
+    assert load_bundle(tiny.write(tmp_path / "b", version="2")).version == "2"
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_run_folder_and_a_bundle_folder_both_mean_the_bundle(tmp_path: Path) -> None:
+    tiny.write(tmp_path / "run" / "bundle")
+    assert find_bundle(tmp_path / "run") == tmp_path / "run" / "bundle"
+    assert find_bundle(str(tmp_path / "run" / "bundle")) == tmp_path / "run" / "bundle"
+    with pytest.raises(BundleError, match="No model 'nothing'"):
+        find_bundle("nothing")
