@@ -11,32 +11,38 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from dermlens import Predictor
-from dermlens.serving.server import make_server
+from dermlens.serving.server import DrainingServer, make_server
 from dermlens.serving.settings import Settings
 
 START_S = 120
 
 
 @contextmanager
-def in_thread(model: Path | str, predictor: Predictor | None = None, **settings: Any) -> Iterator[int]:
-    """Serve from a thread with these settings; gives the port."""
-    server = make_server(predictor or Predictor(model), Settings(**settings), "127.0.0.1", 0)
+def running(predictor: Predictor, **settings: Any) -> Iterator[tuple[DrainingServer, int]]:
+    """Serve from a thread with these settings; gives the server and its port."""
+    server = make_server(predictor, Settings(**settings), "127.0.0.1", 0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + START_S
     while not server.started:
         if time.monotonic() > deadline or not thread.is_alive():
             raise RuntimeError("The server did not start.")
-        time.sleep(0.02)
+        time.sleep(0.005)
     try:
-        yield server.port
+        yield server, int(server.servers[0].sockets[0].getsockname()[1])
     finally:
         server.should_exit = True
         thread.join(timeout=30)
+
+
+@contextmanager
+def in_thread(predictor: Predictor, **settings: Any) -> Iterator[int]:
+    """Serve from a thread with these settings; gives the port."""
+    with running(predictor, **settings) as (_, port):
+        yield port
 
 
 @contextmanager

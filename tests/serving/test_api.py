@@ -154,7 +154,7 @@ def test_health_readiness_and_metrics(client: Client, red: bytes) -> None:
     assert "strange" not in text
 
 
-@pytest.mark.parametrize("path", ["/", "/static/app.js", "/api/v1/model", "/nowhere", "/problems"])
+@pytest.mark.parametrize("path", ["/", "/static/page.js", "/api/v1/model", "/nowhere", "/problems"])
 def test_every_answer_is_guarded(client: Client, path: str) -> None:
     headers = client().get(path).headers
     policy = headers["content-security-policy"]
@@ -166,8 +166,8 @@ def test_every_answer_is_guarded(client: Client, path: str) -> None:
 
 def test_the_page_is_not_sent_twice(client: Client) -> None:
     api = client()
-    first = api.get("/static/app.js")
-    assert api.get("/static/app.js", headers={"if-none-match": first.headers["etag"]}).status_code == 304
+    first = api.get("/static/page.js")
+    assert api.get("/static/page.js", headers={"if-none-match": first.headers["etag"]}).status_code == 304
 
 
 @pytest.mark.parametrize("path", ["/static/../app.py", "/static/%2e%2e/app.py", "/static//etc/passwd", "/.git/config"])

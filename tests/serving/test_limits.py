@@ -81,7 +81,7 @@ def test_without_the_token_nothing_is_answered(client: Client, red: bytes, heade
 def test_with_the_token_everything_and_without_it_page_and_health(client: Client, red: bytes) -> None:
     api = client(token="long-token")
     assert api.post(PREDICT, content=red, headers={**PNG, "authorization": "bearer long-token"}).status_code == 200
-    assert [api.get(path).status_code for path in ("/", "/static/app.js", "/healthz", "/readyz")] == [200] * 4
+    assert [api.get(path).status_code for path in ("/", "/static/page.js", "/healthz", "/readyz")] == [200] * 4
 
 
 def test_a_page_of_another_site_is_refused(client: Client, red: bytes) -> None:

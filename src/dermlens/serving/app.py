@@ -149,8 +149,13 @@ def _sender(body: bytes, media_type: str) -> Callable[[Request], Awaitable[Respo
 def _openapi(app: FastAPI) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document, with the bearer token and the problems."""
     if app.openapi_schema is None:
-        head = {"title": app.title, "version": app.version, "description": app.description}
-        document = get_openapi(**head, routes=app.routes, openapi_version="3.1.0")
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+            openapi_version="3.1.0",
+        )
         components = document.setdefault("components", {})
         components.setdefault("schemas", {})["ProblemShape"] = ProblemShape.model_json_schema()
         components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}

@@ -88,11 +88,7 @@ class Batcher:
         return all(thread.is_alive() for thread in self._threads)
 
     def admit(self) -> None:
-        """Check that one more request may come. Its size does not matter, or a large one would never find room.
-
-        Raises:
-            Problem: `queue_full`; `draining` after `close`.
-        """
+        """Raise Problem unless one more request may come; its size does not matter, or a large one would never fit."""
         if self._closed:
             raise Problem("draining", "The server is stopping and takes no more images.", retry_after_s=2)
         if self.pending >= self._queue_images:
@@ -126,7 +122,9 @@ class Batcher:
                     job.outcome = error if job.outcome is None else job.outcome
             with self._ready:
                 self.pending -= len(batch)
-            _deliver(batch)
+            for job in batch:
+                with suppress(RuntimeError):  # the event loop is closed: nobody waits
+                    job.future.get_loop().call_soon_threadsafe(_resolve, job)
 
     def _take(self) -> list[_Job]:
         """Wait for work; return some images, or one call, or nothing after `close`."""
@@ -194,18 +192,10 @@ def _pixels_of(image: bytes) -> int:
     return header.width_px * header.height_px
 
 
-def _deliver(batch: list[_Job]) -> None:
-    """Give the outcomes to the event loops that wait for them."""
-    for loop in {job.future.get_loop() for job in batch}:
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(_resolve, [job for job in batch if job.future.get_loop() is loop])
-
-
-def _resolve(batch: list[_Job]) -> None:
-    for job in batch:
-        if job.future.done():
-            continue
-        if isinstance(job.outcome, Exception):
-            job.future.set_exception(job.outcome)
-        else:
-            job.future.set_result(job.outcome)
+def _resolve(job: _Job) -> None:
+    if job.future.done():
+        return
+    if isinstance(job.outcome, Exception):
+        job.future.set_exception(job.outcome)
+    else:
+        job.future.set_result(job.outcome)

@@ -129,4 +129,4 @@ class _Answer:
     async def give_up(self, problem: Problem, scope: Scope, receive: Receive) -> None:
         """Answer with a problem, unless an answer has begun: then uvicorn closes the connection."""
         if self.status == 0:
-            await problem.send(scope, receive, self.send)
+            await problem.response()(scope, receive, self.send)

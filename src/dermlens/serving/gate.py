@@ -14,16 +14,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dermlens.serving.problems import Problem
 from dermlens.serving.settings import MIB, Settings
 
 MAX_CLIENTS = 10_000
-
-
-class ClientGone(ConnectionError):
-    """The client closed the connection before its request was complete."""
 
 
 class UploadMemory:
@@ -73,8 +70,8 @@ class Gate:
                 await self._read(receive, parts)
             await self._app(scope, _whole(b"".join(parts), receive), send)
         except Problem as problem:
-            await problem.send(scope, receive, send)
-        except ClientGone:
+            await problem.response()(scope, receive, send)
+        except ClientDisconnect:
             return
         finally:
             self._memory.give_back(sum(map(len, parts)))
@@ -88,12 +85,12 @@ class Gate:
             check_site(headers, scope["method"])
 
     def _check_headers(self, headers: Mapping[bytes, bytes]) -> None:
-        encoding = headers.get(b"content-encoding", b"").strip().lower()
-        if encoding not in (b"", b"identity"):
-            raise Problem("content_encoding", f"Content-Encoding is {_quote(encoding)}. None is allowed.")
-        declared = headers.get(b"content-length", b"0")
-        if not declared.isdigit():
-            raise Problem("length_wrong", f"Content-Length is {_quote(declared)}. It must be a whole number.")
+        encoding = headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
+        if encoding not in ("", "identity"):
+            raise Problem("content_encoding", f"Content-Encoding is {encoding[:40]!r}. None is allowed.")
+        declared = headers.get(b"content-length", b"0").decode("latin-1")
+        if not (declared.isascii() and declared.isdigit()):
+            raise Problem("length_wrong", f"Content-Length is {declared[:40]!r}. It must be a whole number.")
         self._check_length(int(declared))
         self._admit()
 
@@ -114,7 +111,7 @@ class Gate:
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise ClientGone
+                        raise ClientDisconnect
                     part = message.get("body", b"")
                     count += len(part)
                     self._check_length(count)
@@ -143,16 +140,8 @@ def _whole(body: bytes, receive: Receive) -> Receive:
     return receive_whole
 
 
-def _quote(value: bytes) -> str:
-    return repr(value[:40].decode("latin-1"))
-
-
 def check_token(headers: Mapping[bytes, bytes], token: str | None) -> None:
-    """Refuse a request without the right bearer token; the comparison takes the same time for every wrong one.
-
-    Raises:
-        Problem: `unauthorised`.
-    """
+    """Raise Problem without the right bearer token. The comparison takes the same time for every wrong one."""
     if token is None:
         return
     scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
@@ -163,11 +152,7 @@ def check_token(headers: Mapping[bytes, bytes], token: str | None) -> None:
 
 
 def check_site(headers: Mapping[bytes, bytes], method: str) -> None:
-    """Refuse what a page of another site sends through a visitor's browser.
-
-    Raises:
-        Problem: `cross_site`.
-    """
+    """Raise Problem for what a page of another site sends through a visitor's browser."""
     if method not in ("GET", "HEAD") and headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
         raise Problem("cross_site", "The request comes from a page of another site.")
 
@@ -187,11 +172,7 @@ class RateLimit:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def check(self, client: str) -> None:
-        """Count one request.
-
-        Raises:
-            Problem: `rate_limited`.
-        """
+        """Count one request; raise Problem if it is one too many."""
         if self._per_s == 0:
             return
         key, now = _network(client), self._clock()

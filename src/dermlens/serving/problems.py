@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -71,21 +70,20 @@ class Problem(Exception):
         self.detail = detail
         self.retry_after_s = retry_after_s
 
-    def response(self) -> Response:
+    def as_dict(self) -> dict[str, Any]:
         """Return the members of RFC 9457, with `code` and `remedy`."""
         kind = KINDS[self.code]
-        members: dict[str, Any] = {"type": f"/problems#{self.code}", "title": kind.title, "status": kind.status}
-        members |= {"detail": self.detail, "code": self.code, "remedy": kind.remedy}
+        members = {"type": f"/problems#{self.code}", "title": kind.title, "status": kind.status}
+        return {**members, "detail": self.detail, "code": self.code, "remedy": kind.remedy}
+
+    def response(self) -> Response:
+        status = KINDS[self.code].status
         headers = {"Cache-Control": "no-store"}
         if self.retry_after_s is not None:
             headers["Retry-After"] = str(self.retry_after_s)
-        if kind.status == 401:
+        if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return Response(json.dumps(members, ensure_ascii=False), kind.status, headers, media_type=MEDIA_TYPE)
-
-    async def send(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with this problem from pure ASGI code."""
-        await self.response()(scope, receive, send)
+        return Response(json.dumps(self.as_dict(), ensure_ascii=False), status, headers, media_type=MEDIA_TYPE)
 
 
 def image_problem(error: dict[str, str]) -> Problem:

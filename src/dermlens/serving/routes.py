@@ -25,7 +25,6 @@ from dermlens.serving.envelope import Metrics
 from dermlens.serving.problems import MEDIA_TYPE, Problem, image_problem
 from dermlens.serving.schemas import (
     PREDICTION_EXAMPLE,
-    PROBLEM_EXAMPLE,
     ExplanationShape,
     ModelShape,
     PredictionShape,
@@ -63,11 +62,7 @@ class Service:
         return answers
 
     async def explain(self, image: bytes, code: str | None) -> Explanation:
-        """Return the evidence in one image for a class, the diagnosis when `code` is None.
-
-        Raises:
-            Problem: the image cannot be read, or the class is unknown.
-        """
+        """Return the evidence in one image for a class, the diagnosis when `code` is None. Raises Problem."""
         codes = self.predictor.bundle.codes
         if code is not None and code not in codes:
             raise Problem("unknown_class", f"The model has no class {code[:40]!r}. It has {', '.join(codes)}.")
@@ -239,5 +234,6 @@ def _explained() -> dict[str, Any]:
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe the problems that a route may answer with."""
-    content = {MEDIA_TYPE: {"schema": _ref(ProblemShape), "example": PROBLEM_EXAMPLE}}
+    example = Problem("too_many_pixels", "The image has 81,000,000 pixels. At most 50,000,000 are allowed.")
+    content = {MEDIA_TYPE: {"schema": _ref(ProblemShape), "example": example.as_dict()}}
     return {status: {"description": "See /problems.", "content": content} for status in statuses}

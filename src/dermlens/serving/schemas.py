@@ -121,11 +121,3 @@ PREDICTION_EXAMPLE: dict[str, Any] = {
     "elapsed_ms": 9.1,
     "error": None,
 }
-PROBLEM_EXAMPLE: dict[str, Any] = {
-    "type": "/problems#too_many_pixels",
-    "title": "The image has too many pixels",
-    "status": 422,
-    "detail": "The image given as 81,234 bytes has 9,000 x 9,000 = 81,000,000 pixels. At most 50,000,000 are allowed.",
-    "code": "too_many_pixels",
-    "remedy": "Save a smaller copy.",
-}

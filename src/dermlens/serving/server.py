@@ -118,25 +118,20 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._life = life
         self._drain_s = drain_s
-        self._drained_at: float | None = None
+        self.drained_at: float | None = None  # when it stops accepting connections
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if sig == signal.SIGTERM and not self._life.draining:
             self._life.draining = True
-            self._drained_at = time.monotonic() + self._drain_s
+            self.drained_at = time.monotonic() + self._drain_s
         elif sig == signal.SIGINT:
             self._life.draining = True
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
-        if self._drained_at is not None and time.monotonic() >= self._drained_at:
+        if self.drained_at is not None and time.monotonic() >= self.drained_at:
             self.should_exit = True
         return await super().on_tick(counter)
-
-    @property
-    def port(self) -> int:
-        """The port of a server that has started."""
-        return int(self.servers[0].sockets[0].getsockname()[1])
 
 
 def _protocol(settings: Settings) -> type[asyncio.Protocol]:
