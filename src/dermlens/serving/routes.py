@@ -163,8 +163,7 @@ def _relevance_png(found: Explanation) -> bytes:
 def model_facts(bundle: Bundle, settings: Settings) -> dict[str, Any]:
     """Return the model as one JSON object: classes in plain words, test figures with their intervals, limits."""
     card = bundle.card
-    metrics = card.get("metrics") or {}
-    trust = card.get("trust") or {}
+    metrics, trust = card["metrics"], card["trust"]
     model_card = bundle.folder / "MODEL_CARD.md"
     return {
         "name": bundle.name,
@@ -173,18 +172,18 @@ def model_facts(bundle: Bundle, settings: Settings) -> dict[str, Any]:
         "software": f"dermlens {__version__}",
         "disclaimer": DISCLAIMER,
         "scope": bundle.scope,
-        "modality": card.get("modality"),
+        "modality": card["modality"],
         "classes": [_class(code, name) for code, name in zip(bundle.codes, bundle.names, strict=True)],
         "decision_rule": bundle.decision_rule.as_dict(),
         "calibrated": bundle.calibrated,
         "leaky": bundle.leaky,
         "input": {"size_px": bundle.input_spec.size_px, "framing": bundle.input_spec.framing},
-        "tested_on": {"images": metrics.get("n"), "lesions": metrics.get("n_lesions")},
-        "metrics": {name: metrics[name] for name in FIGURES if name in metrics},
-        "operating_points": list(trust.get("operating_points") or []),
-        "prediction_set_level": (trust.get("prediction_sets") or {}).get("level"),
-        "not_tested_on": list(card.get("data", {}).get("not_tested_on", [])),
-        "licence": card.get("licence"),
+        "tested_on": {"images": metrics["n"], "lesions": metrics["n_lesions"]},
+        "metrics": {name: metrics[name] for name in FIGURES},
+        "operating_points": list(trust["operating_points"]),
+        "prediction_set_level": None if bundle.trust.sets is None else bundle.trust.sets.level,
+        "not_tested_on": list(card["data"]["not_tested_on"]),
+        "licence": card["licence"],
         "limits": settings.limits(),
         "card": model_card.read_text(encoding="utf-8") if model_card.is_file() else "",
     }
