@@ -141,7 +141,7 @@ def test_an_image_is_framed_by_keyboard_and_what_is_framed_is_what_is_read(
     page = watched(address)
     page.set_input_files("#file", str(pictures["wide"]))
     page.get_by_label("Image in its frame").focus()
-    for _ in range(30):
+    for _ in range(15):
         page.keyboard.press("ArrowLeft")
     page.get_by_role("button", name="Read this image").click()
     expect(page.locator(".verdict h2")).to_have_text("Red")
@@ -149,7 +149,7 @@ def test_an_image_is_framed_by_keyboard_and_what_is_framed_is_what_is_read(
     page.get_by_role("button", name="Turn right").click()
     page.get_by_role("button", name="Turn right").click()
     page.get_by_label("Image in its frame").focus()
-    for _ in range(30):
+    for _ in range(15):
         page.keyboard.press("ArrowLeft")
     page.get_by_role("button", name="Read this image").click()
     expect(page.locator(".verdict h2")).to_have_text("Image not suitable")
@@ -237,7 +237,7 @@ def test_a_busy_server_is_asked_again(watched: Open, address: str, pictures: Pic
 
 
 @pytest.mark.long
-def test_a_server_that_is_gone_is_told_and_can_be_tried_again(watched: Open, address: str, pictures: Pictures) -> None:
+def test_a_server_that_is_gone_is_named_and_can_be_tried_again(watched: Open, address: str, pictures: Pictures) -> None:
     page = watched(address, tolerate="ERR_FAILED")
     page.route("**/api/v1/predictions", lambda route: route.abort())
     read(page, pictures["red"])

@@ -73,6 +73,7 @@ def test_every_state_is_accessible(
     assert found == []
 
 
+@pytest.mark.long
 def test_print_shows_the_reading_and_no_controls(watched: Open, real_address: str) -> None:
     page = watched(real_address)
     page.set_input_files("#file", str(EXAMPLES / "MEL_ISIC_0000029.jpg"))

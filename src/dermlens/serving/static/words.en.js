@@ -63,7 +63,7 @@ export default {
     chosen: "the diagnosis",
     ruleNote: (largest) => `${largest} has the highest probability. The diagnosis gives rare diseases the same weight as common ones, so that none is missed.`,
     set: "Cannot be ruled out",
-    setNote: (level) => `These diagnoses fit the picture${level ? ` (level ${level})` : ""}. A common one may be missing even if it is probable, because its pictures nearly always look more typical.`,
+    setNote: (level) => `These diagnoses fit the picture${level ? ` (level ${level})` : ""}. Others are still possible: a common one may be missing even if it is probable, because its pictures nearly always look more typical.`,
     malignancy: "Malignant or premalignant",
     refer: "Refer to a specialist.",
     noRefer: "Below the referral threshold.",

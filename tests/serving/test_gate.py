@@ -121,7 +121,7 @@ def test_one_ipv6_network_is_one_client() -> None:
         limit.check("192.0.2.1")
 
 
-def test_the_rate_limit_is_told_over_http(client: Client) -> None:
+def test_the_rate_limit_is_a_problem_over_http(client: Client) -> None:
     api = client(rate_limit=6)
     assert api.get("/api/v1/model").status_code == 200
     response = api.get("/api/v1/model")
