@@ -1,7 +1,8 @@
-"""A real server for tests: in a thread with any limits, or as a process of its own. Loopback only."""
+"""A real server for tests, in a thread or as a process of its own, and the smallest clients. Loopback only."""
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import socket
@@ -13,11 +14,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import cv2
+
+import tiny
 from dermlens import Predictor
 from dermlens.serving.server import DrainingServer, make_server
 from dermlens.serving.settings import Settings
 
 START_S = 120
+PREDICT = "/api/v1/predictions"
 
 
 @contextmanager
@@ -82,3 +87,32 @@ def _wait_until_open(port: int) -> None:
                 return
         time.sleep(0.05)
     raise RuntimeError("The port did not open.")
+
+
+def post_image(port: int, image: bytes, content_type: str = "image/png") -> int:
+    """Send one image over a connection of its own; return the status."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("POST", PREDICT, image, {"Content-Type": content_type})
+        response = connection.getresponse()
+        response.read()
+        return response.status
+    finally:
+        connection.close()
+
+
+def get_status(port: int, path: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        response.read()
+        return response.status
+    finally:
+        connection.close()
+
+
+def picture(code: str = "RED", suffix: str = ".png", size: tuple[int, int] = (40, 40)) -> bytes:
+    """Return an encoded image of a class's colour."""
+    _, data = cv2.imencode(suffix, tiny.colour(code, size)[:, :, ::-1])
+    return data.tobytes()

@@ -13,7 +13,7 @@ from dermlens import Predictor
 from dermlens.inference.predictor import PixelBudget
 from dermlens.serving.batching import Batcher
 from dermlens.serving.problems import Problem
-from serving_requests import picture
+from live import picture
 
 
 def test_many_requests_at_once_are_each_given_their_own_answers(predictor: Predictor, pictures: list[bytes]) -> None:

@@ -20,7 +20,7 @@ import live
 import waiting
 from dermlens import Predictor
 from dermlens.serving.server import listen
-from serving_requests import get_status, post_image
+from live import get_status, post_image
 
 CLIENTS = 200
 
@@ -54,7 +54,7 @@ def test_sigterm_answers_what_is_in_flight_and_takes_no_more(predictor: Predicto
         stop.set()
         for thread in threads:
             thread.join(30)
-        server.drained_at = 0  # the drain time is over
+        server.drain_end = 0  # the drain time is over
         waiting.until_refused(port)
     assert set(results) == {"200"}, results
 

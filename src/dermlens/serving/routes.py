@@ -66,9 +66,9 @@ class Service:
         codes = self.predictor.bundle.codes
         if code is not None and code not in codes:
             raise Problem("unknown_class", f"The model has no class {code[:40]!r}. It has {', '.join(codes)}.")
-        explaining = self.batcher.call(lambda: self.predictor.explain(image, code, name="image-1"), image)
+        work = self.batcher.call(lambda: self.predictor.explain(image, code, name="image-1"), image)
         try:
-            found: Explanation = await self._in_time(explaining)
+            found: Explanation = await self._in_time(work)
         except ImageError as error:
             raise image_problem(error.as_dict()) from None
         return found
@@ -91,7 +91,7 @@ def api_routes(service: Service) -> APIRouter:
     @router.post(
         "/predictions",
         summary="Classify images",
-        responses={200: _answers(), **upload_problems},
+        responses={200: _prediction_answers(), **upload_problems},
         openapi_extra={"requestBody": _request_body()},
     )
     async def predictions(request: Request) -> Response:
@@ -106,7 +106,7 @@ def api_routes(service: Service) -> APIRouter:
     @router.post(
         "/explanations",
         summary="Show the evidence for a class in one image",
-        responses={200: _explained(), **upload_problems},
+        responses={200: _explanation_answers(), **upload_problems},
         openapi_extra={"requestBody": _request_body("code", several=False)},
     )
     async def explanations(
@@ -210,7 +210,7 @@ def _ref(shape: type[Any]) -> dict[str, str]:
     return {"$ref": f"#/components/schemas/{shape.__name__}"}
 
 
-def _answers() -> dict[str, Any]:
+def _prediction_answers() -> dict[str, Any]:
     examples = {
         "one": {"summary": "One image", "value": PREDICTION_EXAMPLE},
         "several": {"summary": "Several images", "value": {"predictions": [PREDICTION_EXAMPLE]}},
@@ -222,7 +222,7 @@ def _answers() -> dict[str, Any]:
     }
 
 
-def _explained() -> dict[str, Any]:
+def _explanation_answers() -> dict[str, Any]:
     binary = {"schema": {"type": "string", "format": "binary"}}
     return {
         "description": "A PNG; with `Accept: application/json` both pictures and the prediction.",

@@ -118,18 +118,18 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._life = life
         self._drain_s = drain_s
-        self.drained_at: float | None = None  # when it stops accepting connections
+        self.drain_end: float | None = None  # when it stops accepting connections
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if sig == signal.SIGTERM and not self._life.draining:
             self._life.draining = True
-            self.drained_at = time.monotonic() + self._drain_s
+            self.drain_end = time.monotonic() + self._drain_s
         elif sig == signal.SIGINT:
             self._life.draining = True
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
-        if self.drained_at is not None and time.monotonic() >= self.drained_at:
+        if self.drain_end is not None and time.monotonic() >= self.drain_end:
             self.should_exit = True
         return await super().on_tick(counter)
 

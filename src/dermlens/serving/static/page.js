@@ -2,7 +2,7 @@
 import { Refused, server } from "./api.js";
 import { button, capital, dialog, dot, h, reticle, say } from "./dom.js";
 import { openHistory, remember } from "./history.js";
-import { cut, drawn, framer, loadBitmap, openCamera, untouched } from "./picture.js";
+import { canvasOf, cut, framer, loadBitmap, openCamera, wholeFrame } from "./picture.js";
 import { compareView, resultView, verdict } from "./result.js";
 import { fillStatic, S } from "./words.js";
 
@@ -13,13 +13,13 @@ const stage = document.getElementById("stage");
 const state = { engine: server, model: null, items: [], current: 0, comparing: false, opacity: 0.45, busy: false, count: 0 };
 
 const current = () => state.items[state.current];
-const finished = () => state.items.filter((item) => item.status === "done");
+const answered = () => state.items.filter((item) => item.status === "done");
 const unread = () => state.items.filter((item) => item.status === "new" || item.status === "failed");
 
 async function put(file, name, more = {}) {
   const id = (state.count += 1);
   const bitmap = await loadBitmap(file);
-  state.items.push({ id, name, file, bitmap, view: untouched(), status: "new", ...more });
+  state.items.push({ id, name, file, bitmap, view: wholeFrame(), status: "new", ...more });
 }
 
 async function add(files, name) {
@@ -134,7 +134,7 @@ function strip() {
       state.current = index;
       render(".thumb[aria-current=true]");
     },
-  }, drawn(item, THUMB_PX, { "aria-hidden": "true" }), h("span", {}, label(item)))));
+  }, canvasOf(item, THUMB_PX, { "aria-hidden": "true" }), h("span", {}, label(item)))));
   const more = picker((open) => button("+", open, { class: "thumb more", "aria-label": S.strip.add, title: S.strip.add }));
   return h("ul", { class: "strip", "aria-label": S.strip.label }, thumbs, h("li", {}, more));
 }
@@ -145,7 +145,7 @@ function actionsOf(item) {
       item.status = "new";
       render("canvas");
     }),
-    compare: finished().length > 1 && (() => {
+    compare: answered().length > 1 && (() => {
       state.comparing = true;
       render("h2");
     }),
@@ -157,7 +157,7 @@ function actionsOf(item) {
 function view() {
   const item = current();
   if (!item) return startView();
-  if (state.comparing) return compareView(finished(), state.model, () => show(state.current));
+  if (state.comparing) return compareView(answered(), state.model, () => show(state.current));
   if (item.status === "done" || item.status === "failed") return resultView(item, state, actionsOf(item), strip());
   return prepareView(item);
 }

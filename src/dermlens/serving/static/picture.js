@@ -7,7 +7,7 @@ const LOSSLESS_PX = 1024;
 const STEP = 0.04;
 const MAX_ZOOM = 6;
 
-export const untouched = () => ({ turn: 0, zoom: 1, x: 0, y: 0 }); // quarter turns; shift as a share of the side
+export const wholeFrame = () => ({ turn: 0, zoom: 1, x: 0, y: 0 }); // quarter turns; shift as a share of the side
 
 export async function loadBitmap(blob) {
   let bitmap;
@@ -24,7 +24,7 @@ export async function loadBitmap(blob) {
   return smaller;
 }
 
-export function drawn(item, size, props = {}) {
+export function canvasOf(item, size, props = {}) {
   // A new canvas with the framed picture; empty where the browser cannot show the file.
   const canvas = h("canvas", { width: size, height: size, ...props });
   if (item.bitmap) draw(canvas, item.bitmap, item.view);
@@ -59,10 +59,10 @@ export async function cut(item, framing) {
   const unchanged = turn === 0 && zoom === 1 && x === 0 && y === 0;
   if (!item.bitmap || (unchanged && framing === "centre_crop")) return item.file;
   const side = Math.round(Math.min(item.bitmap.width, item.bitmap.height) / zoom);
-  return encoded(drawn(item, Math.max(64, side)), side <= LOSSLESS_PX ? "image/png" : "image/jpeg");
+  return encode(canvasOf(item, Math.max(64, side)), side <= LOSSLESS_PX ? "image/png" : "image/jpeg");
 }
 
-function encoded(canvas, type) {
+function encode(canvas, type) {
   // Chromium's toBlob waits until the page is idle, on a busy machine for seconds.
   return blobOf(canvas.toDataURL(type, 0.95).split(",")[1], type);
 }
@@ -71,7 +71,7 @@ const blobOf = (base64, type) => new Blob([Uint8Array.from(atob(base64), (letter
 
 export function framer(item) {
   // The picture in its frame, to be moved with pointer, wheel or keys, and the controls below it.
-  const canvas = drawn(item, 1024, { tabIndex: 0, "aria-label": S.prepare.canvas, role: "application" });
+  const canvas = canvasOf(item, 1024, { tabIndex: 0, "aria-label": S.prepare.canvas, role: "application" });
   const zoom = h("input", { type: "range", id: "zoom", min: 1, max: MAX_ZOOM, step: 0.01, value: item.view.zoom });
   const change = (by) => {
     Object.assign(item.view, by(item.view));
@@ -87,7 +87,7 @@ export function framer(item) {
     button("⟲", turn(-1), { class: "icon", "aria-label": S.prepare.left, title: S.prepare.left }),
     button("⟳", turn(1), { class: "icon", "aria-label": S.prepare.right, title: S.prepare.right }),
     h("label", { class: "slider" }, h("span", {}, S.prepare.zoom), zoom),
-    button(S.prepare.reset, () => change(untouched), { class: "quiet" }));
+    button(S.prepare.reset, () => change(wholeFrame), { class: "quiet" }));
   return [canvas, controls];
 }
 
@@ -170,7 +170,7 @@ export async function openCamera(taken) {
     const canvas = h("canvas", { width: video.videoWidth, height: video.videoHeight });
     canvas.getContext("2d").drawImage(video, 0, 0);
     node.close();
-    taken(encoded(canvas, "image/jpeg"));
+    taken(encode(canvas, "image/jpeg"));
   }
 
   await start({ facingMode: "environment" });

@@ -1,6 +1,6 @@
 // Answers: one with its heat map, two side by side, and one as a file.
 import { button, capital, dot, h, percent, when } from "./dom.js";
-import { drawn, heatMap } from "./picture.js";
+import { canvasOf, heatMap } from "./picture.js";
 import { S } from "./words.js";
 
 const classOf = (model, code) => model.classes.find((each) => each.code === code) ?? { code, name: code, malignancy: "unknown" };
@@ -16,7 +16,7 @@ export function verdict(item) {
 }
 
 function photo(item) {
-  const canvas = drawn(item, 1024, { role: "img", "aria-label": S.result.imageAlt(item.name, verdict(item)) });
+  const canvas = canvasOf(item, 1024, { role: "img", "aria-label": S.result.imageAlt(item.name, verdict(item)) });
   return item.bitmap ? canvas : h("p", {}, S.result.noPicture);
 }
 
@@ -128,8 +128,8 @@ function malignancy({ malignant_probability: share, referral }, model) {
   fill.style.width = `${share * 100}%`;
   const gauge = h("span", { class: "gauge", "aria-hidden": "true" }, fill);
   const point = model.operating_points.find(({ name }) => name === referral?.operating_point);
-  const grave = model.classes.filter(({ malignancy: kind }) => kind.endsWith("malignant")).map(({ code }) => code);
-  if (point && [...point.codes].sort().join() === grave.sort().join()) { // the threshold is of the same classes as the scale
+  const dangerous = model.classes.filter(({ malignancy: kind }) => kind.endsWith("malignant")).map(({ code }) => code);
+  if (point && [...point.codes].sort().join() === dangerous.sort().join()) { // the threshold is of the same classes as the scale
     const tick = h("b", {});
     tick.style.left = `${referral.threshold * 100}%`;
     gauge.append(tick);
