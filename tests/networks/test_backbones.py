@@ -46,7 +46,7 @@ def family() -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module", params=["b0", "v2-b0"])
+@pytest.fixture(scope="module", params=["b0", pytest.param("v2-b0", marks=pytest.mark.long)])
 def random_model(request: pytest.FixtureRequest) -> keras.Model:
     keras.utils.set_random_seed(3)
     return settle(build_backbone(request.param, size_px=SIZE, weights="none"))
