@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def test_the_results_are_the_bundles() -> None:
-    spec = importlib.util.spec_from_file_location("results", ROOT / "scripts" / "results.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for begin, make in module.PARTS.items():
-        assert module.in_readme(begin) == make(), "run `.venv/bin/python scripts/results.py --write`"
 
 
 def test_the_first_screen_says_what_it_is_shows_the_page_and_names_two_commands_and_three_results() -> None:
