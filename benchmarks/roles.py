@@ -16,7 +16,8 @@ def embedded_bundle() -> Bundle:
 
 def embedded_roles(bundle: Bundle, data: Path) -> dict[str, Labelled]:
     """Return role -> images."""
-    from dermlens.training.default_model import default_dataset
     from dermlens.training.refit import roles_of
+
+    from scripts.default_model.dataset import default_dataset
 
     return roles_of(bundle, default_dataset(data, CONSOLE), CONSOLE)

@@ -122,7 +122,7 @@ def answers(folder: Path, role: str, data: Path) -> Answers:
 
 def _logits(bundle: Bundle, rows: list[dict[str, str]], data: Path) -> np.ndarray:
     """Return the logits (n, classes) of images, framed as in the training."""
-    from dermlens.training.default_model import FRAME_ASPECT
+    from scripts.default_model.dataset import FRAME_ASPECT
 
     def pixels(row: Mapping[str, str]) -> np.ndarray:
         aspect = FRAME_ASPECT if row["source"] == "isic9" else None

@@ -57,11 +57,10 @@ def run(
 
 def train_fold(data: str, out: str, number: int, settings: Mapping[str, Any]) -> None:
     """Train one recipe on one fold in this process."""
-    from dermlens.training.default_model import default_dataset
-
     from dermlens.audit.findings import hash_records
     from dermlens.networks.backend import load_tensorflow
     from dermlens.training.split import assign_folds, assign_roles
+    from scripts.default_model.dataset import default_dataset
 
     dataset = default_dataset(Path(data), CONSOLE)
     records = [replace(record, split=None) for record in dataset.records]

@@ -7,7 +7,6 @@ import re
 import shlex
 
 import pytest
-from dermlens.training.default_model import RECIPE
 
 from benchmarks import RESULTS, ROOT
 from benchmarks.accuracy import embedded
@@ -15,6 +14,7 @@ from benchmarks.accuracy.protocol import METHODS
 from benchmarks.runner import LAB, REGION, Subject, find, options_of, pages, subjects, written
 from dermlens.bundle.bundle import MODELS_DIR, load_bundle
 from dermlens.training.recipe import make_recipe
+from scripts.default_model.recipe import RECIPE
 
 SHOWN = {name for page in pages() for name in REGION.findall(page.read_text(encoding="utf-8"))}
 COMMANDS = sorted(
