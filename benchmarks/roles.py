@@ -16,8 +16,7 @@ def embedded_bundle() -> Bundle:
 
 def embedded_roles(bundle: Bundle, data: Path) -> dict[str, Labelled]:
     """Return role -> images."""
-    from dermlens.training.refit import roles_of
-
     from scripts.default_model.dataset import default_dataset
+    from scripts.default_model.facts import roles_of
 
     return roles_of(bundle, default_dataset(data, CONSOLE), CONSOLE)
