@@ -50,7 +50,7 @@ def test_it_says_what_it_did_and_how_to_read_it(
     assert list(pd.read_parquet(out).diagnosis_code.dropna()) == list(tiny.CODES)
     assert "embedding" in pd.read_parquet(out).columns
     again = ["batch", str(images), "--out", out, "--model", model, "--part-rows", "3", "--embedding", "--resume"]
-    assert call(*again) == 0 and "Going on after 4 rows" in capsys.readouterr().err
+    assert call(*again) == 0 and "Resuming after 4 rows" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -323,7 +323,7 @@ def read_tar(path: str, max_bytes: int) -> Iterator[tuple[str, bytes | ImageErro
     except FileNotFoundError:
         yield path, ImageError(f"The shard {path!r} does not exist.", remedy="Check the path.", code="not_found"), 0
         return
-    except storage.LASTING as error:
+    except storage.PERMANENT as error:
         yield (
             path,
             ImageError(f"The shard {path!r} cannot be opened: {error}.", remedy="Check it.", code="unreadable"),

@@ -5,21 +5,33 @@ from __future__ import annotations
 import glob
 import os
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.core import url_to_fs
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from dermlens.errors import DermlensError, ImageError, MissingExtraError, StorageError, UsageError
 
-RETRY_AFTER_S = (0.2, 1.0, 5.0)
 UNREACHABLE_AFTER = 64
-LASTING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+PERMANENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 _GLOB = frozenset("*?[")
+
+
+def _is_temporary(error: BaseException) -> bool:
+    """Whether a second try may help; plug-ins raise errors of their own."""
+    return isinstance(error, Exception) and not isinstance(error, (*PERMANENT, DermlensError))
+
+
+RETRYING = Retrying(
+    retry=retry_if_exception(_is_temporary),
+    wait=wait_exponential(multiplier=0.2, exp_base=5),  # 0.2, 1 and 5 s
+    stop=stop_after_attempt(4),
+    reraise=True,
+)
+"""How an object store is asked again."""
 
 
 def is_url(path: str) -> bool:
@@ -37,15 +49,11 @@ def filesystem(url: str) -> tuple[Any, str]:
 
     Raises:
         MissingExtraError: the plug-in for this protocol is not installed.
-        UsageError: nobody knows the protocol, or it has no right to be there.
+        UsageError: fsspec does not know the protocol, or the URL is a chain of URLs.
     """
-    _check_protocol(url)
-    fs, path = url_to_fs(url)
-    return fs, str(path)
-
-
-@lru_cache(maxsize=32)
-def _known(protocol: str) -> None:
+    protocol = url.partition("://")[0]
+    if "::" in url:
+        raise UsageError(f"{url} is a chain of URLs. One URL is allowed.", remedy="Name the tar file itself.")
     try:
         fsspec.get_filesystem_class(protocol)
     except ImportError as error:
@@ -58,12 +66,8 @@ def _known(protocol: str) -> None:
             f"{protocol}:// is not a protocol that fsspec knows.",
             remedy="Use a local path, file://, s3://, gs://, az:// or another of fsspec's protocols.",
         ) from error
-
-
-def _check_protocol(url: str) -> None:
-    if "::" in url:
-        raise UsageError(f"{url} is a chain of URLs. One URL is allowed.", remedy="Name the tar file itself.")
-    _known(url.partition("://")[0])
+    fs, path = url_to_fs(url)
+    return fs, str(path)
 
 
 @contextmanager
@@ -140,18 +144,18 @@ def walk(folder: str, linked: list[str]) -> Iterator[str]:
 
     Links to folders are not followed, as they may lead in a circle; they are appended to `linked`.
     """
+
+    def stop(error: OSError) -> None:
+        raise error
+
     with reaching(folder):
         if is_url(folder):
             yield from _walk_remote(*filesystem(folder))
             return
-        for base, folders, names in os.walk(folder, onerror=_raise):
+        for base, folders, names in os.walk(folder, onerror=stop):
             folders[:] = sorted(name for name in folders if not _hidden(name))
             linked += (path for name in folders if os.path.islink(path := os.path.join(base, name)))
             yield from (os.path.join(base, name) for name in sorted(names) if not _hidden(name))
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _walk_remote(fs: Any, folder: str) -> Iterator[str]:
@@ -198,7 +202,8 @@ class Fetcher:
             StorageError: too many in a row could not be reached.
         """
         try:
-            data = self._read(url)
+            fs, inside = filesystem(url)
+            data = bytes(RETRYING(fs.cat_file, inside, start=0, end=self._max_bytes + 1))
         except (FileNotFoundError, NotADirectoryError):
             return ImageError(f"The image {url!r} does not exist.", remedy="Check the URL.", code="not_found")
         except (IsADirectoryError, MissingExtraError, UsageError, PermissionError) as error:
@@ -219,21 +224,6 @@ class Fetcher:
             )
         return data
 
-    def _read(self, url: str) -> bytes:
-        fs, inside = filesystem(url)
-
-        def once() -> bytes:
-            return bytes(fs.cat_file(inside, start=0, end=self._max_bytes + 1))
-
-        for pause_s in RETRY_AFTER_S:
-            try:
-                return once()
-            except LASTING:
-                raise
-            except Exception:  # plug-ins raise errors of their own
-                time.sleep(pause_s)
-        return once()
-
     def _count_failure(self, url: str, error: Exception) -> None:
         with self._lock:
             self._failures += 1
@@ -241,7 +231,7 @@ class Fetcher:
                 return
         raise StorageError(
             f"{UNREACHABLE_AFTER} images in a row could not be fetched, the last {url!r}: {error}.",
-            remedy="When the storage can be reached again, go on with --resume.",
+            remedy="When the storage can be reached again, add --resume to continue.",
             code="unreachable",
         )
 
