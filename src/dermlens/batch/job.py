@@ -185,9 +185,10 @@ def answer(
     A part ends with its unit or at `part_rows`, and is visible long before.
     """
     codes, schema = predictor.bundle.codes, answers.schema(predictor.bundle.codes, embedding=settings.embedding)
-    writer, pace = None, _Pace(clock)
+    writer, pace = None, None
     with closing(read_items(work, settings.max_bytes)) as items:
         for item, prediction in _answers(predictor, items):
+            pace = pace or _Pace(clock)
             if writer is not None and (writer.unit != item.unit or writer.rows == settings.part_rows):
                 yield pace.publish(writer, last=writer.unit != item.unit)
                 writer = None
@@ -199,12 +200,12 @@ def answer(
                 break
             if pace.is_due():
                 yield pace.publish(writer, last=False)
-        if writer is not None:
+        if writer is not None and pace is not None:
             yield pace.publish(writer, last=not stop.requested)
 
 
 class _Pace:
-    """When rows become visible: 1, 2, 4, 8 s after the start, then every 8 s. A kill costs no more than that.
+    """When rows become visible: 1, 2, 4, 8 s after the first answer, then every 8 s. A kill costs no more than that.
 
     Publishing takes at most a fifth of the time: very large parts are shown less often.
     """
