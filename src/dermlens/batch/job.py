@@ -31,7 +31,7 @@ from dermlens.inference.predictor import Predictor
 from dermlens.signals import Stop, defer_interrupt
 
 DEFAULT_PART_ROWS = 10_000
-FIRST_VISIBLE_S, VISIBLE_EVERY_S = 1.0, 8.0
+FIRST_VISIBLE_S, VISIBLE_EVERY_S = 0.25, 8.0
 READ_AHEAD = 32
 FETCH_THREADS = 16
 
@@ -205,7 +205,7 @@ def answer(
 
 
 class _Pace:
-    """When rows become visible: 1, 2, 4, 8 s after the first answer, then every 8 s. A kill costs no more than that.
+    """When rows become visible: 0.25, 0.5, 1, 2, 4, 8 s after the first answer, then every 8 s; a kill costs no more.
 
     Publishing takes at most a fifth of the time: very large parts are shown less often.
     """
