@@ -12,12 +12,13 @@ import hashlib
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice, repeat
 from pathlib import Path
+from typing import Any
 
 from dermlens.batch import storage
 from dermlens.batch.output import Folder, Ledger, Part, PartWriter
@@ -77,11 +78,7 @@ class Job:
 
     def weight_done(self) -> float:
         """About how many images of the listing were done before."""
-        done = 0.0
-        for unit in self.listing.units(self.settings.part_rows):
-            rows, finished = self.ledger.progress(unit.number)
-            done += unit.weight if finished else min(rows, unit.weight)
-        return done
+        return self.listing.weight - sum(unit.weight - min(rows, unit.weight) for unit, rows in self.work())
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,7 @@ def open_job(
     folder = Folder.of(str(out), shard)
     bundle = load_bundle(find_bundle(model))
     listing = read_listing(map(str, inputs), images=images, frame_aspect=frame_aspect, shard=shard)
-    common = {
+    common: dict[str, Mapping[str, Any]] = {
         "model": {"sha256": bundle.sha256, "name": bundle.name, "version": bundle.version},
         "inputs": {"sha256": listing.sha256, "sources": listing.sources},
         "settings": asdict(settings),
@@ -144,8 +141,7 @@ def open_job(
 def run_job(job: Job, engine: Engine | None = None, report: Report = lambda progress: None) -> Summary:
     """Answer for everything that is not yet done; Ctrl-C or SIGTERM stops between two answers and keeps the rows.
 
-    Raises:
-        StorageError: results cannot be written, or the inputs' storage cannot be reached; the rows so far stay.
+    Raises StorageError when results cannot be written or inputs cannot be reached; the rows so far stay.
     """
     before, begun, finished = job.ledger.rows, time.monotonic(), False
     with defer_interrupt() as stop:
@@ -162,11 +158,10 @@ def run_job(job: Job, engine: Engine | None = None, report: Report = lambda prog
 
 def run_local(job: Job, stop: Stop, report: Report, clock: Clock = time.monotonic) -> bool:
     """The engine of one process: the network on all cores, files read and decoded in threads."""
-    limits = {"max_bytes": job.settings.max_bytes, "max_pixels": job.settings.max_pixels}
-    predictor = Predictor(job.bundle.folder, **limits)
-    folder, name = job.ledger.folder, job.ledger.job
-    for part in answer(predictor, job.work(), job.settings, folder, name, stop, report, clock):
-        job.ledger.record(part)
+    settings, ledger = job.settings, job.ledger
+    predictor = Predictor(job.bundle.folder, max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
+    for part in answer(predictor, job.work(), settings, ledger.folder, ledger.job, stop, report, clock):
+        ledger.record(part)
     return not stop.requested
 
 
@@ -244,14 +239,7 @@ def _answers(predictor: Predictor, items: Iterator[Item]) -> Iterator[tuple[Item
 
 @dataclass(frozen=True)
 class Item:
-    """One image of a unit.
-
-    Attributes:
-        unit, row: number of the unit, and the item's place in it.
-        name: what its row is called.
-        source: a local path, bytes, or why there are none.
-        weight: how much of the job it is, in the units of `Source.weight`.
-    """
+    """One image of a unit: its place `row` there, and a local path, bytes, or why there are none."""
 
     unit: int
     row: int

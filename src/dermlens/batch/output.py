@@ -11,8 +11,8 @@ them; a resumed job reads again what a kill kept out of it. Parquet readers skip
 from __future__ import annotations
 
 import json
-import os
 import re
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -35,6 +35,7 @@ ROW_GROUP = 2_000
 METADATA_KEY = "dermlens.part"
 _PART = re.compile(r"part-(?:(\d+of\d+)-)?(\d{6,})-(\d{9,})\.parquet")
 _MANIFEST = re.compile(r"_manifest(?:-\d+of\d+)?\.json")
+_UNFINISHED = (".tmp", "-new.parquet", "-new.json")
 
 
 @dataclass(frozen=True)
@@ -80,46 +81,30 @@ class Folder:
             UsageError: another process works on this folder.
             StorageError: the folder cannot be written to.
         """
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            fcntl = None  # type: ignore[assignment]
-        if fcntl is None or storage.is_url(self.path):
+        if storage.is_url(self.path) or sys.platform == "win32":
             yield
             return
-        try:
+        import fcntl
+
+        with storing(self.path):
             Path(self.path).mkdir(parents=True, exist_ok=True)
             file = open(f"{self.path}/.lock{self.tag}", "w")  # noqa: SIM115
-        except OSError as error:
-            raise StorageError(
-                f"{self.path} cannot be written to: {error.strerror or error}.", remedy="Choose another folder."
-            ) from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UsageError(
-                    f"Another process is working on {self.path}.", remedy="Wait for it, or choose another folder."
-                ) from None
+                remedy = "Wait for it, or choose another folder."
+                raise UsageError(f"Another process is working on {self.path}.", remedy=remedy) from None
             except OSError:  # a network file system without locks
                 pass
             yield
 
     def names(self) -> list[str]:
         """Return all file names in it, sorted; none where there is no folder."""
-        with storing(self.path):
-            try:
-                if not storage.is_url(self.path):
-                    return sorted(os.listdir(self.path))
-                fs, inside = storage.filesystem(self.path)
-                return sorted(str(name).rpartition("/")[2] for name in fs.ls(inside, detail=False))
-            except FileNotFoundError:
-                return []
-
-    def read(self, name: str) -> bytes:
-        """Return a file's bytes."""
-        with storing(self.path), storage.open_stream(f"{self.path}/{name}") as file:
-            return file.read()
+        with storing(self.path), suppress(FileNotFoundError):
+            fs, inside = storage.filesystem(self.path)
+            return sorted(str(name).rpartition("/")[2] for name in fs.ls(inside, detail=False))
+        return []
 
     def size(self, name: str) -> int | None:
         """Return a file's size in bytes, None where it is not there."""
@@ -128,11 +113,8 @@ class Folder:
     def remove(self, name: str) -> None:
         """Delete a file, if it is there."""
         with storing(self.path), suppress(FileNotFoundError):
-            if not storage.is_url(self.path):
-                os.unlink(f"{self.path}/{name}")
-            else:
-                fs, inside = storage.filesystem(self.path)
-                fs.rm_file(f"{inside}/{name}")
+            fs, inside = storage.filesystem(self.path)
+            fs.rm_file(f"{inside}/{name}")
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
@@ -156,11 +138,14 @@ class Folder:
         with self.replacing(name) as path:
             path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
+    def own_parts(self, names: list[str]) -> list[str]:
+        """Return which of the names are parts of this shard."""
+        return [name for name in names if (m := _PART.fullmatch(name)) and (m[1] or "") == self.tag]
+
     def remove_unfinished(self, names: list[str]) -> None:
         """Remove what a killed process was writing."""
-        own = (f".part-{self.tag}", f".{self.manifest.removesuffix('.json')}")
         for name in names:
-            if name.startswith(own) and name.endswith((".tmp", "-new.parquet", "-new.json")):
+            if name.startswith((f".part-{self.tag}", f".{self.manifest[:-5]}")) and name.endswith(_UNFINISHED):
                 self.remove(name)
 
     def part(self, name: str, job: str) -> Part | None:
@@ -175,11 +160,8 @@ class Folder:
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
             return None
         if facts.pop("job") != job:
-            raise UsageError(
-                f"{self.path}/{name} belongs to another batch.",
-                remedy="Choose another folder, or move that file away.",
-                code="another_batch",
-            )
+            remedy = "Choose another folder, or move that file away."
+            raise UsageError(f"{self.path}/{name} belongs to another batch.", remedy=remedy, code="another_batch")
         return Part(file=name, bytes=self.size(name) or 0, **facts)
 
     def parts_of(self, unit: int, start: int, job: str) -> list[Part]:
@@ -200,10 +182,9 @@ def storing(place: str) -> Iterator[None]:
         ours = isinstance(error, (OSError, pa.ArrowException)) or storage.is_url(place)
         if isinstance(error, DermlensError) or not ours:
             raise
-        raise StorageError(
-            f"The results cannot be written to {place}: {getattr(error, 'strerror', None) or error}.",
-            remedy="Make room or correct the cause; the rows so far are safe. Then add --resume to continue.",
-        ) from error
+        what = f"The results cannot be written to {place}: {getattr(error, 'strerror', None) or error}."
+        remedy = "Make room or correct the cause; the rows so far are safe. Then add --resume to continue."
+        raise StorageError(what, remedy=remedy) from error
 
 
 class PartWriter:
@@ -222,12 +203,10 @@ class PartWriter:
         self._name = folder.part_name(unit, self.start)
         self._batches: list[pa.RecordBatch] = []
         self._waiting: list[dict[str, Any]] = []
-        if self.rows:
-            self._read_rows_before()
-
-    def _read_rows_before(self) -> None:
-        with storing(self._folder.path), storage.open_stream(f"{self._folder.path}/{self._name}") as file:
-            before = pq.ParquetFile(file).read().cast(self._schema).slice(0, self.rows)
+        if not self.rows:
+            return
+        with storing(folder.path), storage.open_stream(f"{folder.path}/{self._name}") as file:
+            before = pq.ParquetFile(file).read().cast(schema).slice(0, self.rows)
         if before.num_rows < self.rows:
             raise StorageError(f"{self._name} has lost rows.", remedy="Delete that file and add --resume to continue.")
         self.errors = before["status"].to_pylist().count("error")
@@ -263,10 +242,10 @@ class Ledger:
     """Which rows of which unit are done, kept in step with the folder.
 
     Args:
-        identity: what makes two runs the same job; nested mappings of JSON values.
+        identity: what makes two runs the same job: group -> key -> JSON value.
     """
 
-    def __init__(self, folder: Folder, identity: Mapping[str, Any], job: str) -> None:
+    def __init__(self, folder: Folder, identity: Mapping[str, Mapping[str, Any]], job: str) -> None:
         self.folder, self.identity, self.job = folder, identity, job
         self.notes: list[str] = []
         self._parts: dict[str, Part] = {}
@@ -298,19 +277,14 @@ class Ledger:
                 (`another_batch`).
         """
         names = self.folder.names()
-        own = self._own_parts(names)
         manifests = [name for name in names if _MANIFEST.fullmatch(name)]
-        unknown = not manifests and any(map(_PART.fullmatch, names))
         for name in manifests:
             self._check_same_job(name)
-        if not resume and (own or unknown or self.folder.manifest in manifests):
-            raise UsageError(
-                f"{self.folder.path} already holds results of a batch.",
-                remedy="Add --resume to continue it, or choose another folder.",
-                code="batch_exists",
-            )
-        self.folder.remove_unfinished(names)
-        self._read_parts(own)
+        parts = any(map(_PART.fullmatch, names)) if not manifests else self.folder.own_parts(names)
+        if not resume and (parts or self.folder.manifest in manifests):
+            remedy = "Add --resume to continue it, or choose another folder."
+            raise UsageError(f"{self.folder.path} already holds a batch.", remedy=remedy, code="batch_exists")
+        self._read_parts(names)
 
     def record(self, part: Part) -> None:
         """Record a part; the manifest is written at once, unless that would cost more than a twentieth of the time."""
@@ -330,31 +304,27 @@ class Ledger:
 
     def rescan(self) -> None:
         """Read the folder again, when no worker writes to it any more."""
-        names = self.folder.names()
-        self.folder.remove_unfinished(names)
-        self._read_parts(self._own_parts(names))
-
-    def _own_parts(self, names: list[str]) -> list[str]:
-        return [name for name in names if (m := _PART.fullmatch(name)) and (m[1] or "") == self.folder.tag]
+        self._read_parts(self.folder.names())
 
     def _check_same_job(self, name: str) -> None:
+        with storing(self.folder.path), storage.open_stream(f"{self.folder.path}/{name}") as file:
+            text = file.read()
         try:
-            found = json.loads(self.folder.read(name))
+            found = json.loads(text)
             differences = _differences(found, self.identity) if found["schema"] == SCHEMA else ["its schema"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             differences = [f"{name} is not readable"]
         if differences:
-            raise UsageError(
-                f"{self.folder.path} holds another batch: {'; '.join(differences)}.",
-                remedy="Use the same model, inputs and settings, or choose another folder.",
-                code="another_batch",
-            )
+            what = f"{self.folder.path} holds another batch: {'; '.join(differences)}."
+            remedy = "Use the same model, inputs and settings, or choose another folder."
+            raise UsageError(what, remedy=remedy, code="another_batch")
         if name == self.folder.manifest:
             self._parts = {record["file"]: Part(**record) for record in found["parts"]}
 
     def _read_parts(self, names: list[str]) -> None:
         """Keep the parts of each unit that follow one another from its first row on; remove all others."""
-        recorded, self._parts, self._progress = self._parts, {}, {}
+        self.folder.remove_unfinished(names)
+        names, recorded, self._parts, self._progress = self.folder.own_parts(names), self._parts, {}, {}
         if missing := set(recorded) - set(names):
             self.notes.append(f"{len(missing)} recorded parts are missing and will be made again.")
         found = defaultdict[int, list[Part]](list)
@@ -381,19 +351,13 @@ class Ledger:
         self.notes.append(f"{name} {why} and will be made again.")
 
 
-def _differences(found: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Say in words what differs between a manifest and this job, `shard.index` apart."""
+def _differences(found: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say in words what differs between a manifest and this job, except the number of its shard."""
     result = []
-    for key, value in wanted.items():
-        there = found.get(key)
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            result += _differences(there if isinstance(there, Mapping) else {}, value, f"{name} ")
-        elif there != value and name != "shard index":
-            result.append(f"{name} was {_short(there)}, now {_short(value)}")
+    for group, values in wanted.items():
+        for key, value in values.items():
+            there = found.get(group, {}).get(key)
+            if there != value and (group, key) != ("shard", "index"):
+                old, new = (f"{text[:12]}…" if len(text) == 64 else text for text in (str(there), str(value)))
+                result.append(f"{group} {key} was {old}, now {new}")
     return result
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return f"{text[:12]}…" if re.fullmatch(r"[0-9a-f]{64}", text) else text

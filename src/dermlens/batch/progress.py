@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,33 +91,25 @@ def _duration(seconds: float) -> str:
 @contextmanager
 def show(status: Status, console: Console) -> Iterator[Callable[[], None]]:
     """Show a live bar on a terminal, a line every half minute elsewhere, whenever the given function is called."""
-    shown = status.begun
-
-    def is_due(every_s: float) -> bool:
-        nonlocal shown
-        if (now := time.monotonic()) - shown < every_s:
-            return False
-        shown = now
-        return True
-
-    def print_line() -> None:
-        if is_due(LINE_EVERY_S):
-            console.print(f"Batch: {status.share:.1%}, {status.text()}", highlight=False)
-
-    if not console.is_terminal:
-        yield print_line
-        return
     columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("", total=1.0)
-        bar.update(task, completed=status.share)
+    shown = status.begun
+    with Progress(*columns, console=console) if console.is_terminal else nullcontext() as bar:
+        if bar is not None:
+            bar.update(bar.add_task("", total=1.0), completed=status.share)
 
-        def move(every_s: float = BAR_EVERY_S) -> None:
-            if is_due(every_s):
-                bar.update(task, completed=status.share, description=status.text())
+        def refresh(every_s: float = LINE_EVERY_S if bar is None else BAR_EVERY_S) -> None:
+            nonlocal shown
+            if time.monotonic() - shown < every_s:
+                return
+            shown = time.monotonic()
+            if bar is None:
+                console.print(f"Batch: {status.share:.1%}, {status.text()}", highlight=False)
+            else:
+                bar.update(bar.task_ids[0], completed=status.share, description=status.text())
 
-        yield move
-        move(0.0)
+        yield refresh
+        if bar is not None:
+            refresh(0.0)
 
 
 class Monitor:
@@ -144,10 +136,9 @@ class Monitor:
         try:
             self._write(status)
         except OSError as error:
-            raise StorageError(
-                f"The metrics file {self._metrics} cannot be written: {error.strerror or error}.",
-                remedy="Choose a file that you may write, for example --metrics batch.prom.",
-            ) from error
+            what = f"The metrics file {self._metrics} cannot be written: {error.strerror or error}."
+            remedy = "Choose a file that you may write, for example --metrics batch.prom."
+            raise StorageError(what, remedy=remedy) from error
         self.log("started", **status.values())
         try:
             yield
@@ -170,12 +161,11 @@ class Monitor:
 
     def log(self, event: str, **values: Any) -> None:
         """Write one line: time in UTC, level, event, labels and values."""
-        if self._stream is None:
-            return
-        stamp, level = datetime.now(UTC).isoformat(timespec="milliseconds"), _LEVELS.get(event, "info")
-        line = {"time": stamp, "level": level, "event": f"batch.{event}", **self._labels, **values}
-        self._stream.write(json.dumps(line, ensure_ascii=True) + "\n")
-        self._stream.flush()
+        if self._stream is not None:
+            stamp, level = datetime.now(UTC).isoformat(timespec="milliseconds"), _LEVELS.get(event, "info")
+            line = {"time": stamp, "level": level, "event": f"batch.{event}", **self._labels, **values}
+            self._stream.write(json.dumps(line) + "\n")
+            self._stream.flush()
 
     def _try_to_write(self, status: Status) -> None:
         """Write the metrics; a full disk does not end the batch, and is reported once."""

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from dermlens.errors import DermlensError, ImageError, MissingExtraError, StorageError, UsageError
@@ -31,7 +32,6 @@ RETRYING = Retrying(
     stop=stop_after_attempt(4),
     reraise=True,
 )
-"""How an object store is asked again."""
 
 
 def is_url(path: str) -> bool:
@@ -44,30 +44,29 @@ def plain(path: str) -> str:
     return path.removeprefix("file://") if path.startswith("file:///") else path
 
 
-def filesystem(url: str) -> tuple[Any, str]:
+def filesystem(path: str) -> tuple[Any, str]:
     """Return (fsspec file system, path in it).
 
     Raises:
         MissingExtraError: the plug-in for this protocol is not installed.
         UsageError: fsspec does not know the protocol, or the URL is a chain of URLs.
     """
-    protocol = url.partition("://")[0]
-    if "::" in url:
-        raise UsageError(f"{url} is a chain of URLs. One URL is allowed.", remedy="Name the tar file itself.")
+    if not is_url(path):
+        return LocalFileSystem(), path
+    protocol = path.partition("://")[0]
+    if "::" in path:
+        raise UsageError(f"{path} is a chain of URLs. One URL is allowed.", remedy="Name the tar file itself.")
     try:
         fsspec.get_filesystem_class(protocol)
     except ImportError as error:
-        raise MissingExtraError(
-            f"{protocol}:// needs a plug-in of fsspec that is not installed: {error}.",
-            remedy="Install it (s3: s3fs, gs: gcsfs, az: adlfs, http: aiohttp) beside dermlens.",
-        ) from error
+        what = f"{protocol}:// needs a plug-in of fsspec that is not installed: {error}."
+        remedy = "Install it (s3: s3fs, gs: gcsfs, az: adlfs, http: aiohttp) beside dermlens."
+        raise MissingExtraError(what, remedy=remedy) from error
     except ValueError as error:
-        raise UsageError(
-            f"{protocol}:// is not a protocol that fsspec knows.",
-            remedy="Use a local path, file://, s3://, gs://, az:// or another of fsspec's protocols.",
-        ) from error
-    fs, path = url_to_fs(url)
-    return fs, str(path)
+        remedy = "Use a local path, file://, s3://, gs://, az:// or another of fsspec's protocols."
+        raise UsageError(f"{protocol}:// is not a protocol that fsspec knows.", remedy=remedy) from error
+    fs, inside = url_to_fs(path)
+    return fs, str(inside)
 
 
 @contextmanager
@@ -79,17 +78,13 @@ def reaching(path: str) -> Iterator[None]:
         raise
     except Exception as error:  # plug-ins raise errors of their own
         why = (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"
-        raise UsageError(
-            f"{getattr(error, 'filename', None) or path} cannot be read: {why}.",
-            remedy="Check the path, that you may read it, and for a URL the network and your credentials.",
-            code="unreachable",
-        ) from error
+        what = f"{getattr(error, 'filename', None) or path} cannot be read: {why}."
+        remedy = "Check the path, that you may read it, and for a URL the network and your credentials."
+        raise UsageError(what, remedy=remedy, code="unreachable") from error
 
 
 def open_stream(path: str) -> BinaryIO:
     """Open a local path or URL for reading in binary; raises what the file system raises."""
-    if not is_url(path):
-        return open(path, "rb")
     fs, inside = filesystem(path)
     return cast(BinaryIO, fs.open(inside, "rb"))
 
@@ -97,8 +92,6 @@ def open_stream(path: str) -> BinaryIO:
 def size_bytes(path: str) -> int | None:
     """Return the size of a file, None where it is not there or says nothing."""
     with reaching(path), suppress(FileNotFoundError, NotADirectoryError):
-        if not is_url(path):
-            return os.path.getsize(path)
         fs, inside = filesystem(path)
         size = fs.size(inside)
         return None if size is None else int(size)
@@ -109,19 +102,14 @@ def exists(path: str) -> bool:
     """Whether there is a file or folder of that name."""
     if not is_url(path):
         return os.path.exists(path)
-    if is_folder(path):
-        return True
     with reaching(path), suppress(FileNotFoundError, NotADirectoryError):
         fs, inside = filesystem(path)
-        fs.info(inside)  # `exists` would take a storage that cannot be reached for one without the file
-        return True
+        return fs.isdir(inside) or bool(fs.info(inside))  # `exists` takes any failure for a missing file
     return False
 
 
 def is_folder(path: str) -> bool:
-    """Whether it is a folder; an object store has one where something stands below it."""
-    if not is_url(path):
-        return os.path.isdir(path)
+    """Whether it is a folder; an object store has one where something is below it."""
     with reaching(path):
         fs, inside = filesystem(path)
         return bool(fs.isdir(inside))
@@ -135,7 +123,7 @@ def join(folder: str, name: str) -> str:
 
 
 def parent(path: str) -> str:
-    """Return the folder that a file stands in."""
+    """Return the folder of a file."""
     return path.rpartition("/")[0] if is_url(path) else os.path.dirname(path)
 
 
@@ -184,10 +172,10 @@ def matches(pattern: str) -> list[str]:
 
 
 class Fetcher:
-    """Reads images from URLs; safe to call from several threads.
+    """Reads images from URLs, in several threads at a time if you like.
 
-    A file that is not there is that image's error. One that cannot be reached is tried again; when `UNREACHABLE_AFTER`
-    in a row cannot, the storage is gone, and the job stops rather than write an error for each image that is left.
+    A missing file is that image's error. One that cannot be reached is tried again; when `UNREACHABLE_AFTER` in a row
+    cannot, the storage is gone, and the job stops rather than write an error for each image that is left.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -210,30 +198,23 @@ class Fetcher:
             return ImageError(f"The image {url!r} cannot be opened: {error}.", remedy="Check it.", code="unreadable")
         except Exception as error:  # plug-ins raise errors of their own
             self._count_failure(url, error)
-            return ImageError(
-                f"The image {url!r} could not be fetched: {type(error).__name__}: {error}.",
-                remedy="Check the URL and the network, and ask again for this image.",
-                code="unreachable",
-            )
+            what = f"The image {url!r} could not be fetched: {type(error).__name__}: {error}."
+            remedy = "Check the URL and the network, and ask again for this image."
+            return ImageError(what, remedy=remedy, code="unreachable")
         self._failures = 0
         if len(data) > self._max_bytes:
-            return ImageError(
-                f"The image {url!r} has more than {self._max_bytes:,} bytes, the largest allowed.",
-                remedy="Save a smaller copy, or raise max_bytes if you trust the file.",
-                code="too_many_bytes",
-            )
+            what = f"The image {url!r} has more than {self._max_bytes:,} bytes, the largest allowed."
+            remedy = "Save a smaller copy, or raise max_bytes if you trust the file."
+            return ImageError(what, remedy=remedy, code="too_many_bytes")
         return data
 
     def _count_failure(self, url: str, error: Exception) -> None:
         with self._lock:
             self._failures += 1
-            if self._failures < UNREACHABLE_AFTER:
-                return
-        raise StorageError(
-            f"{UNREACHABLE_AFTER} images in a row could not be fetched, the last {url!r}: {error}.",
-            remedy="When the storage can be reached again, add --resume to continue.",
-            code="unreachable",
-        )
+            if self._failures >= UNREACHABLE_AFTER:
+                what = f"{UNREACHABLE_AFTER} images in a row could not be fetched, the last {url!r}: {error}."
+                remedy = "When the storage can be reached again, add --resume to continue."
+                raise StorageError(what, remedy=remedy, code="unreachable")
 
 
 def _hidden(name: str) -> bool:

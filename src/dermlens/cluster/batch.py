@@ -37,9 +37,8 @@ def ray_engine(address: str | None = None, workers: int | None = None) -> Engine
 
     def run(job: Job, stop: Stop, report: Report) -> bool:
         if job.ledger.folder.path.startswith("memory://"):
-            raise UsageError(
-                "memory:// lives in one process only; Ray has many.", remedy="Choose a folder or another URL."
-            )
+            remedy = "Choose a folder or another URL."
+            raise UsageError("memory:// exists in one process only; Ray has many.", remedy=remedy)
         with connected(address, workers):
             cores = cluster_cores()
             return _run(job, stop, report, min(workers or cores, cores))
@@ -82,10 +81,9 @@ class _Worker:
         with tempfile.TemporaryDirectory(prefix="dermlens-model-") as place:
             for name, data in files.items():
                 Path(place, name).write_bytes(data)
-            limits = {"max_bytes": self._settings.max_bytes, "max_pixels": self._settings.max_pixels}
-            predictor = Predictor(place, threads=1, **limits)
-            size = predictor.bundle.input_spec.size_px
-            blank = np.zeros((size, size, 3), np.uint8)
+            settings = self._settings
+            predictor = Predictor(place, threads=1, max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
+            blank = np.zeros((predictor.bundle.input_spec.size_px,) * 2 + (3,), np.uint8)
             list(predictor.predict_many([blank] * (BATCH + 1)))  # compiles while the files are there
         return predictor
 

@@ -43,7 +43,6 @@ def connected(
 
     Args:
         cores, object_store_bytes: of a new one; all cores of this machine when None.
-
     Raises:
         UsageError: Ray does not answer.
     """
@@ -77,11 +76,9 @@ def check_that_somebody_listens(address: str) -> None:
 
 
 def _unavailable(address: str, error: Exception) -> UsageError:
-    return UsageError(
-        f"Ray does not answer at {address}: {str(error).splitlines()[0].rstrip('.')}.",
-        remedy="Check --address and that Python and Ray have the same versions there as here.",
-        code="ray_unavailable",
-    )
+    what = f"Ray does not answer at {address}: {str(error).splitlines()[0].rstrip('.')}."
+    remedy = "Check --address and that Python and Ray have the same versions there as here."
+    return UsageError(what, remedy=remedy, code="ray_unavailable")
 
 
 @contextmanager
@@ -119,11 +116,11 @@ def enter(working_folder: str, needed: str | None) -> None:
     if os.path.isdir(working_folder):
         os.chdir(working_folder)
     if needed is not None and not os.path.exists(needed):
-        raise UsageError(
-            f"The node {platform.node()} does not see {needed}. All nodes need the same folders under the same names.",
-            remedy="Use a shared file system; for `dermlens batch` URLs work too.",
-            code="not_shared",
+        what = (
+            f"The node {platform.node()} does not see {needed}. All nodes need the same folders, under the same names."
         )
+        remedy = "Use a shared file system; for `dermlens batch` URLs work too."
+        raise UsageError(what, remedy=remedy, code="not_shared")
 
 
 def share(value: Any) -> list[Any]:
@@ -227,10 +224,7 @@ class Crew:
     ) -> Generator[tuple[tuple[Any, ...], Any] | None, None, None]:
         """Yield each unit with its result, `WorkerDied` for one that kills, in the order of their ends; None at times.
 
-        Closing the iterator ends the workers.
-
-        Raises:
-            DermlensError: what a worker raised, or no worker starts.
+        Closing the iterator ends the workers. Raises what a worker raised, or UsageError when no worker starts.
         """
         self._work = map(_Unit, units)
         try:
