@@ -11,6 +11,11 @@ from ray_nodes import cluster_of_two
 import ray  # isort: skip
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that leave the shared cluster come last: Ray does not always find back to it after another one."""
+    items.sort(key=lambda item: "no_cluster" in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def cluster_address() -> Iterator[str]:
     """Run a cluster of two nodes with a core each; yield its address."""

@@ -132,7 +132,7 @@ def test_a_dead_worker_is_survived_on_two_nodes(two_nodes: str, listing: Path, m
 
 
 @pytest.mark.long
-def test_a_lost_node_is_survived(listing: Path, model: Path, tmp_path: Path) -> None:
+def test_a_lost_node_is_survived(no_cluster: None, listing: Path, model: Path, tmp_path: Path) -> None:
     """Its worker can only start anew on the core that the other one gives free at the end."""
     out, lost = tmp_path / "out", list[int]()
 
