@@ -33,8 +33,7 @@ from dermlens.signals import Stop, defer_interrupt
 
 DEFAULT_PART_ROWS = 10_000
 FIRST_VISIBLE_S, VISIBLE_EVERY_S = 0.25, 8.0
-READ_AHEAD = 32
-FETCH_THREADS = 16
+READ_AHEAD, FETCH_THREADS = 32, 16
 
 
 @dataclass(frozen=True)
@@ -175,15 +174,11 @@ def answer(
     report: Report,
     clock: Clock = time.monotonic,
 ) -> Iterator[Part]:
-    """Answer for units of work and yield a part each time that the folder shows more of it.
-
-    A part ends with its unit or at `part_rows`, and is visible long before.
-    """
+    """Answer for units of work and yield a part each time that the folder shows more of it, up to `part_rows` rows."""
     codes, schema = predictor.bundle.codes, answers.schema(predictor.bundle.codes, embedding=settings.embedding)
-    writer, pace = None, None
+    writer, pace = None, _Pace(clock)
     with closing(read_items(work, settings.max_bytes)) as items:
         for item, prediction in _answers(predictor, items):
-            pace = pace or _Pace(clock)
             if writer is not None and (writer.unit != item.unit or writer.rows == settings.part_rows):
                 yield pace.publish(writer, last=writer.unit != item.unit)
                 writer = None
@@ -195,24 +190,27 @@ def answer(
                 break
             if pace.is_due():
                 yield pace.publish(writer, last=False)
-        if writer is not None and pace is not None:
+        if writer is not None:
             yield pace.publish(writer, last=not stop.requested)
 
 
 class _Pace:
     """When rows become visible: 0.25, 0.5, 1, 2, 4, 8 s after the first answer, then every 8 s; a kill costs no more.
 
-    Publishing takes at most a fifth of the time: very large parts are shown less often.
+    Publishing takes at most a third of the time, so huge parts are shown less often. Ask `is_due` after each answer.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._begun = self._shown = clock()
-        self._took_s = 0.0
+        self._begun: float | None = None
+        self._shown = self._took_s = 0.0
 
     def is_due(self) -> bool:
+        now = self._clock()
+        if self._begun is None:
+            self._begun = self._shown = now
         wait_s = min(VISIBLE_EVERY_S, max(FIRST_VISIBLE_S, self._shown - self._begun))
-        return self._clock() - self._shown >= max(wait_s, 4 * self._took_s)
+        return now - self._shown >= max(wait_s, 2 * self._took_s)
 
     def publish(self, writer: PartWriter, *, last: bool) -> Part:
         begun = self._clock()
