@@ -22,24 +22,38 @@ def sha256_of_file(path: Path) -> str:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a hidden path beside `path`, with its ending, to write to; when all went well it takes the place of `path`.
+def atomic_file(path: Path, ending: str | None = None) -> Iterator[Path]:
+    """Give a hidden path beside `path` to write to; when all went well it takes the place of `path`.
 
     A failure, a kill or a full disk leaves what was there before.
+
+    Args:
+        ending: of the hidden path, where somebody reads every file with the ending of `path`, which it has by default.
 
     Raises:
         OSError: no space or no permission.
     """
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}-new{path.suffix}")
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}-new{path.suffix if ending is None else ending}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let a new name outlive a power cut, where the file system can promise that."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

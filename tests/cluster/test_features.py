@@ -6,7 +6,6 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -26,10 +25,11 @@ from dermlens.data.records import Record
 from dermlens.errors import DermlensError, ImageError, UsageError
 from dermlens.training import features as features_module
 from dermlens.training.features import CHUNK, Engine, Images, Wanted, frozen_outputs, local, trunk_cache
-from ray_nodes import cluster_of_two, workers
+from ray_nodes import workers
 
-import ray  # isort: skip
 import psutil  # isort: skip  # inside Ray: found once Ray is imported
+
+pytestmark = pytest.mark.xdist_group("ray")
 
 SIZE_PX, N = 48, 3 * CHUNK + 5
 WANTED = Wanted(InputSpec(size_px=SIZE_PX), view_count=2, seed=3, artefacts=0.3)
@@ -55,14 +55,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
         cv2.imwrite(str(folder / f"{index}.png"), rng.integers(40, 220, (60, 70, 3)).astype(np.uint8))
     records = [Record(path=folder / f"{i}.png", image=f"{i}.png", diagnosis="NV") for i in range(N)]
     return Images(records, [f"{i + 1:064x}" for i in range(N)])
-
-
-@pytest.fixture(scope="module")
-def two_nodes() -> Iterator[str]:
-    """Run a Ray cluster of two nodes with a core each, to which this process is connected; yield its address."""
-    with cluster_of_two() as (cluster, _):
-        ray.init(address=cluster.address, log_to_driver=False)
-        yield cluster.address
 
 
 def cache(folder: Path, graph: ov.Model, images: Images, engine: Engine, console: Console = SILENT) -> np.ndarray:
@@ -115,7 +107,7 @@ def test_a_killed_worker_costs_nothing(two_nodes: str, graph: ov.Model, images: 
 def test_images_that_a_node_does_not_see_are_sent(
     two_nodes: str, graph: ov.Model, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_module, "_witness", lambda images: ray_module._Witness("/not/here.png", 1))
+    monkeypatch.setattr(ray_module, "_witness", lambda images: ("/not/here.png", 1))
     sent: list[int] = []
     real = ray_module._bytes_of
 
@@ -214,9 +206,7 @@ def deadly() -> type[Wanted]:
     return Deadly
 
 
-def test_a_cluster_that_is_not_there_is_told(graph: ov.Model, images: Images) -> None:
-    if ray.is_initialized():
-        ray.shutdown()
+def test_a_cluster_that_is_not_there_is_an_error(no_cluster: None, graph: ov.Model, images: Images) -> None:
     with pytest.raises(UsageError, match="does not answer"):
         list(ray_features("127.0.0.1:1")(graph, images, WANTED, [0]))
 

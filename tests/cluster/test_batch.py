@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,17 @@ import pandas as pd
 import pytest
 
 import tiny
-from dermlens.batch.job import Progress, Settings, Summary, open_job, run_job
+from dermlens.batch.job import Progress, Settings, Summary, answer, open_job, run_job
+from dermlens.cluster import batch as ray_module
 from dermlens.cluster.batch import ray_engine
 from dermlens.errors import DermlensError, StorageError, UsageError
+from dermlens.inference.predictor import Predictor
+from dermlens.signals import Stop
 from ray_nodes import cluster_of_two, workers
 
 import psutil  # isort: skip  # inside Ray: found once Ray is imported
+
+pytestmark = pytest.mark.xdist_group("ray")
 
 SETTINGS = Settings(part_rows=25, embedding=True)
 
@@ -43,7 +49,8 @@ def listing(tmp_path: Path) -> Path:
 
 def batch(listing: Path, out: Path, model: Path, engine: Any = None, **options: Any) -> Summary:
     report = options.pop("report", lambda progress: None)
-    with open_job([str(listing)], out, model=model, settings=SETTINGS, **options) as job:
+    options = {"settings": SETTINGS, **options}
+    with open_job([str(listing)], out, model=model, **options) as job:
         return run_job(job, engine, report)
 
 
@@ -61,20 +68,54 @@ def check_same(out: Path, listing: Path, model: Path, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(local, ray_rows)
 
 
-def test_ray_gives_the_rows_of_one_process(listing: Path, model: Path, tmp_path: Path) -> None:
+def test_ray_gives_the_rows_of_one_process(two_nodes: str, listing: Path, model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(UsageError, match="one process"):
-        batch(listing, "memory://ray-out", model, ray_engine(None, 1))  # type: ignore[arg-type]
-    told: list[Progress] = []
-    summary = batch(listing, out, model, ray_engine(None, 1), report=told.append)
+        batch(listing, "memory://ray-out", model, ray_engine(two_nodes, 1))  # type: ignore[arg-type]
+    reports: list[Progress] = []
+    summary = batch(listing, out, model, ray_engine(two_nodes, 1), report=reports.append)
     assert summary.finished and summary.rows == 2_000 and summary.errors == 2 * 222
-    assert sum(progress.rows for progress in told) == 2_000
-    assert told[0].rows == 0, "it gives signs of life while no unit is finished"
+    assert sum(progress.rows for progress in reports) == 2_000
+    assert reports[0].rows == 0, "it gives signs of life while no unit is finished"
     check_same(out, listing, model, tmp_path)
 
 
+def test_a_repeated_unit_continues_and_leaves_no_row_twice_whoever_writes_last(
+    listing: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that Ray gave up is still alive: it writes beside the one that has its unit now, and after it."""
+    out, settings, seconds = tmp_path / "out", Settings(part_rows=300), iter(range(10_000))
+    monkeypatch.setattr(ray_module, "fetch", lambda shared: shared[0])
+    files = {path.name: path.read_bytes() for path in model.iterdir()}
+    with open_job([str(listing)], out, model=model, settings=settings) as job:
+        unit, _ = next(job.work())
+        common = (settings, job.ledger.folder, job.ledger.job)
+        nothing: Any = lambda progress: None  # noqa: E731
+        clock = lambda: float(next(seconds))  # noqa: E731
+        lost = answer(Predictor(model), [(unit, 0)], *common, Stop(), nothing, clock)
+        early = next(islice(lost, 3, None))
+        assert 0 < early.rows < 100
+        asked: list[int] = []
+        real = ray_module.answer
+        monkeypatch.setattr(
+            ray_module, "answer", lambda p, work, *more: asked.append(work[0][1]) or real(p, work, *more)
+        )
+        worker = ray_module._Worker(*common, os.getcwd())
+        (whole,) = worker.answer([files], unit, 0)
+        assert asked == [early.rows] and whole.file == early.file and (whole.rows, whole.last) == (300, True)
+        assert worker.answer([files], unit, 0) == [whole] and asked == [early.rows], "there is nothing left to do"
+        job.ledger.record(whole)
+        late = next(lost)
+        assert late.file == whole.file and early.rows < late.rows < 300
+        job.ledger.rescan()
+        assert job.ledger.rows == late.rows and job.ledger.progress(unit.number) == (late.rows, False)
+    assert batch(listing, out, model, settings=settings, resume=True).finished
+    images = [str(tmp_path / f"{index % 9}.png") for index in range(2_000)]
+    assert list(pd.read_parquet(out).image) == images
+
+
 @pytest.mark.long
-def test_a_dead_worker_is_survived_on_two_nodes(listing: Path, model: Path, tmp_path: Path) -> None:
+def test_a_dead_worker_is_survived_on_two_nodes(two_nodes: str, listing: Path, model: Path, tmp_path: Path) -> None:
     out, killed = tmp_path / "out", []
 
     def kill_one(progress: Progress) -> None:
@@ -84,15 +125,14 @@ def test_a_dead_worker_is_survived_on_two_nodes(listing: Path, model: Path, tmp_
             killed.append((victim.pid, len(list(out.glob("part-*")))))
             victim.kill()
 
-    with cluster_of_two() as (cluster, _):
-        summary = batch(listing, out, model, ray_engine(cluster.address, 2), report=kill_one)
+    summary = batch(listing, out, model, ray_engine(two_nodes, 2), report=kill_one)
     assert summary.finished and len({pid for pid, _ in killed}) == 2
     assert all(parts < summary.parts for _, parts in killed), "it was killed when all was done"
     check_same(out, listing, model, tmp_path)
 
 
 @pytest.mark.long
-def test_a_lost_node_is_survived(listing: Path, model: Path, tmp_path: Path) -> None:
+def test_a_lost_node_is_survived(no_cluster: None, listing: Path, model: Path, tmp_path: Path) -> None:
     """Its worker can only start anew on the core that the other one gives free at the end."""
     out, lost = tmp_path / "out", list[int]()
 
@@ -109,7 +149,10 @@ def test_a_lost_node_is_survived(listing: Path, model: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.long
-def test_a_stop_keeps_the_parts_and_either_engine_goes_on(listing: Path, model: Path, tmp_path: Path) -> None:
+def test_a_stop_keeps_the_parts_and_either_engine_continues(
+    no_cluster: None, listing: Path, model: Path, tmp_path: Path
+) -> None:
+    """On a cluster that the engine starts for itself."""
     out = tmp_path / "out"
 
     def interrupt(progress: Progress) -> None:
@@ -125,8 +168,8 @@ def test_a_stop_keeps_the_parts_and_either_engine_goes_on(listing: Path, model: 
 
 
 @pytest.mark.long
-def test_what_ends_every_worker_is_told_in_the_end_and_costs_nothing_else(
-    listing: Path, model: Path, tmp_path: Path
+def test_what_ends_every_worker_is_an_error_in_the_end_and_costs_nothing_else(
+    two_nodes: str, listing: Path, model: Path, tmp_path: Path
 ) -> None:
     """As if a file of the first unit ended each process that opens it."""
     out, done = tmp_path / "out", threading.Event()
@@ -147,7 +190,7 @@ def test_what_ends_every_worker_is_told_in_the_end_and_costs_nothing_else(
             open_job([str(listing)], out, model=model, settings=Settings(part_rows=30_000)) as job,
             pytest.raises(DermlensError, match="1 units ended their worker 4 times"),
         ):
-            run_job(job, ray_engine(None, 1))
+            run_job(job, ray_engine(two_nodes, 1))
     finally:
         done.set()
         killer.join(60)
@@ -156,15 +199,17 @@ def test_what_ends_every_worker_is_told_in_the_end_and_costs_nothing_else(
 
 
 @pytest.mark.long
-def test_what_stops_a_worker_is_told_as_in_one_process(listing: Path, model: Path, tmp_path: Path) -> None:
+def test_what_stops_a_worker_is_the_error_of_one_process(
+    two_nodes: str, listing: Path, model: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     with open_job([str(listing)], out, model=model, settings=SETTINGS) as job:
         (out / job.ledger.folder.part_name(1, 0)).mkdir()  # a folder stands where the second part belongs
-        with pytest.raises(StorageError, match="cannot be kept"):
-            run_job(job, ray_engine(None, 1))
+        with pytest.raises(StorageError, match="cannot be written"):
+            run_job(job, ray_engine(two_nodes, 1))
     assert json.loads((out / "_manifest.json").read_text())["state"] == "interrupted"
 
 
-def test_a_cluster_that_is_not_there_is_told(listing: Path, model: Path, tmp_path: Path) -> None:
+def test_a_cluster_that_is_not_there_is_an_error(no_cluster: None, listing: Path, model: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not answer"):
         batch(listing, tmp_path / "a", model, ray_engine("127.0.0.1:1", 1))

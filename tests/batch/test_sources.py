@@ -38,8 +38,8 @@ def expected(folder: Path) -> list[str]:
 
 def test_a_folder_is_walked_in_order_and_says_what_it_leaves_out(folder: Path) -> None:
     listing = read_listing([str(folder)])
-    assert paths(listing) == expected(folder) and listing.images == 3
-    assert listing.notes == (f"{folder}: 1 other file left out (not images by extension).",)
+    assert paths(listing) == expected(folder) and listing.weight == 3
+    assert listing.notes == (f"{folder}: 1 skipped (no image by the extension).",)
     assert paths(read_listing([f"file://{folder}"])) == expected(folder)
 
 
@@ -57,7 +57,7 @@ def test_linked_subfolders_are_counted_and_not_entered(folder: Path) -> None:
     (folder / "again").symlink_to(folder, target_is_directory=True)
     listing = read_listing([str(folder)])
     assert paths(listing) == expected(folder)
-    assert listing.notes[-1] == f"{folder}: 1 linked subfolder left out; name them too."
+    assert listing.notes[-1] == f"{folder}: 1 skipped (links to folders; name those folders too)."
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_name(folder: Path) -> None:
