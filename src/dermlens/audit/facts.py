@@ -1,41 +1,52 @@
-"""What one reading of an image file tells: its hash, what kind of file it is, how it looks, its perceptual hash.
+"""The facts of each image file: its hash, format and size, how it looks, its perceptual hash, and its faults.
 
-All audit modules work on these facts, so every file is opened once and memory does not grow with its size.
-
-Images that can hardly be read: nothing on them, out of focus, too dark, overexposed, of extreme size or shape.
-
-The limits are wide on purpose: a photograph of a lesion that a person would use should pass.
+All audit modules work on these facts. The limits of a fault are wide on purpose: a photograph of a lesion that a person
+would use should pass.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from dermlens.audit.cache import Store
 from dermlens.audit.findings import Finding
 from dermlens.bundle.quality import sharpness
+from dermlens.data.framing import PIXEL_PATH_VERSION
 from dermlens.data.header import read_header
-from dermlens.data.images import InputSpec, content_hash, decode, frame, read_bytes
+from dermlens.data.images import InputSpec, Pixels, content_hash, decode, frame, read_bytes
 from dermlens.data.records import Record
 from dermlens.errors import DermlensError
+
+VERSION = f"2-{PIXEL_PATH_VERSION}"
+"""Raise the first number when this module would say something else of the same bytes."""
 
 THUMB_PX = 32
 SYMMETRIES = 8
 """Four turns, each with and without a mirror image."""
 
+MIN_CONTRAST = 4.0  # below this a picture is nearly uniform, and every other such picture looks like it
+MIN_SHARPNESS = 0.3  # 1 in 1000 dermoscopic pictures is below; of those blurred by 4 pixels of 224, 9 in 10
+MIN_BRIGHTNESS = 50.0
+MAX_DARK_SHARE = 0.6
+MAX_BRIGHT_SHARE = 0.25
+MIN_SIDE_PX = 64
+MAX_ASPECT = 2.5
+
 _LOOK_PX = 128
 _LOOK = InputSpec(size_px=_LOOK_PX, framing="squash")
 _HASH_SIDE = 8
 _THREADS = 2
-_CHUNK = 1024
+_CHUNK = 256
 _DARK, _BRIGHT = 40, 250
+
+Grey = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ class Look:
     border_rgb: tuple[float, float, float]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class ImageFacts:
     """What is known of one file; where it cannot be read, only `error` says why.
 
@@ -70,8 +81,7 @@ class ImageFacts:
         error: why it cannot be read, else None.
         width_px, height_px: upright.
         quantisation: first digits of the hash of a JPEG's quantisation tables, "" for other formats.
-        thumb: uint8 grey (32, 32).
-        codes: uint64 (8,), the perceptual hash of the image in each symmetry; element 0 is as it stands.
+        codes: the perceptual hash of the image in each of the eight symmetries, 64 bits each; the first is as it is.
     """
 
     sha256: str | None
@@ -82,69 +92,75 @@ class ImageFacts:
     size_bytes: int = 0
     quantisation: str = ""
     look: Look | None = None
-    thumb: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
-    codes: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    codes: tuple[int, ...] = ()
 
 
 def read_facts(
-    records: Sequence[Record],
-    *,
-    known: Mapping[str, ImageFacts] | None = None,
-    progress: Callable[[int], None] | None = None,
+    records: Sequence[Record], *, cache: bool = False, progress: Callable[[int], None] | None = None
 ) -> list[ImageFacts]:
-    """Read every image once; a file that cannot be read keeps its place with the error.
+    """Read every image; a file that cannot be read keeps its place with the error.
 
     Args:
         records: n records.
-        known: facts by SHA-256; a file that is known is hashed but not decoded.
+        cache: keep the facts by content in the user's cache; a file that is known there is hashed but not decoded.
         progress: called with the number of images just done, from this thread.
     """
-    facts: list[ImageFacts] = []
+    store: Store[ImageFacts] = Store(f"facts {VERSION}", ImageFacts, enabled=cache)
+    result: list[ImageFacts] = []
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(records), _CHUNK):
-            for fact in pool.map(partial(facts_of, known=known or {}), records[start : start + _CHUNK]):
-                facts.append(fact)
+            part = records[start : start + _CHUNK]
+            hashes = list(pool.map(_hash, part)) if cache else [""] * len(part)
+            known = store.load(set(hashes))
+            missing = [record for record, digest in zip(part, hashes, strict=True) if digest not in known]
+            computed = pool.map(facts_of, missing)
+            for digest in hashes:
+                result.append(known[digest] if digest in known else next(computed))
                 if progress is not None:
                     progress(1)
-    return facts
+            store.save({f.sha256: f for f in result[start:] if f.sha256 is not None and f.sha256 not in known})
+    return result
 
 
-def facts_of(record: Record, *, known: Mapping[str, ImageFacts] | None = None) -> ImageFacts:
-    """Return the facts of one record's file, from `known` where its content is known."""
+def facts_of(record: Record) -> ImageFacts:
+    """Return the facts of one record's file."""
     try:
         data = read_bytes(record.path)
-        digest = content_hash(data)
-        if known and digest in known:
-            return known[digest]
         header = read_header(data, f"The image {record.image!r}")
         pixels = frame(decode(data, spec=_LOOK), _LOOK)
     except DermlensError as error:
         return ImageFacts(None, error.message)
     width, height = header.upright_size_px
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.uint8)
-    thumb = cv2.resize(grey, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA).astype(np.uint8)
+    grey = _grey(pixels)
     return ImageFacts(
-        sha256=digest,
+        sha256=content_hash(data),
         format=header.format,
         width_px=width,
         height_px=height,
         size_bytes=len(data),
         quantisation=quantisation_of(data) if header.format == "JPEG" else "",
         look=_look(pixels, grey),
-        thumb=thumb,
-        codes=perceptual_codes(thumb),
+        codes=perceptual_codes(_small(grey)),
     )
 
 
-def perceptual_codes(thumb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    """Return the pHash of a grey thumbnail in its eight symmetries, uint64 (8,).
+def thumbnail(record: Record) -> Grey | None:
+    """Return the grey (32, 32) picture that the perceptual hash is made from; None where it cannot be read."""
+    try:
+        return _small(_grey(frame(decode(record.path, spec=_LOOK), _LOOK)))
+    except DermlensError:
+        return None
+
+
+def perceptual_codes(thumb: Grey) -> tuple[int, ...]:
+    """Return the pHash of a grey thumbnail in its eight symmetries.
 
     The discrete cosine transform of a mirrored image is the image's own with every second column negated, that of a
     transposed one its transpose: so one transform gives all eight. Symmetry s is `turned(thumb, s)`.
     """
     low = cv2.dct(thumb.astype(np.float32))[:_HASH_SIDE, :_HASH_SIDE]
     signs = np.where(np.arange(_HASH_SIDE) % 2 == 0, 1.0, -1.0)
-    codes = np.empty(SYMMETRIES, np.uint64)
+    codes = []
     for symmetry in range(SYMMETRIES):
         turned_low = low.T if symmetry & 4 else low
         if symmetry & 1:
@@ -153,11 +169,11 @@ def perceptual_codes(thumb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
             turned_low = turned_low * signs[:, None]
         flat = turned_low.ravel()[1:]  # the first coefficient is the brightness
         bits = np.concatenate([[False], flat > np.median(flat)])
-        codes[symmetry] = np.packbits(bits).view(">u8")[0]
-    return codes
+        codes.append(int(np.packbits(bits).view(">u8")[0]))
+    return tuple(codes)
 
 
-def turned(image: npt.NDArray[np.uint8], symmetry: int) -> npt.NDArray[np.uint8]:
+def turned(image: Grey, symmetry: int) -> Grey:
     """Return the image in one of eight symmetries: bit 4 transposes, then bit 1 mirrors left-right, bit 2 up-down."""
     result = image.T if symmetry & 4 else image
     if symmetry & 1:
@@ -189,14 +205,30 @@ def _tables(data: bytes) -> Iterator[bytes]:
         place += 2 + max(2, length)
 
 
-def _look(pixels: npt.NDArray[np.uint8], grey: npt.NDArray[np.uint8]) -> Look:
+def _hash(record: Record) -> str:
+    try:
+        return content_hash(read_bytes(record.path))
+    except DermlensError:
+        return ""
+
+
+def _grey(pixels: Pixels) -> Grey:
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.uint8)
+
+
+def _small(grey: Grey) -> Grey:
+    return cv2.resize(grey, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA).astype(np.uint8)
+
+
+def _look(pixels: Pixels, grey: Grey) -> Look:
     values = grey.astype(np.float32)
     edge = _LOOK_PX // 10
     border = np.concatenate(
         [pixels[:edge].reshape(-1, 3), pixels[-edge:].reshape(-1, 3), pixels[:, :edge].reshape(-1, 3)]
     ).mean(axis=0)
     corner = _LOOK_PX // 16
-    corners = [values[y, x].mean() for y in _ends(corner) for x in _ends(corner)]
+    ends = slice(0, corner), slice(-corner, None)
+    corners = [values[y, x].mean() for y in ends for x in ends]
     return Look(
         brightness=float(values.mean()),
         contrast=float(values.std()),
@@ -208,23 +240,11 @@ def _look(pixels: npt.NDArray[np.uint8], grey: npt.NDArray[np.uint8]) -> Look:
     )
 
 
-def _ends(size: int) -> tuple[slice, slice]:
-    return slice(0, size), slice(-size, None)
-
-
-MIN_CONTRAST = 4.0
-MIN_SHARPNESS = 0.3  # 1 in 1000 dermoscopic pictures is below; of those blurred by 4 pixels of 224, 9 in 10
-MIN_BRIGHTNESS = 50.0
-MAX_DARK_SHARE = 0.6
-MAX_BRIGHT_SHARE = 0.25
-MIN_SIDE_PX = 64
-MAX_ASPECT = 2.5
-
 _REMEDY = "Look at it; take it out, or use another picture of the lesion."
 
 
 def quality_findings(records: Sequence[Record], facts: Sequence[ImageFacts]) -> list[Finding]:
-    """Return a warning for each image and each thing that makes it hard to read; unreadable ones are told elsewhere."""
+    """Return a warning for each fault of each readable image."""
     return [
         Finding(kind, "warning", (record.image,), evidence, _REMEDY, (record.diagnosis,), (record.split or "",))
         for record, fact in zip(records, facts, strict=True)
@@ -233,7 +253,7 @@ def quality_findings(records: Sequence[Record], facts: Sequence[ImageFacts]) -> 
 
 
 def faults(fact: ImageFacts) -> list[tuple[str, str]]:
-    """Return (kind, evidence) for everything that is wrong with one image."""
+    """Return (kind, evidence) of everything that makes one image hard to read."""
     look = fact.look
     if look is None:
         return []

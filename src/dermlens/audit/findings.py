@@ -1,6 +1,6 @@
-"""What is wrong with a data set, one row per finding: unreadable files, contradicting labels, leaks across a split.
+"""Findings: one row for each thing that is wrong with a data set, and the checks that need only hashes and ids.
 
-Every file is read once (`hash_records`); everything after that works on hashes and ids.
+`train` and `evaluate` run these checks too; each file is read once (`hash_records`).
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ KINDS = (
 """All kinds, in the order of a report."""
 
 _COUNTED = {
-    "near_duplicates_contradicting": ("picture", "stored in different files under more than one diagnosis"),
-    "lesion_under_two_diagnoses": ("lesion", "under more than one diagnosis, in different pictures"),
-    "label_against_reference": ("kind of label", "against the reference"),
+    "near_duplicates_contradicting": ("picture", "in different files with different diagnoses"),
+    "lesion_under_two_diagnoses": ("lesion", "with more than one diagnosis, in different pictures"),
+    "label_against_reference": ("kind of wrong label", "according to the reference"),
     "near_duplicate_across_split": ("picture", "on both sides of the split in different files (inferred)"),
     "shared_with_other_data": ("picture or lesion", "shared with the other data set"),
-    "label_suspect": ("label", "that a probe on the images denies"),
-    "near_duplicates": ("picture", "stored in different files under the same diagnosis"),
-    "class_hard_to_score": ("class", "with too few test lesions for a usable score"),
+    "label_suspect": ("label", "that a simple classifier doubts"),
+    "near_duplicates": ("picture", "in different files with the same diagnosis"),
+    "class_hard_to_score": ("class", "with too few test lesions for a useful score"),
     "class_imbalance": ("imbalance", "between the classes"),
-    "source_shortcut": ("shortcut", "by which the class can be told without the lesion"),
-    "artefact_by_class": ("artefact", "much commoner in some classes than in others"),
-    "near_uniform": ("image", "with next to nothing on it"),
+    "source_shortcut": ("shortcut", "that reveals the class without the lesion"),
+    "artefact_by_class": ("artefact", "much more common in some classes than in others"),
+    "near_uniform": ("image", "with almost nothing on it"),
     "blurred": ("image", "out of focus"),
     "dark": ("image", "too dark"),
     "overexposed": ("image", "overexposed"),
@@ -65,7 +65,11 @@ _COUNTED = {
 }
 """For kinds whose summary is a plain count: what is counted, and what is wrong with it."""
 
-_PLURALS = {"class": "classes", "kind of label": "kinds of label", "picture or lesion": "pictures or lesions"}
+_PLURALS = {
+    "class": "classes",
+    "kind of wrong label": "kinds of wrong labels",
+    "picture or lesion": "pictures or lesions",
+}
 SMALL_CLASS_LESIONS = 20  # below this, a class's sensitivity has an interval wider than 40 points
 _THREADS = 2
 _CHUNK = 1024
@@ -74,13 +78,13 @@ _CHECK_SPEC = InputSpec(size_px=32)  # decoded only to see that it can be: as sm
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, or worth knowing.
+    """One thing that is wrong with a data set, or worth knowing.
 
     Attributes:
         kind: one of `KINDS`.
-        severity: "error" makes a result wrong, "warning" weakens it, "note" is for information.
+        severity: "error" makes a result wrong, "warning" makes it less certain, "note" is for information.
         images: `Record.image` of the images concerned.
-        evidence: what was seen, one line.
+        evidence: what was found, one line.
         remedy: what to do, one line.
         labels: the diagnosis of each image, parallel to `images`.
         roles: the role of each image, parallel to `images`, where roles matter; else empty.
@@ -118,7 +122,7 @@ def hash_records(
     return hashes
 
 
-def audit(
+def basic_findings(
     records: Sequence[Record],
     hashes: Sequence[str | None],
     roles: Sequence[str | None] | None = None,
@@ -178,7 +182,7 @@ def _unreadable(records: Sequence[Record], hashes: Sequence[str | None]) -> list
             "error",
             (record.image,),
             _why_unreadable(record),
-            "Replace the file or take it out; training leaves it out.",
+            "Replace the file or remove it; training leaves it out.",
             (record.diagnosis,),
         )
         for record, digest in zip(records, hashes, strict=True)
@@ -195,18 +199,18 @@ def _why_unreadable(record: Record) -> str:
 
 
 def _identical(records: Sequence[Record], hashes: Sequence[str | None]) -> list[Finding]:
-    """One finding for each set of files that are the same byte for byte."""
+    """Return one finding for each set of files that are the same byte for byte."""
     findings = []
     for group in _sharing(hashes):
         chosen = [records[i] for i in group]
         labels = sorted({record.diagnosis for record in chosen})
         images, own = tuple(r.image for r in chosen), tuple(r.diagnosis for r in chosen)
         if len(labels) > 1:
-            evidence = f"The same file, byte for byte, stands under {', '.join(labels)}."
-            remedy = "Pass a reference that knows the diagnosis, or take all copies out."
+            evidence = f"The same file, byte for byte, is labelled {', '.join(labels)}."
+            remedy = "Pass a reference that knows the diagnosis, or leave all copies out."
             findings.append(Finding("contradicting_labels", "error", images, evidence, remedy, own))
         else:
-            evidence = f"{len(group)} files are the same byte for byte."
+            evidence = f"{len(group)} files are identical, byte for byte."
             findings.append(Finding("identical_images", "note", images, evidence, "Keep one of them.", own))
     return findings
 
@@ -216,9 +220,9 @@ def _crossing(
     hashes: Sequence[str | None],
     roles: Sequence[str | None],
 ) -> list[Finding]:
-    """Pictures, lesions and patients on more than one side of the split.
+    """Return pictures, lesions and patients on more than one side of the split.
 
-    Each leak is told once, by its closest tie: a lesion finding holds images whose counterpart on another side is
+    Each leak is reported once, by its closest tie: a lesion finding holds images whose counterpart on another side is
     another picture of the lesion, a patient finding those whose counterpart is another lesion of the patient.
     """
     pictures = picture_groups(records, hashes)
@@ -243,7 +247,7 @@ def _has_counterpart(
     roles: Sequence[str | None],
     closer: Sequence[Hashable] | None,
 ) -> bool:
-    """Whether another member stands on another side and is not tied more closely."""
+    """Whether another member is on another side and not tied more closely."""
     if roles[index] is None:
         return False
     return any(
@@ -263,8 +267,8 @@ def _crossing_finding(
         kind,
         "error",
         tuple(records[i].image for i in leaking),
-        f"The {what} {name} stands on both sides of the split: {counts} images.",
-        "Move all of its images to one side; a data set without a split is split by lesion and patient.",
+        f"The {what} {name} is on both sides of the split: {counts} images.",
+        "Move all of its images to one side. A data set without a split is split by lesion and patient.",
         tuple(records[i].diagnosis for i in leaking),
         sides,
     )
@@ -279,9 +283,9 @@ def _small_classes(records: Sequence[Record]) -> list[Finding]:
         lesions = len({r.lesion_id or r.isic_id or r.image for r in chosen})
         if lesions < SMALL_CLASS_LESIONS:
             evidence = (
-                f"{code} has {len(chosen)} images of {lesions} lesions; its score will be little more than a guess."
+                f"{code} has {len(chosen)} images of {lesions} lesions; its score will be hardly better than a guess."
             )
-            remedy = "Add images of other lesions, or join the class with a related one."
+            remedy = "Add images of other lesions, or merge the class with a related one."
             images = tuple(r.image for r in chosen)
             findings.append(Finding("class_too_small", "warning", images, evidence, remedy, (code,) * len(chosen)))
     return findings
@@ -303,24 +307,36 @@ def _summary_line(kind: str, findings: Sequence[Finding]) -> str:
         return f"{_many(count, 'image')} cannot be read, first {findings[0].images[0]}"
     if kind == "contradicting_labels":
         pairs = Counter("/".join(sorted(set(finding.labels))) for finding in findings)
-        words = "under two diagnoses" if all(p.count("/") == 1 for p in pairs) else "under more than one diagnosis"
-        told = ", ".join(f"{n} {pair}" for pair, n in sorted(pairs.items()))
-        return f"{_many(count, 'image')} {'stands' if count == 1 else 'stand'} {words}, byte for byte ({told})"
+        number = "two" if all(pair.count("/") == 1 for pair in pairs) else "more than one"
+        labels = ", ".join(f"{n} {pair}" for pair, n in sorted(pairs.items()))
+        diagnoses = "diagnosis" if number == "more than one" else "diagnoses"
+        return f"{_many(count, 'image')} with {number} {diagnoses}, byte for byte the same ({labels})"
     if kind == "identical_images":
-        return f"{_many(count, 'image')} kept in {images} files under the same diagnosis"
+        return f"{_many(count, 'image')} stored in {images} files with the same diagnosis"
     if kind == "class_too_small":
-        told = ", ".join(f"{f.labels[0]} {len(f.images)}" for f in findings)
-        return f"{_many(count, 'class', 'classes')} with fewer than {SMALL_CLASS_LESIONS} lesions (images: {told})"
+        sizes = ", ".join(f"{f.labels[0]} {len(f.images)}" for f in findings)
+        return f"{_many(count, 'class', 'classes')} with fewer than {SMALL_CLASS_LESIONS} lesions (images: {sizes})"
     if kind in _COUNTED:
         noun, wrong = _COUNTED[kind]
         concerned = f" ({_many(images, 'image')})" if images else ""
         return f"{_many(count, noun, _PLURALS.get(noun))} {wrong}{concerned}"
-    what = {"same": "picture", "lesion": "lesion", "patient": "patient"}[kind.split("_")[0]]
+    what, others = {
+        "same_image_across_split": ("picture", ""),
+        "lesion_across_split": ("lesion", ", in different pictures"),
+        "patient_across_split": ("patient", ", with different lesions"),
+    }[kind]
     sides = Counter(role for finding in findings for role in finding.roles)
-    told = ", ".join(f"{n} in {role}" for role, n in sorted(sides.items()))
-    through = {"picture": "", "lesion": ", other pictures of it", "patient": ", other lesions"}[what]
-    return f"{_many(count, what)} on both sides of the split{through} (images: {told})"
+    by_side = ", ".join(f"{n} in {role}" for role, n in sorted(sides.items()))
+    return f"{_many(count, what)} on both sides of the split{others} (images: {by_side})"
 
 
 def _many(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of n cases (Wilson 1927); good for few cases and for 0 and 1."""
+    z2 = 1.959964**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = (z2 * (share * (1 - share) / n + z2 / (4 * n * n))) ** 0.5 / (1 + z2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)

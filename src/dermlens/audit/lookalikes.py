@@ -1,9 +1,7 @@
-"""Near duplicates that a hash misses, cropped or tilted: neighbours in the embedding, checked by laying them over.
+"""Near duplicates that a hash misses, cropped or tilted: nearest neighbours by embedding, confirmed by an overlay.
 
-Metadata is believed: two pictures with ISIC ids of their own that are known to show one lesion are two photographs.
-Zoomed in or out on the same spot, those can agree as a crop does, and no comparison of pixels tells them apart.
-
-Nearest neighbours among embeddings: exact in blocks up to some ten thousand, by an index of neighbours above.
+Metadata counts: two pictures of one lesion with different ISIC ids are two photographs. Zoomed in or out on the same
+spot, they can agree as a crop does, and no comparison of pixels distinguishes them.
 """
 
 from __future__ import annotations
@@ -17,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from dermlens.audit.duplicates import MIN_CONTRAST, NearPair, linked
-from dermlens.audit.facts import ImageFacts
+from dermlens.audit.duplicates import NearPair, group_near
+from dermlens.audit.facts import MIN_CONTRAST, ImageFacts
 from dermlens.audit.geometry import SPEC, Overlay, Sketch, overlay, sketch
 from dermlens.data.images import load_image
 from dermlens.data.records import Record, picture_groups
 from dermlens.errors import DermlensError
 
 VERSION = "1"
-"""Raise it when this module, `geometry.py` or `neighbours.py` would find other pairs."""
+"""Raise it when this module or `geometry.py` would find other pairs."""
 
 NEIGHBOURS = 8
 MIN_LIKENESS = 0.8
@@ -36,7 +34,16 @@ _THREADS = 2
 _CHUNK = 1024
 _MAX_SKETCHES = 8192  # held at once: 350 MB at most
 
+EXACT_UP_TO = 20_000
+_BLOCK_VALUES = 8_000_000  # similarities held at once: 32 MB, however many images there are
+_ADD = 4096
+_CONNECTIVITY, _EXPAND_ADD, _EXPAND_SEARCH = 16, 128, 64
+_DIMENSIONS, _SAMPLE = 128, 8192
+_MORE = 4  # times as many are fetched in few dimensions as are wanted
+
 Pair = tuple[int, int]
+Vectors = npt.NDArray[np.float16] | npt.NDArray[np.float32]
+Advance = Callable[[int], None] | None
 
 
 def lookalikes(
@@ -51,15 +58,13 @@ def lookalikes(
     Args:
         records, facts: n images.
         vectors, keys: from `embed`.
-        found: pairs that are known already; they, and what is linked through them, are not looked at again.
+        found: pairs that are known already; images that these connect are not compared again.
     """
     return confirmed(records, candidates(records, facts, vectors, keys, found))
 
 
-def confirmed(
-    records: Sequence[Record], pairs: Sequence[Pair], *, progress: Callable[[int], None] | None = None
-) -> list[NearPair]:
-    """Lay each candidate over the other and return those that are one photograph.
+def confirmed(records: Sequence[Record], pairs: Sequence[Pair], *, progress: Advance = None) -> list[NearPair]:
+    """Lay the two images of each candidate over each other and return the pairs that are one photograph.
 
     Args:
         progress: called with the number of candidates just checked.
@@ -83,7 +88,7 @@ def candidates(
     keys: Sequence[str],
     found: Sequence[NearPair],
 ) -> list[Pair]:
-    """Return pairs worth laying over each other, `first < second`, sorted."""
+    """Return pairs to lay over each other, `first < second`, sorted."""
     first_of: dict[str, int] = {}
     for index, (key, fact) in enumerate(zip(keys, facts, strict=True)):
         if key and fact.look is not None and fact.look.contrast >= MIN_CONTRAST:
@@ -95,7 +100,7 @@ def candidates(
     rows, columns = np.nonzero((likeness >= MIN_LIKENESS) & (places >= 0))
     pairs = np.sort(np.stack([chosen[rows], chosen[places[rows, columns]]], axis=1), axis=1)
     files = picture_groups(records, [fact.sha256 for fact in facts])
-    same = linked(len(records), [(p.first, p.second) for p in found], [str(file) for file in files])
+    same = group_near(files, found)
     return [
         (int(i), int(j))
         for i, j in np.unique(pairs, axis=0)
@@ -109,10 +114,8 @@ def _known_views(one: Record, other: Record) -> bool:
     return one.lesion_id is not None and one.lesion_id == other.lesion_id and None not in ids and ids[0] != ids[1]
 
 
-def _overlays(
-    records: Sequence[Record], pairs: Sequence[Pair], progress: Callable[[int], None] | None
-) -> Iterable[Overlay | None]:
-    kept: OrderedDict[int, Sketch | None] = OrderedDict()
+def _overlays(records: Sequence[Record], pairs: Sequence[Pair], progress: Advance) -> Iterable[Overlay | None]:
+    sketches: OrderedDict[int, Sketch | None] = OrderedDict()
 
     def draw(index: int) -> Sketch | None:
         try:
@@ -121,33 +124,22 @@ def _overlays(
             return None
 
     def lay(pair: Pair) -> Overlay | None:
-        one, other = kept[pair[0]], kept[pair[1]]
+        one, other = sketches[pair[0]], sketches[pair[1]]
         return None if one is None or other is None else overlay(one, other)
 
     with threadpool_limits(1), ThreadPoolExecutor(_THREADS) as pool:  # many small products: threads of BLAS only wait
         for start in range(0, len(pairs), _CHUNK):
             part = pairs[start : start + _CHUNK]
-            wanted = sorted({index for pair in part for index in pair})
-            missing = [index for index in wanted if index not in kept]
-            kept.update(zip(missing, pool.map(draw, missing), strict=True))
-            for index in wanted:
-                kept.move_to_end(index)
+            needed = sorted({index for pair in part for index in pair})
+            missing = [index for index in needed if index not in sketches]
+            sketches.update(zip(missing, pool.map(draw, missing), strict=True))
+            for index in needed:
+                sketches.move_to_end(index)
             yield from pool.map(lay, part)
-            while len(kept) > _MAX_SKETCHES:
-                kept.popitem(last=False)
+            while len(sketches) > _MAX_SKETCHES:
+                sketches.popitem(last=False)
             if progress is not None:
                 progress(len(part))
-
-
-EXACT_UP_TO = 20_000
-_BLOCK_VALUES = 8_000_000  # similarities held at once: 32 MB, however many images there are
-_ADD = 4096
-_CONNECTIVITY, _EXPAND_ADD, _EXPAND_SEARCH = 16, 128, 64
-_DIMENSIONS, _SAMPLE = 128, 8192
-_MORE = 4  # times as many are fetched in few dimensions as are wanted
-
-Vectors = npt.NDArray[np.float16] | npt.NDArray[np.float32]
-Advance = Callable[[int], None] | None
 
 
 def unit(vectors: Vectors) -> npt.NDArray[np.float16]:
@@ -162,15 +154,15 @@ def unit(vectors: Vectors) -> npt.NDArray[np.float16]:
 def nearest(
     vectors: npt.NDArray[np.float16], count: int, progress: Advance = None, *, exact: bool | None = None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Return the `count` nearest others of each vector, nearest first, and their cosine similarity.
+    """Return the `count` nearest other vectors of each, nearest first, and their cosine similarity.
 
     Args:
         vectors: (n, d) of length 1, from `unit`.
         progress: called with the number of vectors just done.
-        exact: compare all with all; by default up to `EXACT_UP_TO` vectors.
+        exact: compare all with all; the default up to `EXACT_UP_TO` vectors, above that an index is searched.
 
     Returns:
-        Two arrays (n, min(count, n - 1)); where an index knows fewer, the place is -1 with similarity -1.
+        Two arrays (n, min(count, n - 1)); where the index finds fewer, the place is -1 with similarity -1.
     """
     count = max(0, min(count, len(vectors) - 1))
     if count == 0:
@@ -207,7 +199,7 @@ def _indexed(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Search a graph of neighbours (HNSW, Malkov and Yashunin 2018, by usearch) in fewer dimensions; it misses a few.
 
-    What it finds is put in order by the whole vectors.
+    What it finds is sorted by the whole vectors.
     """
     from usearch.index import Index
 

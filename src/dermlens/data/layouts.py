@@ -6,8 +6,8 @@ What a table calls its columns is one row of `TABLES`; the code below is the sam
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -84,8 +84,13 @@ TABLES = (
 ONE_HOT = TableLayout("ISIC 2018/2019 ground truth", "image", "diagnosis", site="anatom_site_general")
 
 
-def read_layout(path: Path, images: Path | None = None) -> Dataset:
-    """Recognise the layout of a folder or CSV file and read it; see `manifest.read_dataset`."""
+def read_layout(path: Path, images: Path | None = None, *, labels: Collection[str] | None = None) -> Dataset:
+    """Recognise the layout of a folder or CSV file and read it; see `manifest.read_dataset`.
+
+    Args:
+        labels: None where every image must have a diagnosis. Else all images of a folder count, those in a folder with
+            one of these names have it as their diagnosis, and a missing diagnosis is "".
+    """
     if path.is_file():
         if path.suffix.lower() not in _TABLE_SUFFIXES:
             raise DataError(
@@ -93,19 +98,19 @@ def read_layout(path: Path, images: Path | None = None) -> Dataset:
                 remedy="Pass the folder that holds the class folders, or a CSV with the columns image, diagnosis.",
                 code="not_a_dataset",
             )
-        return _read_table_layout(path, images or path.parent)
-    table, others = _table_in(path)
+        return _read_table_layout(path, images or path.parent, labels is None)
+    table, others = _table_in(path, labels is None)
     if table is not None:
-        return _read_table_layout(table, images or path)
-    dataset = _read_folders(path)
-    notes = (f"Tables not used, since they are of no known kind: {shown(others)}.",) if others else ()
-    return Dataset(dataset.root, dataset.layout, dataset.records, (*dataset.notes, *notes))
+        return _read_table_layout(table, images or path, labels is None)
+    dataset = _read_folders(path) if labels is None else _read_all_images(path, labels)
+    notes = (f"Tables not used, since their columns are not known: {shown(others)}.",) if others else ()
+    return replace(dataset, notes=(*dataset.notes, *notes))
 
 
 # Tables
 
 
-def _table_in(folder: Path) -> tuple[Path | None, list[str]]:
+def _table_in(folder: Path, labelled: bool) -> tuple[Path | None, list[str]]:
     """Return the table that describes a folder's images, or None, and the names of tables that do not."""
     tables = [
         path
@@ -116,13 +121,13 @@ def _table_in(folder: Path) -> tuple[Path | None, list[str]]:
         if path.name.lower() == MANIFEST_NAME:
             return path, []
     known = [path for path in tables if _layout_of(read_header(path)) not in (None, MANIFEST)]
-    if len(known) > 1:
+    if len(known) > 1 and labelled:
         raise DataError(
             f"{folder} holds {len(known)} tables that name diagnoses: {shown([p.name for p in known])}.",
             remedy="Pass the CSV file that you mean instead of the folder.",
             code="several_tables",
         )
-    return (known[0] if known else None), [path.name for path in tables]
+    return (known[0] if len(known) == 1 else None), [path.name for path in tables]
 
 
 def _layout_of(columns: Sequence[str]) -> TableLayout | None:
@@ -134,28 +139,30 @@ def _layout_of(columns: Sequence[str]) -> TableLayout | None:
     return None
 
 
-def _read_table_layout(path: Path, root: Path) -> Dataset:
+def _read_table_layout(path: Path, root: Path, labelled: bool) -> Dataset:
     table = read_table(path)
     layout = _layout_of(table.columns)
+    if layout is None and not labelled:
+        layout = next((known for known in TABLES if known.image in table.columns), None)
     if layout is None:
-        need_columns(table, "image", "diagnosis")
+        need_columns(table, "image", *(["diagnosis"] if labelled else []))
     layout = layout or MANIFEST
     if layout is ONE_HOT:
         table = _with_metadata(_from_one_hot(table))
     table, notes = _included(table)
     pairs, unlisted = _find_images(table, layout, root)
     _refuse_repeats(table, [image for image, _ in pairs])
-    records = tuple(_record(table, layout, row, root, image) for image, row in pairs)
+    records = tuple(_record(table, layout, row, root, image, labelled) for image, row in pairs)
     if not records:
         raise DataError(f"{path} has no rows.", remedy="Add a row for each image.", code="no_images")
     if unlisted:
-        notes.append(f"{unlisted} images below {root} stand in no row of {path.name} and are left out.")
-    merged = _merged_names(row[layout.diagnosis] for _, row in pairs)
+        notes.append(f"{unlisted} images below {root} are in no row of {path.name} and are left out.")
+    merged = _merged_names(row.get(layout.diagnosis, "") for _, row in pairs)
     return Dataset(root, layout.name, records, (*notes, *merged))
 
 
 def _find_images(table: Table, layout: TableLayout, root: Path) -> tuple[list[tuple[Path, Row]], int]:
-    """Return (image below root, row) pairs in the table's order, and how many images stand in no row."""
+    """Return (image below root, row) pairs in the table's order, and how many images are in no row."""
     index: ImageIndex | None = None
     found: list[tuple[Path, Row]] = []
     missing: list[str] = []
@@ -177,13 +184,13 @@ def _find_images(table: Table, layout: TableLayout, root: Path) -> tuple[list[tu
     return found, unlisted
 
 
-def _record(table: Table, layout: TableLayout, row: Row, root: Path, image: Path) -> Record:
+def _record(table: Table, layout: TableLayout, row: Row, root: Path, image: Path, labelled: bool) -> Record:
     lesion, sex = cell(row, "lesion_id"), cell(row, layout.sex)
     source = (image.parent.name or root.name) if layout.every_copy else cell(row, "source")
     return Record(
         path=root / image,
         image=image.as_posix(),
-        diagnosis=_diagnosis(table, layout, row),
+        diagnosis=_diagnosis(table, layout, row) if labelled or row.get(layout.diagnosis) else "",
         lesion_id=layout.lesion_prefix + lesion if lesion else None,
         patient_id=cell(row, "patient_id"),
         split=_split(table, row),
@@ -296,14 +303,7 @@ def _raise_ambiguous(table: Table, name: str, copies: Sequence[Path]) -> NoRetur
 
 def _read_folders(folder: Path) -> Dataset:
     root = _unwrapped(folder)
-    index = ImageIndex.build(root)
-    if not index.paths:
-        raise DataError(
-            f"{folder} holds no images ({index.other_files} other files). "
-            f"Images end in {', '.join(sorted(IMAGE_EXTENSIONS))}.",
-            remedy=_REMEDY_FOLDERS,
-            code="no_images",
-        )
+    index = _images_below(root)
     depth = 2 if _has_split_folders(root, index.paths) else 1
     inside = [path for path in index.paths if len(path.parts) > depth]
     if not inside:
@@ -324,6 +324,27 @@ def _read_folders(folder: Path) -> Dataset:
     )
     notes = [*_folder_notes(root, depth, index, inside), *_merged_names(p.parts[depth - 1] for p in inside)]
     return Dataset(root, "split and class folders" if depth > 1 else "class folders", records, tuple(notes))
+
+
+def _read_all_images(root: Path, labels: Collection[str]) -> Dataset:
+    records = []
+    for path in _images_below(root).paths:
+        names = [normalise(name) for name in reversed(path.parent.parts)]
+        label = next((name for name in names if name in labels), "")
+        records.append(Record(root / path, path.as_posix(), label, isic_id=isic_id_of(path.stem)))
+    return Dataset(root, "images", tuple(records))
+
+
+def _images_below(root: Path) -> ImageIndex:
+    index = ImageIndex.build(root)
+    if not index.paths:
+        raise DataError(
+            f"{root} holds no images ({index.other_files} other files). "
+            f"Images end in {', '.join(sorted(IMAGE_EXTENSIONS))}.",
+            remedy=_REMEDY_FOLDERS,
+            code="no_images",
+        )
+    return index
 
 
 def _unwrapped(folder: Path) -> Path:
@@ -356,7 +377,7 @@ def _folder_notes(root: Path, depth: int, index: ImageIndex, inside: Sequence[Pa
     notes = []
     loose = len(index.paths) - len(inside)
     if loose:
-        notes.append(f"{loose} images stand outside the class folders and are left out.")
+        notes.append(f"{loose} images are outside the class folders and are left out.")
     if index.other_files:
         notes.append(f"{index.other_files} files are no images and are left out.")
     full = {root.joinpath(*path.parts[:depth]) for path in inside}
@@ -371,7 +392,7 @@ def _folder_notes(root: Path, depth: int, index: ImageIndex, inside: Sequence[Pa
 
 
 def _merged_names(names: Iterable[str]) -> list[str]:
-    """Tell which different names were read as one diagnosis."""
+    """Say which different names were read as one diagnosis."""
     by_code: defaultdict[str, set[str]] = defaultdict(set)
     for name in names:
         by_code[normalise(name)].add(name)

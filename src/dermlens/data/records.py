@@ -124,7 +124,7 @@ def checked_hashes(records: Sequence[Record], hashes: Sequence[str | None]) -> S
 def picture_groups(records: Sequence[Record], hashes: Sequence[str | None]) -> list[int]:
     """Number the pictures: n integers, equal where content hash or ISIC id is shared (also through a third file)."""
     checked_hashes(records, hashes)
-    return _components([("hash", h), ("isic", r.isic_id)] for r, h in zip(records, hashes, strict=True))
+    return group_connected([(h, r.isic_id) for r, h in zip(records, hashes, strict=True)])
 
 
 def lesion_groups(records: Sequence[Record], hashes: Sequence[str | None]) -> list[int]:
@@ -134,10 +134,7 @@ def lesion_groups(records: Sequence[Record], hashes: Sequence[str | None]) -> li
     others. Numbers count up in the order of first appearance.
     """
     checked_hashes(records, hashes)
-    return _components(
-        [("hash", h), ("isic", r.isic_id), ("lesion", r.lesion_id), ("patient", r.patient_id)]
-        for r, h in zip(records, hashes, strict=True)
-    )
+    return group_connected([(h, r.isic_id, r.lesion_id, r.patient_id) for r, h in zip(records, hashes, strict=True)])
 
 
 def lesions(records: Sequence[Record], hashes: Sequence[str | None]) -> list[int]:
@@ -146,9 +143,7 @@ def lesions(records: Sequence[Record], hashes: Sequence[str | None]) -> list[int
     This is the unit that figures and their intervals count: a record of which nothing is known is its own lesion.
     """
     checked_hashes(records, hashes)
-    return _components(
-        [("hash", h), ("isic", r.isic_id), ("lesion", r.lesion_id)] for r, h in zip(records, hashes, strict=True)
-    )
+    return group_connected([(h, r.isic_id, r.lesion_id) for r, h in zip(records, hashes, strict=True)])
 
 
 def members(groups: Sequence[int]) -> list[list[int]]:
@@ -159,21 +154,28 @@ def members(groups: Sequence[int]) -> list[list[int]]:
     return [found[group] for group in sorted(found)]
 
 
-def _components(facts: Iterable[list[tuple[str, Hashable]]]) -> list[int]:
-    parents: list[int] = []
-    first_with: dict[tuple[str, Hashable], int] = {}
-    for index, keys in enumerate(facts):
-        parents.append(index)
-        for key in keys:
-            if key[1] is not None:
-                first = _root(parents, first_with.setdefault(key, index))
-                parents[_root(parents, index)] = first
+def group_connected(keys: Sequence[Sequence[Hashable]], pairs: Iterable[tuple[int, int]] = ()) -> list[int]:
+    """Number n things by first appearance: equal numbers where two are connected, directly or through others.
+
+    Args:
+        keys: for each thing its keys, the same kinds in the same order; things that share one are connected. None is no
+            key.
+        pairs: indices of things that are connected as well.
+    """
+    parents = list(range(len(keys)))
+
+    def root(index: int) -> int:
+        while parents[index] != index:
+            parents[index] = parents[parents[index]]
+            index = parents[index]
+        return index
+
+    first_with: dict[tuple[int, Hashable], int] = {}
+    for index, own in enumerate(keys):
+        for kind, key in enumerate(own):
+            if key is not None:
+                parents[root(index)] = root(first_with.setdefault((kind, key), index))
+    for one, other in pairs:
+        parents[root(one)] = root(other)
     numbers: dict[int, int] = {}
-    return [numbers.setdefault(_root(parents, index), len(numbers)) for index in range(len(parents))]
-
-
-def _root(parents: list[int], index: int) -> int:
-    while parents[index] != index:
-        parents[index] = parents[parents[index]]
-        index = parents[index]
-    return index
+    return [numbers.setdefault(root(index), len(numbers)) for index in range(len(keys))]
