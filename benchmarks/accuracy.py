@@ -32,7 +32,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "top_5": {"fine_tune": "top", "cut_block": 5, "views": 8, "epochs": 10, "learning_rate": 4e-4},
     "full": {"fine_tune": "full", "epochs": 6},  # as many images as the student sees
     "full_12": {"fine_tune": "full", "epochs": 12},  # twice as long: at six it was still gaining
-    "embedded": {"fine_tune": "full", "epochs": 12, "artefacts": 0.25, "patience": 0},  # `default_model.RECIPE`
+    "embedded": {"fine_tune": "full", "epochs": 12, "artefacts": 0.25, "patience": 0},  # scripts/default_model
     "full_260": {
         "fine_tune": "full",
         "size_px": 260,
@@ -52,8 +52,8 @@ def run_fold(data: Path, out: Path, method: str, fold: int, settings: Mapping[st
 
     from dermlens.audit.findings import hash_records
     from dermlens.networks.backend import load_tensorflow
-    from dermlens.training.default_model import default_dataset
     from dermlens.training.split import assign_folds, assign_roles
+    from scripts.default_model.dataset import default_dataset
 
     console = Console(width=140)
     dataset = default_dataset(data, console)

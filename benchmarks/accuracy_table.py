@@ -18,6 +18,8 @@ import numpy as np
 from kept_folds import fuller, identity, read_folds, refuse_mixtures, rule_of, write_fold  # both beside this file
 from measure import machine
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # for scripts.default_model
+
 PREFERENCE = ("images_224", "isic9", "images_200x150")
 PROBE, MAJORITY, STUDENT, FINAL = "linear probe", "majority", "student", "top"
 HEADER = (

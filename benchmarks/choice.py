@@ -4,7 +4,7 @@
         [--onto benchmarks/results/choice.json] [--out benchmarks/results] [--page docs/accuracy.md]
 
 The test role says how good the embedded model is; a recipe that was chosen by it would look better than it is. So this
-is where one is chosen: bundles of the same four roles (`python -m dermlens.training.default_model --recipe FILE`), each
+is where one is chosen: bundles of the same four roles (`python -m scripts.default_model train --recipe FILE`), each
 compared with the embedded model. The temperature for one of the two roles is fitted on the other, without biases, and
 each bundle decides by its own rule. Calibrate also stands alone, since select has chosen the epoch of each network. An
 interval is over lesions: how far the same recipe moves from one training to the next is not in it. A bundle that had
@@ -150,7 +150,7 @@ def main() -> None:
     networks: dict[str, Any] = {}
     base = None
     for name, bundle in bundles.items():
-        runtime = Runtime(bundle.graph_path, precision=bundle.precision)
+        runtime = Runtime(bundle.graph_path)
         own = told(bundle, {role: look(bundle, runtime, roles[role], console, name).logits for role in CHOOSING}, roles)
         networks[name] = {"minutes": bundle.card["training"]["minutes"], "roles": {}}
         for role, rows in rows_of.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,11 @@ from dermlens.bundle.bundle import Bundle
 from dermlens.evaluation.fit_trust import Labelled
 from dermlens.evaluation.metrics import log_loss
 from dermlens.evaluation.scores import score
-from dermlens.training.default_model import default_dataset
-from dermlens.training.refit import roles_of
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # scripts/ is there
+
+from scripts.default_model.dataset import default_dataset
+from scripts.default_model.facts import roles_of
 
 
 def embedded_roles(bundle: Bundle, console: Console, data: Path | None = None) -> dict[str, Labelled]:

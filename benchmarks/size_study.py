@@ -141,8 +141,8 @@ def read_study(data: Path, out: Path, backbones: Sequence[str]) -> tuple[dict[st
 
     from dermlens.audit.findings import hash_records
     from dermlens.data.records import lesions as lesion_numbers
-    from dermlens.training.default_model import default_dataset
     from dermlens.training.split import assign_folds
+    from scripts.default_model.dataset import default_dataset
 
     console = Console(width=140)
     records = list(default_dataset(data, console).records)

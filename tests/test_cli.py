@@ -16,8 +16,8 @@ import tiny
 from dermlens import cli
 from dermlens.cli import options
 from dermlens.data.images import DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS
+from dermlens.diagnoses import DISCLAIMER
 from dermlens.files import CACHE_MAX_BYTES, Cache
-from dermlens.inference.predictor import DISCLAIMER
 from dermlens.training.recipe import Recipe
 
 

@@ -11,9 +11,9 @@ from folds import marks
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = {"pooled": "trust.md", "limits": "accuracy.md", "fold_views": "accuracy.md", "ablations": "accuracy.md"}
-PLACES |= {"subgroups": "trust.md", "members": "accuracy.md", "isic9": "accuracy.md", "versions": "accuracy.md"}
+PLACES |= {"subgroups": "trust.md", "isic9": "accuracy.md", "versions": "accuracy.md"}
 PLACES |= {"choice": "accuracy.md", "ensemble": "accuracy.md"}
-NO_PLOT = ("subgroups", "members", "isic9", "versions", "choice", "ensemble")
+NO_PLOT = ("subgroups", "isic9", "versions", "choice", "ensemble")
 
 
 @pytest.mark.parametrize("name", PLACES)

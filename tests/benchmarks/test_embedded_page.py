@@ -10,8 +10,8 @@ from embedded_page import DOCS, RESULTS, RUNS, marks, written
 
 from dermlens.bundle.bundle import MODELS_DIR, load_bundle
 from dermlens.text import figure
-from dermlens.training.default_model import RECIPE
 from dermlens.training.recipe import make_recipe
+from scripts.default_model.recipe import RECIPE
 
 
 @pytest.mark.parametrize("page", ["trust.md", "accuracy.md"])

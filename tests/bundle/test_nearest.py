@@ -115,7 +115,7 @@ def test_a_bundle_without_them_says_how_to_get_them(tmp_path: Path) -> None:
     predictor = Predictor(tiny.write(tmp_path / "b"))
     with pytest.raises(BundleError, match=r"no neighbours\.npz") as caught:
         predictor.predict(tiny.colour("RED"), neighbours=1)
-    assert "dermlens.training.refit" in caught.value.remedy and caught.value.code == "no_neighbours"
+    assert "Train the model again" in caught.value.remedy and caught.value.code == "no_neighbours"
 
 
 def test_a_changed_byte_is_noticed_and_a_wrong_array_too(predictor: Predictor) -> None:

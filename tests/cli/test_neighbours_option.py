@@ -58,4 +58,4 @@ def test_a_model_without_them_ends_with_the_remedy(
     assert call("predict", picture, "--model", str(tiny.write(tmp_path / "old")), "--neighbours", "3") == 2
     captured = capsys.readouterr()
     words = captured.err.replace("\n", " ")
-    assert "neighbours.npz" in words and "dermlens.training.refit" in words and not captured.out
+    assert "neighbours.npz" in words and "Train the model again" in words and not captured.out

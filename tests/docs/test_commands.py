@@ -23,7 +23,6 @@ import pytest
 
 import live
 from dermlens.bundle.bundle import load_bundle
-from dermlens.training.refit import main as refit
 from doc_blocks import CHEAPER, FIRST_TRAINING, PAGES, Block, Command, blocks, commands, plain, run_dermlens, words
 
 ADDRESS = "http://127.0.0.1:8000"
@@ -87,9 +86,6 @@ def run_command(command: Command, port: int, patch: pytest.MonkeyPatch) -> None:
         text = text.replace("DIGEST", load_bundle(Path("runs/mine/bundle")).sha256)
     if re.search(r"\bdermlens serve\b", text):
         serve(text, patch)
-    elif text.startswith("python -m dermlens.training.refit "):
-        arguments = text.replace("MODEL", "runs/mine").replace("DATA", "my_images")
-        assert refit(words(arguments)[3:]) in (0, None), command
     elif text.startswith("dermlens ") and plain(text):
         allowed = (0, EXIT_FINDINGS) if "--fail-on" in text else (0,)
         assert run_dermlens(cheaper(words(text)[1:])) in allowed, command

@@ -23,13 +23,13 @@ from dermlens import cli
 from dermlens.bundle.bundle import find_bundle, load_bundle, write_bundle
 from dermlens.bundle.decision import probabilities
 from dermlens.cli import options
+from dermlens.diagnoses import DISCLAIMER
 from dermlens.errors import DermlensError, UsageError, WeightsError
 from dermlens.export import export as exporting
 from dermlens.export import formats, readback
 from dermlens.export.export import Exported, export
 from dermlens.export.formats import FORMATS
 from dermlens.export.readback import Answer, read_back
-from dermlens.inference.predictor import DISCLAIMER
 from dermlens.networks.openvino import to_openvino
 
 SUFFIX = {"openvino": "m.xml", "onnx": "m.onnx", "litert": "m.tflite", "saved-model": "m"}
@@ -61,6 +61,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seen={},
         write_graph=lambda path: ov.save_model(to_openvino(model), path, compress_to_fp16=False),
         model_card="# tiny\n",
+        baselines=tiny.baselines(),
     )
     return folder
 

@@ -33,7 +33,6 @@ data, out, settings, resume, every_s = sys.argv[1:]
 train(read_dataset(Path(data)), Path(out), Recipe(**json.loads(settings)), About(name="x"), resume=resume == "resume",
       console=Console(width=150), checkpoint_every_s=float(every_s))
 """
-MEMBER = "the first member"
 SETTINGS = {
     "size_px": 32,
     "views": 1,
@@ -83,13 +82,11 @@ def stage_of(checkpoint: Path) -> str | None:
 def killed_while_training(
     data: Path, out: Path, settings: dict[str, object], resume: str, stage: str, after_s: float
 ) -> None:
-    """Start a training and kill it `after_s` after it has written a checkpoint of `stage`, or kept its first member."""
-    checkpoint, member = out / "checkpoint.npz", out / "members" / "0.npz"
+    """Start a training and kill it `after_s` after it has written a checkpoint of `stage`."""
+    checkpoint = out / "checkpoint.npz"
     before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
 
     def reached() -> bool:
-        if stage == MEMBER:
-            return member.exists()
         return stage_of(checkpoint) == stage and checkpoint.stat().st_mtime_ns != before
 
     process = start(data, out, settings, resume, every_s=0)
@@ -120,8 +117,6 @@ def same_bits(one: Path, other: Path) -> None:
 def check(mode: str, folder: Path, kills: int, seed: int, per_class: int = 20) -> None:
     data = paint(folder / "data", per_class)
     settings = {**SETTINGS, "fine_tune": mode.split()[0]}
-    if mode == "top members":
-        settings["members"] = 2
     if mode == "top fresh":
         settings["views"] = 0
     if mode == "head":
@@ -132,12 +127,9 @@ def check(mode: str, folder: Path, kills: int, seed: int, per_class: int = 20) -
         resume = "resume" if number else "new"
         early = mode == "head" or (kills > 1 and number == 0)
         stage = "head" if early else "tune"
-        if mode == "top members":
-            stage = ("head", MEMBER, "tune2", "tune2")[number]
         killed_while_training(data, folder / "killed", settings, resume, stage, rng.uniform(0, 0.15))
     output = finished(start(data, folder / "killed", settings, "resume"))
-    titles = {"head": "Head over frozen features", "top members": "Fine-tuning, member 2"}
-    title = titles.get(mode, "Fine-tuning")
+    title = "Head over frozen features" if mode == "head" else "Fine-tuning"
     assert f"{title} goes on after step" in output and "goes on after step" not in straight
     same_bits(folder / "straight", folder / "killed")
 
@@ -151,7 +143,7 @@ def test_a_killed_training_ends_at_the_same_bits(mode: str, tmp_path: Path) -> N
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [2, 3])
-@pytest.mark.parametrize("mode", ["head", "top", "top members", "top fresh", "full"])
+@pytest.mark.parametrize("mode", ["head", "top", "top fresh", "full"])
 def test_a_training_killed_again_and_again_ends_at_the_same_bits(mode: str, seed: int, tmp_path: Path) -> None:
     check(mode, tmp_path, kills=4, seed=seed, per_class=40)
 

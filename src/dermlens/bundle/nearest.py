@@ -113,7 +113,7 @@ class TrainingExamples:
         if not whole or (n and not 0 <= int(diagnosis.min()) <= int(diagnosis.max()) < len(codes)):
             raise BundleError(
                 f"The index of training lesions does not fit together: {n} lesions of {k} numbers.",
-                remedy="Fit it anew with `python -m dermlens.training.refit`.",
+                remedy="Train the model again.",
                 code="bad_value",
             )
         return cls(codes, mean, components, places, diagnosis, texts)

@@ -90,7 +90,7 @@ class Novelty:
             raise BundleError(
                 f"The novelty facts of the bundle do not fit together: method {values['method']!r}, {k} components "
                 f"of {d} numbers, scale and threshold {numbers}.",
-                remedy="Train the model again, or fit them anew with `python -m dermlens.training.refit`.",
+                remedy="Train the model again.",
                 code="bad_value",
             )
         return found

@@ -33,13 +33,6 @@ class Task(StrEnum):
     isic2019 = "isic2019"
 
 
-class Precision(StrEnum):
-    """What a model may be served in."""
-
-    float32 = "float32"
-    auto = "auto"
-
-
 class FineTune(StrEnum):
     """How much of the network is trained."""
 
@@ -65,10 +58,6 @@ Unfreeze = Annotated[
 ]
 Devices = Annotated[
     str | None, typer.Option(metavar="N|all", help="GPUs that share each batch with --fine-tune full; all by default.")
-]
-ServeIn = Annotated[
-    Precision | None,
-    typer.Option(help="float32 (default), or auto: bfloat16 where held-out lesions show no harm in it."),
 ]
 
 
@@ -96,7 +85,6 @@ def train(
     name: Annotated[str | None, typer.Option(help="Name of the model; the run folder's by default.")] = None,
     allow_leakage: Annotated[bool, typer.Option(help="Train although the split leaks; marks the model leaky.")] = False,
     no_neighbours: Annotated[bool, typer.Option("--no-neighbours", help="Keep no names of training images.")] = False,
-    serve_in: ServeIn = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, at the step where it was stopped or killed.")
     ] = False,
@@ -137,7 +125,6 @@ def train(
         About(
             name=name or begun.get("name") or out.resolve().name,
             neighbours=not no_neighbours and bool(begun.get("neighbours", True)),
-            precision=serve_in.value if serve_in else str(begun.get("precision", "float32")),
         ),
         allow_leakage=allow_leakage or bool(begun.get("allow_leakage")),
         resume=resume,

@@ -36,7 +36,6 @@ class HeldOut:
         hashes: n content hashes of HASH_CHARS hex digits.
         truth, model, probe: (n,) class indices in the order of the bundle; lesions: (n,) lesion numbers.
         majority: the most common class among the training images.
-        source: where the probe comes from: "training", or "refit" where it was fitted again for a finished bundle.
     """
 
     hashes: tuple[str, ...]
@@ -45,29 +44,26 @@ class HeldOut:
     model: Ints
     probe: Ints
     majority: int
-    source: str = "training"
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return what `baselines.npz` holds; some 20 bytes an image."""
         packed = np.array([list(bytes.fromhex(digest)) for digest in self.hashes], np.uint8)
         rows = {name: getattr(self, name).astype(np.int32) for name in ROWS}
-        return {"content_hash": packed, **rows, "majority": np.int32(self.majority), "source": np.array(self.source)}
+        return {"content_hash": packed, **rows, "majority": np.int32(self.majority)}
 
 
-def read_held_out(bundle: Bundle) -> HeldOut | None:
-    """Return what the bundle keeps; None for a bundle that keeps nothing.
+def read_held_out(bundle: Bundle) -> HeldOut:
+    """Return what the bundle keeps.
 
     Raises:
         BundleError: the file does not hold what it should.
     """
-    if BASELINES_FILE not in bundle.card["files"]:
-        return None
     path = bundle.folder / BASELINES_FILE
     try:
         with np.load(path, allow_pickle=False) as file:
             hashes = tuple(bytes(row).hex() for row in file["content_hash"])
             rows = {name: file[name].astype(np.int64) for name in ROWS}
-            found = HeldOut(hashes=hashes, **rows, majority=int(file["majority"]), source=str(file["source"]))
+            found = HeldOut(hashes=hashes, **rows, majority=int(file["majority"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(bundle, repr(error)) from error
     classes = np.concatenate([found.truth, found.model, found.probe, [found.majority]])
@@ -103,8 +99,6 @@ def compare_on(
         `available`, and either `reason`, or how many images these are and all that `_compared` tells.
     """
     held = read_held_out(bundle)
-    if held is None:
-        return {"available": False, "reason": NOTHING_KEPT}
     places = {digest: place for place, digest in enumerate(held.hashes)}
     found = np.array([places.get((digest or "")[:HASH_CHARS], -1) for digest in digests], dtype=np.int64)
     here = np.flatnonzero(found >= 0)
@@ -118,17 +112,12 @@ def compare_on(
         "images_of_the_split": len(held.hashes),
         "labels_changed": int((truth[here] != held.truth[there]).sum()),
         "decisions_changed": int((decision[here] != held.model[there]).sum()),
-        "probe_from": held.source,
         **_compared(
             truth[here], decision[here], held.probe[there], held.majority, lesions[here], bundle.codes, seed=seed
         ),
     }
 
 
-NOTHING_KEPT = (
-    "This bundle keeps no predictions of a linear probe, so nothing is said of whether the model is better than one. "
-    "`python -m dermlens.training.refit MODEL --data DATA --only-baselines` adds them from the data it was trained on."
-)
 OTHER_IMAGES = (
     "No linear probe is available for these images: none is of the split that the model was tested on in its "
     "training. Whether the model is better than a probe here is not known."
@@ -230,8 +219,6 @@ def where(found: Mapping[str, Any]) -> str:
         parts.append(f"{found['labels_changed']} carry another label than there")
     if found["decisions_changed"]:
         parts.append(f"the model decides {found['decisions_changed']} of them otherwise than there (other framing?)")
-    if found["probe_from"] != "training":
-        parts.append("the probe was fitted again after the training")
     return "; ".join(parts)
 
 

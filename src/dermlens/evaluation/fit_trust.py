@@ -1,7 +1,7 @@
 """A finished bundle and its images by role -> the bundle with all that it needs to know its own limits.
 
 Fitted on the calibrate role (the novelty score also looks at images that were trained on), measured on the test role,
-on the outputs of the runtime at the precision that will serve. Nothing is ever fitted on the test role.
+on the outputs of the runtime that will serve. Nothing is ever fitted on the test role.
 
 Fits what training images look like, and the limits of a picture's quality.
 
@@ -74,7 +74,7 @@ def fit_trust(
     Returns:
         The `trust` object of bundle.json and the arrays of trust.npz.
     """
-    runtime = Runtime(bundle.graph_path, precision=bundle.precision)
+    runtime = Runtime(bundle.graph_path)
     known = roles["train"]
     rows = sample_per_class(known.y_true, seed=seed)
     part = Labelled([known.records[i] for i in rows], known.y_true[rows], known.lesions[rows])
@@ -113,8 +113,8 @@ def fit_trust(
             point |= not_measured("no test lesions")
     arrays = {} if novelty is None else novelty.arrays()
     trust = Trust.read({**bundle.card, "trust": facts}, arrays)
-    measurable = trust is not None and len(sample.y_true)
-    facts["measured"] = {"role": measured_on, **_measure(bundle, sample, trust)} if trust and measurable else None
+    measurable = len(sample.y_true) > 0
+    facts["measured"] = {"role": measured_on, **_measure(bundle, sample, trust)} if measurable else None
     return facts, arrays
 
 
@@ -319,7 +319,7 @@ def fit_examples(bundle: Bundle, train: Labelled, *, seed: int, console: Console
     rows = first_of_lesion(train.lesions)
     chosen = rows[sample_per_class(train.y_true[rows], seed=seed, most=most_per_class(train.y_true[rows], MOST))]
     part = Labelled([train.records[i] for i in chosen], train.y_true[chosen], train.lesions[chosen])
-    runtime = Runtime(bundle.graph_path, precision=bundle.precision)
+    runtime = Runtime(bundle.graph_path)
     seen = look(bundle, runtime, part, console, "Training examples")
     if not len(seen.y_true):
         return None

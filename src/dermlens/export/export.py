@@ -98,7 +98,7 @@ def export(
         UsageError: something stands at `out`. BundleError, ImageError, StorageError: with the remedy.
     """
     chosen = FORMATS[name]
-    bundle = load_bundle(find_bundle(model), float32=True)  # what is exported computes in float32
+    bundle = load_bundle(find_bundle(model))
     keras_path = _find_keras(bundle)
     if chosen.keras and keras_path is None:
         raise _no_keras(model, chosen)
@@ -126,7 +126,7 @@ def _make(
     say: Callable[[str], None],
 ) -> tuple[list[np.ndarray], str]:
     """Write the file to `made`; return what it has to answer, and whose answer that is."""
-    served = Runtime(bundle.graph_path, precision="f32").run(pixels)
+    served = Runtime(bundle.graph_path).run(pixels)
     graph = [served.logits, served.embedding, served.feature_map]
     if not chosen.keras:
         write_openvino(bundle.graph_path, told, made)
@@ -140,7 +140,7 @@ def _make(
     from dermlens.training.network import in_float32
     from dermlens.training.outputs import load_keras
 
-    precision = str(bundle.card.get("recipe", {}).get("precision", "float32"))
+    precision = str(bundle.card["recipe"]["precision"])
     model = load_keras(str(keras_path))
     with in_float32(model, precision):
         expected = keras_outputs(model, pixels)

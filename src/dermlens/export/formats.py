@@ -31,8 +31,8 @@ import tensorflow as tf
 from dermlens import __version__
 from dermlens.bundle.bundle import Bundle
 from dermlens.data.images import InputSpec
+from dermlens.diagnoses import DISCLAIMER
 from dermlens.errors import StorageError, WeightsError
-from dermlens.inference.predictor import DISCLAIMER
 from dermlens.training.network import in_float32
 
 OUTPUTS = ("logits", "embedding", "feature_map")
@@ -90,7 +90,7 @@ def facts(bundle: Bundle, chosen: Format) -> dict[str, str]:
         "probabilities": "softmax(logits / temperature + bias + log(prior) - log(training_prior))",
         "decision_rule": bundle.decision_rule.as_dict(),
         "diagnosis": _diagnosis(bundle.decision_rule.kind),
-        "licence": bundle.card.get("licence", {}),
+        "licence": bundle.card["licence"],
         "not_in_this_file": "novelty, picture quality, prediction sets, referral thresholds: see the bundle",
     }
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}

@@ -23,7 +23,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from dermlens import __version__
-from dermlens.inference.predictor import DISCLAIMER, Predictor
+from dermlens.diagnoses import DISCLAIMER
+from dermlens.inference.predictor import Predictor
 from dermlens.serving.batching import Batcher
 from dermlens.serving.envelope import Envelope, Life, Metrics
 from dermlens.serving.gate import Gate, Held

@@ -20,11 +20,11 @@ from starlette.responses import Response
 
 from dermlens import __version__
 from dermlens.bundle.bundle import Bundle
-from dermlens.diagnoses import DIAGNOSES
+from dermlens.diagnoses import DIAGNOSES, DISCLAIMER
 from dermlens.errors import ImageError
 from dermlens.inference.explain import Explanation
 from dermlens.inference.prediction import Prediction
-from dermlens.inference.predictor import DISCLAIMER, Predictor
+from dermlens.inference.predictor import Predictor
 from dermlens.serving.batching import Batcher
 from dermlens.serving.envelope import Metrics
 from dermlens.serving.problems import MEDIA_TYPE, Problem, of_image
@@ -236,8 +236,7 @@ FIGURES = ("accuracy", "balanced_accuracy", "macro_auc", "ece")
 def model_facts(bundle: Bundle, settings: Settings) -> dict[str, Any]:
     """Return the model as one JSON object; figures are those of the bundle, with their intervals."""
     card = bundle.card
-    metrics = card.get("metrics") or {}
-    trust = card.get("trust") or {}
+    metrics, trust = card["metrics"], card["trust"]
     model_card = bundle.folder / "MODEL_CARD.md"
     return {
         "name": bundle.name,
@@ -246,18 +245,18 @@ def model_facts(bundle: Bundle, settings: Settings) -> dict[str, Any]:
         "software": f"dermlens {__version__}",
         "disclaimer": DISCLAIMER,
         "scope": bundle.scope,
-        "modality": card.get("modality"),
+        "modality": card["modality"],
         "classes": [_class(code, name) for code, name in zip(bundle.codes, bundle.names, strict=True)],
         "decision_rule": bundle.decision_rule.as_dict(),
         "calibrated": bundle.calibrated,
         "leaky": bundle.leaky,
         "input": {"size_px": bundle.input_spec.size_px, "framing": bundle.input_spec.framing},
-        "tested_on": {"images": metrics.get("n"), "lesions": metrics.get("n_lesions")},
-        "metrics": {name: metrics[name] for name in FIGURES if name in metrics},
-        "operating_points": list(trust.get("operating_points") or []),
-        "prediction_set_level": (trust.get("prediction_sets") or {}).get("level"),
-        "not_tested_on": list(card.get("data", {}).get("not_tested_on", [])),
-        "licence": card.get("licence"),
+        "tested_on": {"images": metrics["n"], "lesions": metrics["n_lesions"]},
+        "metrics": {name: metrics[name] for name in FIGURES},
+        "operating_points": list(trust["operating_points"]),
+        "prediction_set_level": None if bundle.trust.sets is None else bundle.trust.sets.level,
+        "not_tested_on": list(card["data"]["not_tested_on"]),
+        "licence": card["licence"],
         "limits": settings.limits(),
         "card": model_card.read_text(encoding="utf-8") if model_card.is_file() else "",
     }

@@ -24,8 +24,9 @@ from rich.console import Console
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from dermlens.diagnoses import DISCLAIMER
 from dermlens.errors import UsageError
-from dermlens.inference.predictor import DISCLAIMER, Predictor
+from dermlens.inference.predictor import Predictor
 from dermlens.serving.app import create_app
 from dermlens.serving.envelope import Life
 from dermlens.serving.settings import Settings

@@ -33,7 +33,6 @@ def resolve(recipe: Recipe, row: Backbone) -> Recipe:
     mode = recipe.fine_tune if recipe.fine_tune != "auto" else ("full" if on_gpu() or random else "top")
     updated = "updated" if random else "frozen"
     normed = updated if recipe.batch_norm == "auto" else recipe.batch_norm
-    _check_members(recipe.members, mode, normed)
     precision = recipe.precision
     if precision == "auto":
         precision = faster_precision() if on_gpu() else "float32"
@@ -53,18 +52,6 @@ def resolve(recipe: Recipe, row: Backbone) -> Recipe:
 def devices(recipe: Recipe) -> list[str]:
     """Return the names of the devices over which a resolved recipe spreads its batches."""
     return [f"{device.device_type}:{place}" for place, device in enumerate(_logical()[: recipe.devices])]
-
-
-def _check_members(members: int, mode: str, batch_norm: str) -> None:
-    """Weights are averaged only where the mean is a network, too: fine-tuned ones with the same statistics."""
-    if members > 1 and (mode == "head" or batch_norm != "frozen"):
-        what = "only the last layer is trained" if mode == "head" else "batch_norm is updated"
-        raise RecipeError(
-            f"Recipe setting members is {members}, and {what}. Weights can be averaged over several trainings of the "
-            "upper blocks or of the whole network, from pretrained weights and with frozen batch norm.",
-            remedy="Leave members out, or set fine_tune to top or full and batch_norm to frozen.",
-            code="members",
-        )
 
 
 def _devices(recipe: Recipe, mode: str) -> int:

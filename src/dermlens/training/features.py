@@ -141,7 +141,7 @@ def trunk_cache(
         "views": view_count,
         "seed": seed,
         "shape": list(shape),
-        **({"artefacts": artefacts} if artefacts else {}),  # without them a cache from before they existed holds
+        "artefacts": artefacts,
     }
 
     try:

@@ -15,9 +15,10 @@ import openvino as ov
 from rich.console import Console
 
 from dermlens.audit.findings import summary
-from dermlens.bundle.bundle import HASH_CHARS, load_bundle, write_bundle
+from dermlens.bundle.bundle import HASH_CHARS, add_trust, load_bundle, write_bundle
 from dermlens.bundle.card_text import model_card, versions
 from dermlens.bundle.decision import Calibration, DecisionRule, decide, probabilities
+from dermlens.bundle.trust import NOT_FITTED
 from dermlens.data.manifest import manifest_sha256
 from dermlens.data.records import Dataset, data_fingerprint
 from dermlens.diagnoses import display_name
@@ -25,7 +26,7 @@ from dermlens.errors import StorageError
 from dermlens.evaluation.baselines import HeldOut, compare_held_out
 from dermlens.evaluation.bootstrap import paired_difference
 from dermlens.evaluation.calibration import BALANCED_RULE, MIN_LESIONS, SEPARATED, BiasTest, choose_calibration
-from dermlens.evaluation.fit_trust import Labelled
+from dermlens.evaluation.fit_trust import Labelled, fit_examples, fit_trust
 from dermlens.evaluation.scores import score
 from dermlens.inference.runtime import batch_for, compile_graph
 from dermlens.networks.openvino import check_export, to_openvino
@@ -37,7 +38,6 @@ from dermlens.training.network import Stem, head_of
 from dermlens.training.outputs import print_report, save_keras, write_history, write_predictions
 from dermlens.training.probe import STRENGTHS, Probe
 from dermlens.training.recipe import Recipe
-from dermlens.training.refit import refit
 from dermlens.training.split import role_table
 from dermlens.training.step import answered_prior
 from dermlens.training.views import plain_view
@@ -47,7 +47,7 @@ from dermlens.training.views import plain_view
 class About:
     """What a bundle says of itself beyond what the training measures.
 
-    `neighbours`: also names of training images. `precision`: to serve in, one of `refit.PRECISIONS`.
+    `neighbours`: also names of training images.
     """
 
     name: str
@@ -58,7 +58,6 @@ class About:
     data_sources: tuple[str, ...] = ()
     not_tested_on: tuple[str, ...] = ()
     neighbours: bool = True
-    precision: str = "float32"
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -128,13 +127,8 @@ def finish(
         model_card=model_card(card),
         baselines=held.arrays(),
     )
-    refit(
-        out / "bundle",
-        _roles(material),
-        seed=candidate.recipe.seed,
-        console=console,
-        neighbours=about.neighbours,
-        precision=about.precision,
+    fit_facts(
+        out / "bundle", _roles(material), seed=candidate.recipe.seed, console=console, neighbours=about.neighbours
     )
     _aside(
         console,
@@ -147,6 +141,30 @@ def finish(
     _aside(console, lambda: plot_history(history.rows, out / "history.png", kept=history.best_epoch))
     print_report(load_bundle(out / "bundle").card, out, console)
     return out / "bundle"
+
+
+def fit_facts(
+    folder: Path, roles: Mapping[str, Labelled], *, seed: int, console: Console, neighbours: bool = True
+) -> None:
+    """Fit the trust facts of the bundle at `folder`, and write them and the model card into it.
+
+    Args:
+        roles: images of "train" and "calibrate", to fit on, and of "test", to measure on.
+        neighbours: also keep the names of the training lesions and their embeddings; otherwise no image is named.
+
+    Raises:
+        StorageError: the bundle cannot be written; it is unchanged.
+    """
+    started = time.monotonic()
+    bundle = load_bundle(folder)
+    facts, arrays = fit_trust(bundle, roles, seed=seed, console=console)
+    examples = fit_examples(bundle, roles["train"], seed=seed, console=console) if neighbours else None
+    facts["neighbours"] = None if examples is None else {"lesions": len(examples.places)}
+    facts["fitted_in_s"] = round(time.monotonic() - started, 1)
+    card = {**bundle.card, "trust": facts}
+    if not neighbours:
+        card["data"] = {**card["data"], "unreadable": []}
+    add_trust(folder, card, arrays, model_card(card), examples)
 
 
 def _held_out(candidate: Candidate, rows: np.ndarray, decision: np.ndarray) -> HeldOut:
@@ -239,7 +257,6 @@ def _card(
             "weights": candidate.recipe.weights,
             "licence": row.licence,
         },
-        "precision": {"policy": "f32", "gate": None},
         "calibration": fit.calibration.as_dict(),
         "calibration_fit": {
             "fitted": fit.fitted,
@@ -253,7 +270,6 @@ def _card(
         "training": {
             "epochs_done": sum("train_loss" in row for row in history.rows),
             "best_epoch": history.best_epoch,
-            "averaged": history.averaged,
             "interrupted": history.interrupted,
             "stopped": history.stopped,
             **{key: history.rows[history.best_epoch][key] for key in ("select_macro_auc", "select_balanced_accuracy")},
@@ -262,6 +278,7 @@ def _card(
         "probe": probe,
         "licence": {"code": "Apache-2.0", "weights": about.weights_licence},
         "versions": versions(),
+        "trust": NOT_FITTED,
         **about.extra,
     }
 

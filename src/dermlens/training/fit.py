@@ -35,16 +35,13 @@ STOP_NOTICE = "\nStopping after this step (an epoch that has ended is scored fir
 class History:
     """One row for each epoch, the state before the first among them, and how the training ended.
 
-    `stopped` says why a training ended before its last epoch; `stop_requested` that Ctrl-C came, be it in the last
-    step; `averaged` of how many trainings the weights are the mean.
+    `stopped` says why a training ended before its last epoch.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     interrupted: bool = False
     stopped: str | None = None
-    stop_requested: bool = False
-    averaged: int = 1
 
     @property
     def kept_score(self) -> float:
@@ -110,7 +107,6 @@ def fit(
         loop.restore(saved)
     with defer_interrupt(STOP_NOTICE) as stop:
         loop.run(lambda: stop.requested)
-        loop.history.stop_requested = stop.requested
     loop.keep_best()
     return loop.history
 

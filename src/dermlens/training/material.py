@@ -170,8 +170,8 @@ def _seen_by(weights: Path) -> dict[str, list[str]] | None:
     """Return all that the run of a `.keras` file has met, in any role, from the `seen.json` beside it."""
     try:
         by_role: SeenByRole = json.loads((weights.parent / "seen.json").read_text(encoding="utf-8"))
-        return {kind: sorted({item for role in by_role.values() for item in role.get(kind, ())}) for kind in KINDS}
-    except (OSError, ValueError, AttributeError, TypeError):
+        return {kind: sorted({item for role in by_role.values() for item in role[kind]}) for kind in KINDS}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
 
 

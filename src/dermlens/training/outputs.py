@@ -153,7 +153,7 @@ def print_report(card: Mapping[str, Any], out: Path, console: Console) -> None:
         f"  balanced accuracy {figure(metrics['balanced_accuracy'])}, accuracy {figure(metrics['accuracy'])}",
         f"  AUC {figure(metrics['macro_auc'])}",
         f"  linear probe: balanced accuracy {figure(probe['balanced_accuracy'])}; difference {figure(difference)}",
-        *(f"  {words}" for words in (card.get("baselines") or {}).get("words", ())),
+        *(f"  {words}" for words in card["baselines"]["words"]),
         *_trust_lines(card),
         f"In {out}:",
         *(f"  {name:22}{what}" for name, what in _FILES.items() if (out / name).exists()),
@@ -164,15 +164,15 @@ def print_report(card: Mapping[str, Any], out: Path, console: Console) -> None:
 
 
 def _trust_lines(card: Mapping[str, Any]) -> list[str]:
-    """What the model reaches where it knows its limits, in one line; none for a card without these facts."""
-    measured = (card.get("trust") or {}).get("measured")
+    """What the model reaches where it knows its limits, in one line; none where it was not measured."""
+    measured = card["trust"]["measured"]
     if not measured:
         return []
     ok, sets = measured["status"]["ok"], measured["prediction_sets"]
     accuracy = "" if ok["accuracy"] is None else f", accuracy {ok['accuracy']:.3f} there"
     held = "" if sets is None else f"; prediction sets hold the truth for {figure(sets['coverage'])} of the lesions"
     lines = [f"  answers without reserve: {ok['share']:.1%}{accuracy}{held}"]
-    if card["trust"].get("novelty") is None:
+    if card["trust"]["novelty"] is None:
         lines.append("  too few calibration lesions to learn what is strange to it: it will answer for any picture")
     return lines
 
@@ -181,7 +181,6 @@ _FILES = {
     "bundle": "the model, all that predicting needs",
     "bundle/MODEL_CARD.md": "what it is, what it was tested on",
     "model.keras": "the whole Keras model",
-    "members": "the weights of each of its trainings",
     "recipe.json": "every setting",
     "history.csv": "the training, epoch by epoch",
     "history.png": "the same, drawn",

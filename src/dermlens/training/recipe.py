@@ -41,9 +41,6 @@ class Recipe:
             cache and computes fresh views in every epoch.
         epochs: in one epoch as many images are drawn, by class balance and with replacement, as there are to train
             on; each in one random view.
-        members: with "top" and "full", trainings from the same head with other draws. The mean of their weights is kept
-            where it fits select better than they do on average, else the best of them on select; one network either
-            way. Needs frozen batch norm.
         head_epochs: epochs of the head alone over the frozen features, before fine-tuning.
         batch_size: images in a step.
         learning_rate, head_learning_rate: peak rates of AdamW; warm-up, then cosine to zero.
@@ -84,7 +81,6 @@ class Recipe:
     layer_decay: float = 1.0
     views: int = 6
     epochs: int = 10
-    members: int = 1
     head_epochs: int = 20
     batch_size: int = 64
     learning_rate: float = 2e-4
@@ -160,7 +156,6 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("layer_decay", 0.1, 1.0),
     ("views", 0, 64),
     ("epochs", 0, 1000),
-    ("members", 1, 32),
     ("head_epochs", 1, 1000),
     ("batch_size", 1, 4096),
     ("learning_rate", 0.0, 1.0),

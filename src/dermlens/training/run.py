@@ -32,14 +32,13 @@ from dermlens.networks.efficientnet import backbone
 from dermlens.networks.openvino import to_openvino
 from dermlens.reporting.plots import KEPT_BY
 from dermlens.training.batch_memory import check_memory, out_of_memory
-from dermlens.training.checkpoint import EVERY_S, Checkpoint, Saved
+from dermlens.training.checkpoint import EVERY_S, Checkpoint
 from dermlens.training.device import devices, resolve, set_up
 from dermlens.training.features import Engine, Images, Wanted, frozen_outputs, local, trunk_cache
 from dermlens.training.feed import EVAL_BATCH, EVAL_BATCH_PIXELS, Feed, from_arrays, from_images
 from dermlens.training.finish import About, Candidate, finish
-from dermlens.training.fit import History, Stage, fine_tuning, fit, head_training
+from dermlens.training.fit import History, fine_tuning, fit, head_training
 from dermlens.training.material import Material, check_lineage, prepare
-from dermlens.training.members import START, Kept, fit_members
 from dermlens.training.network import Network, Stem, in_float32, open_backbone, trainable_millions, with_head
 from dermlens.training.outputs import load_keras, save_keras, seen_by_role, write_audit, write_split
 from dermlens.training.probe import frozen_features
@@ -109,14 +108,14 @@ def train(
         raise _nothing_to_resume(out, state)
     if not overwrite:
         _refuse_another_run(out, state, key)
-    wanted = {"neighbours": about.neighbours, "precision": about.precision}
-    same = {"neighbours": True, "precision": "float32", **state}.items() >= wanted.items()
+    same = state.get("neighbours") == about.neighbours
     if resume and same and state.get("bundle") and (out / "bundle" / "bundle.json").is_file():
         console.print(f"This run is finished; its model is in {out / 'bundle'}.", highlight=False)
         return out / "bundle"
     tuned = _tuned_before(out, key, state)
     minutes = float(state.get("minutes", 0.0)) if state.get("key") == key else 0.0
     started -= 60 * minutes  # what earlier tries have cost counts, too
+    wanted = {"neighbours": about.neighbours}
     begun = {"key": key, "name": about.name, "allow_leakage": allow_leakage, "minutes": minutes, **wanted}
     noted = begun if tuned is None else {**state, **wanted, "bundle": False}
     _prepare_folder(out, recipe, material, seen, noted)
@@ -159,7 +158,6 @@ def _plan(run: _Run) -> str:
         f"({trainable_millions(_trained(run)):.2f} M parameters, batch norm {recipe.batch_norm}, {recipe.precision}, "
         f"{recipe.threads} threads"
         + (f", each batch spread over {recipe.devices} devices)." if recipe.devices > 1 else ").")
-        + (f" This is done {recipe.members} times: the mean, or the best, is kept." if recipe.members > 1 else "")
     )
 
 
@@ -177,9 +175,6 @@ def _key(recipe: Recipe, stem: Stem, material: Material) -> str:
     """Identify all that decides about the tuned weights."""
     settings = recipe.as_dict()
     del settings["devices"]  # so that a run can go on with fewer of them
-    for name, value in (("artefacts", 0.0), ("members", 1)):
-        if settings[name] == value:
-            del settings[name]  # so that a run from before this setting existed can go on
     facts = [
         settings,
         stem.weights_id,
@@ -236,8 +231,7 @@ def _prepare_folder(
         if not state.get("history"):
             (out / "model.keras").unlink(missing_ok=True)
         if read_state(out).get("key") != state["key"]:
-            for name in ("logs", "members"):
-                shutil.rmtree(out / name, ignore_errors=True)
+            shutil.rmtree(out / "logs", ignore_errors=True)
         write_state(out, state)
         recipe.save(out / "recipe.json")
         write_split(out / "split.csv", material)
@@ -264,9 +258,7 @@ def _tune(run: _Run, embeddings: np.ndarray) -> History:
     recipe, codes = run.recipe, run.material.codes
     watch = Watch(run.console, codes, run.out / "logs", brief=() if recipe.fine_tune == "head" else ("head",))
     checkpoint = Checkpoint(run.out / "checkpoint.npz", run.key, run.console, run.checkpoint_every_s)
-    saved, kept = checkpoint.load(), Kept(run.out / "members", run.key)
-    if recipe.members > 1 and kept.read(START) is None:
-        saved = saved if saved is not None and saved.stage == "head" else None  # members need the head they began with
+    saved = checkpoint.load()
     if saved is None or saved.stage == "head":
         stage, feed = head_training(recipe, embeddings[run.material.rows("train")]), _frozen_feed(run, embeddings)
         history = fit(run.network.head, feed, stage, recipe, codes, watch, checkpoint, saved)
@@ -274,15 +266,8 @@ def _tune(run: _Run, embeddings: np.ndarray) -> History:
         if recipe.fine_tune == "head" or history.interrupted or not recipe.epochs:
             return _told(history, run.console)
     feed = _over_trunk(run) if recipe.fine_tune == "top" else _fresh(run)
-    model, spread = _trained(run), devices(recipe)
-    stage = fine_tuning(recipe)
-
-    def trained(part: Stage, state: Saved | None) -> History:
-        return fit(model, feed, part, recipe, codes, watch, checkpoint, state, spread)
-
-    if recipe.members == 1:
-        return _told(trained(stage, saved), run.console)
-    return _told(fit_members(model, stage, recipe.members, trained, kept, saved), run.console)
+    stage, spread = fine_tuning(recipe), devices(recipe)
+    return _told(fit(_trained(run), feed, stage, recipe, codes, watch, checkpoint, saved, spread), run.console)
 
 
 def _frozen_feed(run: _Run, embeddings: np.ndarray) -> Feed:
@@ -350,20 +335,15 @@ def _fresh(run: _Run) -> Feed:
 def _told(history: History, console: Console) -> History:
     if history.interrupted:
         console.print(
-            f"Stopped by Ctrl-C; keeping the best model so far ({_kept(history)}). Export, calibration and "
+            f"Stopped by Ctrl-C; keeping the best model so far (epoch {history.best_epoch}). Export, calibration and "
             "test follow; a second Ctrl-C ends without a bundle. The same command with --resume trains on.",
             soft_wrap=True,
         )
     if history.stopped:
         console.print(f"Ended early: {history.stopped}.", highlight=False, soft_wrap=True)
     better = "" if history.best_epoch else ": training did not improve on where it started (epoch 0)"
-    console.print(f"Kept {_kept(history)}{better}.", highlight=False)
+    console.print(f"Kept epoch {history.best_epoch}{better}.", highlight=False)
     return history
-
-
-def _kept(history: History) -> str:
-    several = f"the mean of the weights of {history.averaged} trainings"
-    return several if history.averaged > 1 else f"epoch {history.best_epoch}"
 
 
 def _keep_tuned(run: _Run, begun: Mapping[str, Any], history: History) -> None:

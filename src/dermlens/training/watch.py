@@ -13,8 +13,7 @@ from dermlens.reporting.progress import track
 
 MOST_CLASSES = 10  # of so many the recalls stand in a table; of more only the lowest
 _LOSS_EVERY = 10  # steps between two points of the loss in TensorBoard
-_TITLES = {"head": "Head over frozen features", "tune": "Fine-tuning", "mean": "Mean of the weights"}
-_MEMBER = "tune"  # the stages of further members are called tune2, tune3 ...
+_TITLES = {"head": "Head over frozen features", "tune": "Fine-tuning"}
 
 
 class Watch:
@@ -42,7 +41,7 @@ class Watch:
         The yielded function takes the images and the loss of a step.
         """
         self._step = step
-        with track(_title(name), images, self._console) as advance:
+        with track(_TITLES.get(name, name), images, self._console) as advance:
 
             def told(done: int, loss: float) -> None:
                 advance(done)
@@ -53,7 +52,7 @@ class Watch:
             yield told
         self._flush()
         if name in self._brief and self._best:
-            self._print(f"{_title(name)}: best {self._best}.")
+            self._print(f"{_TITLES.get(name, name)}: best {self._best}.")
 
     def epoch(self, name: str, row: Mapping[str, float], *, better: bool) -> None:
         """Print the row of an epoch and log it; a star marks the best so far."""
@@ -64,7 +63,7 @@ class Watch:
             )
         if name not in self._headed and name not in self._brief:
             self._headed.add(name)
-            self._print(f"{_title(name)}, scored on the select role (* best AUC so far):")
+            self._print(f"{_TITLES.get(name, name)}, scored on the select role (* best AUC so far):")
             self._print(self._head())
         if name not in self._brief:
             self._print(self._row(row) + (" *" if better else ""))
@@ -73,7 +72,7 @@ class Watch:
 
     def resumed(self, name: str, step: int, total: int, rows: Sequence[Mapping[str, float]]) -> None:
         """Say where a training goes on and show what it had reached."""
-        self._print(f"{_title(name)} goes on after step {step} of {total}.")
+        self._print(f"{_TITLES.get(name, name)} goes on after step {step} of {total}.")
         if name in self._brief:
             return
         self._print(self._head())
@@ -122,13 +121,6 @@ class Watch:
     def _flush(self) -> None:
         for writer in self._writers.values():
             writer.flush()
-
-
-def _title(stage: str) -> str:
-    number = stage.removeprefix(_MEMBER)
-    if stage != number and number.isdigit():
-        return f"{_TITLES[_MEMBER]}, member {number}"
-    return _TITLES.get(stage, stage)
 
 
 def short_names(codes: Sequence[str]) -> list[str]:
