@@ -34,7 +34,7 @@ def test_facts_of_a_file(tmp_path: Path) -> None:
     assert facts.sha256 == content_hash(path.read_bytes()) and facts.error is None
     assert facts.size_bytes == path.stat().st_size
     assert len(facts.codes) == SYMMETRIES
-    assert facts.look is not None and 100 < facts.look.brightness < 200
+    assert facts.quality is not None and 100 < facts.quality.brightness < 200
 
 
 def test_a_file_that_cannot_be_read_keeps_its_place(tmp_path: Path) -> None:
@@ -66,14 +66,22 @@ def test_quantisation_tells_qualities_apart_and_not_pictures(tmp_path: Path) -> 
 
 
 def test_looks(tmp_path: Path) -> None:
-    dark = facts_of(record(pictures.save(tmp_path / "d.png", np.full((80, 80, 3), 5, np.uint8)))).look
-    white = facts_of(record(pictures.save(tmp_path / "w.png", np.full((80, 80, 3), 255, np.uint8)))).look
-    sharp = facts_of(record(pictures.save(tmp_path / "s.png", pictures.lesion(1)))).look
-    soft = facts_of(record(pictures.save(tmp_path / "b.png", cv2.GaussianBlur(pictures.lesion(1), (0, 0), 12)))).look
-    assert dark and white and sharp and soft
-    assert dark.dark_share == 1 and dark.dark_corners == 4 and dark.sharpness == 0
-    assert white.bright_share == 1 and white.dark_corners == 0
-    assert sharp.sharpness > 2 * soft.sharpness
+    dark, white, sharp, soft = (
+        facts_of(record(pictures.save(tmp_path / f"{number}.png", image)))
+        for number, image in enumerate(
+            (
+                np.full((80, 80, 3), 5, np.uint8),
+                np.full((80, 80, 3), 255, np.uint8),
+                pictures.lesion(1),
+                cv2.GaussianBlur(pictures.lesion(1), (0, 0), 12),
+            )
+        )
+    )
+    assert dark.quality and white.quality and sharp.quality and soft.quality
+    assert dark.quality.dark_share == 1 and dark.dark_corners == 4 and dark.quality.sharpness == 0
+    assert white.quality.bright_share == 1 and white.dark_corners == 0 and white.border_rgb == (255, 255, 255)
+    assert sharp.quality.sharpness > 2 * soft.quality.sharpness
+    assert sharp.shows_something and not white.shows_something
 
 
 BAD = {

@@ -56,7 +56,7 @@ def test_hashes_are_of_the_files_and_unreadable_ones_are_none(tmp_path: Path) ->
     assert [f.images for f in findings] == [("NV/empty.png",), ("NV/text.jpg",), ("NV/truncated.jpg",)]
     assert all(f.severity == "error" for f in findings)
     assert "is empty" in findings[0].evidence
-    assert summary(findings) == ["3 images cannot be read, first NV/empty.png"]
+    assert summary(findings) == ["3 images that cannot be read (first NV/empty.png)"]
 
 
 def test_a_file_that_vanished_is_unreadable(tmp_path: Path) -> None:
@@ -80,14 +80,14 @@ def test_contradicting_labels_are_told_apart_from_plain_copies(tmp_path: Path) -
     assert contradictions[0].labels == ("AK", "NV")
     assert [f.images for f in of_kind(findings, "identical_images")] == [("NV/d.png", "NV/d2.png")]
     lines = summary(findings)
-    assert lines[0] == "3 images with two diagnoses, byte for byte the same (1 AK/NV, 2 MEL/SK)"
-    assert lines[1] == "1 image stored in 2 files with the same diagnosis"
+    assert lines[0] == "3 images with different diagnoses, byte for byte the same (1 AK/NV, 2 MEL/SK)"
+    assert lines[1] == "1 image in several identical files with the same diagnosis (2 files)"
     assert lines[2].startswith("4 classes with fewer than 20 lesions")
 
 
-def test_three_labels_are_more_than_one_diagnosis() -> None:
+def test_three_labels_are_all_named() -> None:
     records = [record("a", "AK"), record("b", "NV"), record("c", "MEL")]
-    assert "with more than one diagnosis" in summary(basic_findings(records, ["1", "1", "1"]))[0]
+    assert "(1 AK/MEL/NV)" in summary(basic_findings(records, ["1", "1", "1"]))[0]
 
 
 def test_the_same_picture_on_both_sides() -> None:

@@ -69,7 +69,9 @@ def hair(pixels: Pixels) -> bool:
 def ruler(pixels: Pixels) -> bool:
     """Whether short lines repeat evenly along a side of the image."""
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    return max(_evenness(side) for side in _sides(grey)) >= 0.48
+    depth = 16
+    sides = grey[:depth], grey[::-1][:depth], grey.T[:depth], grey.T[::-1][:depth]  # each the outermost row first
+    return max(_evenness(side) for side in sides) >= 0.48
 
 
 def ink(pixels: Pixels) -> bool:
@@ -185,14 +187,8 @@ def _line(angle_deg: float, length: int = 15) -> Pixels:
 _LINES = [_line(angle) for angle in (0, 45, 90, 135)]
 
 
-def _middle() -> npt.NDArray[np.bool_]:
-    """Return the disc around the middle of the image, 0.6 of its half width."""
-    side = SPEC.size_px
-    disc = cv2.circle(np.zeros((side, side), np.uint8), (side // 2, side // 2), round(0.3 * side), 1, -1)
-    return np.asarray(disc > 0)
-
-
-_MIDDLE = _middle()
+_SIDE = SPEC.size_px
+_MIDDLE = cv2.circle(np.zeros((_SIDE, _SIDE), np.uint8), (_SIDE // 2, _SIDE // 2), round(0.3 * _SIDE), 1, -1) > 0
 
 
 def _length_of_lines(mask: Pixels) -> float:
@@ -209,12 +205,6 @@ def _length_of_lines(mask: Pixels) -> float:
             if half_width[box][labels[box] == number].max() <= 3.5:
                 total += extent
     return total
-
-
-def _sides(grey: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-    """Return the four borders, (depth, along), each with the outermost row first."""
-    depth = 16
-    return [grey[:depth], grey[::-1][:depth], grey.T[:depth], grey.T[::-1][:depth]]
 
 
 def _evenness(side: npt.NDArray[np.float32]) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dermlens.audit.facts import MIN_CONTRAST, SYMMETRIES, Grey, ImageFacts, thumbnail, turned
+from dermlens.audit.facts import SYMMETRIES, Grey, ImageFacts, thumbnail, turned
 from dermlens.audit.findings import Finding
 from dermlens.audit.geometry import Overlay
 from dermlens.data.records import Record, group_connected, members
@@ -102,14 +102,14 @@ def near_findings(
 
 
 def _finding(records: Sequence[Record], group: Sequence[int], pair: NearPair, hashes: Sequence[str | None]) -> Finding:
-    labels = tuple(records[i].diagnosis for i in group)
+    chosen = [records[i] for i in group]
+    labels = sorted({record.diagnosis for record in chosen})
     evidence = f"{len({hashes[i] for i in group})} different files show the same picture{_how(pair)}"
-    images, roles = tuple(records[i].image for i in group), tuple(records[i].split or "" for i in group)
-    if len(set(labels)) > 1:
-        evidence += f", labelled {', '.join(sorted(set(labels)))}."
+    if len(labels) > 1:
+        evidence += f", labelled {', '.join(labels)}."
         remedy = "Pass a reference that knows the diagnosis, or leave all of them out."
-        return Finding("near_duplicates_contradicting", "error", images, evidence, remedy, labels, roles)
-    return Finding("near_duplicates", "note", images, f"{evidence}.", "Keep one of them.", labels, roles)
+        return Finding.of("near_duplicates_contradicting", "error", chosen, evidence, remedy)
+    return Finding.of("near_duplicates", "note", chosen, f"{evidence}.", "Keep one of them.")
 
 
 def _how(pair: NearPair) -> str:
@@ -127,7 +127,7 @@ def _how(pair: NearPair) -> str:
 def _first_of_each_file(facts: Sequence[ImageFacts]) -> list[int]:
     first: dict[str, int] = {}
     for index, fact in enumerate(facts):
-        if fact.sha256 is not None and fact.look is not None and fact.look.contrast >= MIN_CONTRAST:
+        if fact.sha256 is not None and fact.shows_something:
             first.setdefault(fact.sha256, index)
     return sorted(first.values())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache as cache_calls
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +57,8 @@ def embed(
     """
     keys = [key_of(record, fact) for record, fact in zip(records, facts, strict=True)]
     store: Store[bytes] = Store(f"embeddings {embedder.version}", bytes, enabled=cache)
-    run = _Network(embedder.graph)
-    found = for_each_content(keys, store, lambda part: run([records[i] for i in part]), progress)
+    network = cache_calls(lambda: compile_graph(ov.Core().read_model(embedder.graph), batch=BATCH))
+    found = for_each_content(keys, store, lambda part: _embed_part([records[i] for i in part], network()), progress)
     size = len(next(iter(found.values()))) // 2 if found else 0
     result = np.zeros((len(records), size), np.float16)
     for index, key in enumerate(keys):
@@ -76,26 +76,16 @@ def key_of(record: Record, fact: ImageFacts) -> str:
     return fact.sha256 if record.frame_aspect is None else f"{fact.sha256} {record.frame_aspect:.4f}"
 
 
-class _Network:
-    """The graph, compiled when the first image needs it."""
-
-    def __init__(self, graph: Path) -> None:
-        self._graph = graph
-
-    @cached_property
-    def _compiled(self) -> ov.CompiledModel:
-        return compile_graph(ov.Core().read_model(self._graph), batch=BATCH)
-
-    def __call__(self, records: Sequence[Record]) -> Iterator[bytes | None]:
-        """Yield the embedding of each record, None for a file that can no longer be read; two batches are in memory."""
-        with ThreadPoolExecutor(_THREADS) as pool:
-            following = [pool.submit(_pixels, record) for record in records[:BATCH]]
-            for start in range(0, len(records), BATCH):
-                images = [future.result() for future in following]
-                following = [pool.submit(_pixels, record) for record in records[start + BATCH : start + 2 * BATCH]]
-                vectors = run_batches(self._compiled, np.stack([_BLANK if i is None else i for i in images]))
-                for image, vector in zip(images, vectors.astype(np.float16), strict=True):
-                    yield None if image is None else vector.tobytes()
+def _embed_part(records: Sequence[Record], compiled: ov.CompiledModel) -> Iterator[bytes | None]:
+    """Yield the embedding of each record, None for a file that can no longer be read; two batches are in memory."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        following = [pool.submit(_pixels, record) for record in records[:BATCH]]
+        for start in range(0, len(records), BATCH):
+            images = [future.result() for future in following]
+            following = [pool.submit(_pixels, record) for record in records[start + BATCH : start + 2 * BATCH]]
+            vectors = run_batches(compiled, np.stack([_BLANK if image is None else image for image in images]))
+            for image, vector in zip(images, vectors.astype(np.float16), strict=True):
+                yield None if image is None else vector.tobytes()
 
 
 def _pixels(record: Record) -> Pixels | None:

@@ -7,8 +7,10 @@ would use should pass.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import struct
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import cv2
@@ -17,59 +19,30 @@ import numpy.typing as npt
 
 from dermlens.audit.cache import Store
 from dermlens.audit.findings import Finding
-from dermlens.bundle.quality import sharpness
+from dermlens.bundle.quality import DARK, DEFAULT_LIMITS, LOOK_PX, Quality, measure
 from dermlens.data.framing import PIXEL_PATH_VERSION
-from dermlens.data.header import read_header
+from dermlens.data.header import jpeg_segments, read_header
 from dermlens.data.images import InputSpec, Pixels, content_hash, decode, frame, read_bytes
 from dermlens.data.records import Record
 from dermlens.errors import DermlensError
 
-VERSION = f"2-{PIXEL_PATH_VERSION}"
+VERSION = f"3-{PIXEL_PATH_VERSION}"
 """Raise the first number when this module would say something else of the same bytes."""
 
 THUMB_PX = 32
 SYMMETRIES = 8
 """Four turns, each with and without a mirror image."""
 
-MIN_CONTRAST = 4.0  # below this a picture is nearly uniform, and every other such picture looks like it
-MIN_SHARPNESS = 0.3  # 1 in 1000 dermoscopic pictures is below; of those blurred by 4 pixels of 224, 9 in 10
-MIN_BRIGHTNESS = 50.0
-MAX_DARK_SHARE = 0.6
-MAX_BRIGHT_SHARE = 0.25
 MIN_SIDE_PX = 64
 MAX_ASPECT = 2.5
 
-_LOOK_PX = 128
-_LOOK = InputSpec(size_px=_LOOK_PX, framing="squash")
+_LOOK = InputSpec(size_px=LOOK_PX, framing="squash")
 _HASH_SIDE = 8
 _THREADS = 2
 _CHUNK = 256
-_DARK, _BRIGHT = 40, 250
+_REMEDY = "Look at it; leave it out, or use another picture of the lesion."
 
 Grey = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Look:
-    """How an image looks at 128 x 128 pixels.
-
-    Attributes:
-        brightness: mean grey, 0 to 255.
-        contrast: standard deviation of grey.
-        sharpness: which share of the differences between neighbours a 9-pixel mean takes away, 0 to 1 (after Crete
-            et al. 2007); what is blurred already loses little.
-        dark_share, bright_share: share of pixels below grey 40, and of pixels with every channel at 250 or more.
-        dark_corners: how many of the four corners are nearly black.
-        border_rgb: mean colour of the outermost tenth.
-    """
-
-    brightness: float
-    contrast: float
-    sharpness: float
-    dark_share: float
-    bright_share: float
-    dark_corners: int
-    border_rgb: tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -81,6 +54,9 @@ class ImageFacts:
         error: why it cannot be read, else None.
         width_px, height_px: upright.
         quantisation: first digits of the hash of a JPEG's quantisation tables, "" for other formats.
+        quality: sharpness, exposure and the like at 128 x 128 pixels.
+        dark_corners: how many of the four corners are nearly black.
+        border_rgb: mean colour of the outermost tenth.
         codes: the perceptual hash of the image in each of the eight symmetries, 64 bits each; the first is as it is.
     """
 
@@ -91,8 +67,15 @@ class ImageFacts:
     height_px: int = 0
     size_bytes: int = 0
     quantisation: str = ""
-    look: Look | None = None
+    quality: Quality | None = None
+    dark_corners: int = 0
+    border_rgb: tuple[float, float, float] = (0.0, 0.0, 0.0)
     codes: tuple[int, ...] = ()
+
+    @property
+    def shows_something(self) -> bool:
+        """Whether it is more than one colour: all pictures of one colour look alike."""
+        return self.quality is not None and self.quality.contrast >= DEFAULT_LIMITS.min_contrast
 
 
 def read_facts(
@@ -139,7 +122,9 @@ def facts_of(record: Record) -> ImageFacts:
         height_px=height,
         size_bytes=len(data),
         quantisation=quantisation_of(data) if header.format == "JPEG" else "",
-        look=_look(pixels, grey),
+        quality=measure(pixels),
+        dark_corners=_dark_corners(grey),
+        border_rgb=_border(pixels),
         codes=perceptual_codes(_small(grey)),
     )
 
@@ -185,24 +170,10 @@ def turned(image: Grey, symmetry: int) -> Grey:
 
 def quantisation_of(data: bytes) -> str:
     """Return eight hex digits for the quantisation tables of a JPEG: which program saved it, at which quality."""
-    tables = b"".join(_tables(data))
+    tables = b""
+    with suppress(IndexError, struct.error):  # cut off
+        tables = b"".join(data[start:end] for marker, start, end in jpeg_segments(data) if marker == 0xDB)
     return hashlib.sha256(tables).hexdigest()[:8] if tables else ""
-
-
-def _tables(data: bytes) -> Iterator[bytes]:
-    """Yield the payload of every DQT segment before the first scan."""
-    place = 2
-    while place + 4 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
-        if marker == 0xFF:  # fill byte
-            place += 1
-            continue
-        if marker == 0xDA:  # the scan begins
-            return
-        length = int.from_bytes(data[place + 2 : place + 4], "big")
-        if marker == 0xDB:
-            yield data[place + 4 : place + 2 + length]
-        place += 2 + max(2, length)
 
 
 def _hash(record: Record) -> str:
@@ -220,33 +191,23 @@ def _small(grey: Grey) -> Grey:
     return cv2.resize(grey, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
-def _look(pixels: Pixels, grey: Grey) -> Look:
-    values = grey.astype(np.float32)
-    edge = _LOOK_PX // 10
-    border = np.concatenate(
-        [pixels[:edge].reshape(-1, 3), pixels[-edge:].reshape(-1, 3), pixels[:, :edge].reshape(-1, 3)]
-    ).mean(axis=0)
-    corner = _LOOK_PX // 16
-    ends = slice(0, corner), slice(-corner, None)
-    corners = [values[y, x].mean() for y in ends for x in ends]
-    return Look(
-        brightness=float(values.mean()),
-        contrast=float(values.std()),
-        sharpness=sharpness(values),
-        dark_share=float((grey < _DARK).mean()),
-        bright_share=float((pixels.min(axis=2) >= _BRIGHT).mean()),
-        dark_corners=sum(bool(mean < _DARK) for mean in corners),
-        border_rgb=(float(border[0]), float(border[1]), float(border[2])),
-    )
+def _dark_corners(grey: Grey) -> int:
+    size = LOOK_PX // 16
+    ends = slice(0, size), slice(-size, None)
+    return sum(bool(grey[y, x].mean() < DARK) for y in ends for x in ends)
 
 
-_REMEDY = "Look at it; take it out, or use another picture of the lesion."
+def _border(pixels: Pixels) -> tuple[float, float, float]:
+    edge = LOOK_PX // 10
+    sides = [pixels[:edge].reshape(-1, 3), pixels[-edge:].reshape(-1, 3), pixels[:, :edge].reshape(-1, 3)]
+    red, green, blue = np.concatenate(sides).mean(axis=0).tolist()
+    return red, green, blue
 
 
 def quality_findings(records: Sequence[Record], facts: Sequence[ImageFacts]) -> list[Finding]:
     """Return a warning for each fault of each readable image."""
     return [
-        Finding(kind, "warning", (record.image,), evidence, _REMEDY, (record.diagnosis,), (record.split or "",))
+        Finding.of(kind, "warning", [record], evidence, _REMEDY)
         for record, fact in zip(records, facts, strict=True)
         for kind, evidence in faults(fact)
     ]
@@ -254,20 +215,20 @@ def quality_findings(records: Sequence[Record], facts: Sequence[ImageFacts]) -> 
 
 def faults(fact: ImageFacts) -> list[tuple[str, str]]:
     """Return (kind, evidence) of everything that makes one image hard to read."""
-    look = fact.look
-    if look is None:
+    seen, limits = fact.quality, DEFAULT_LIMITS
+    if seen is None:
         return []
     found = []
-    if look.contrast < MIN_CONTRAST:
-        found.append(("near_uniform", f"It is nearly one colour: grey varies by {look.contrast:.1f} of 255."))
-    elif look.sharpness < MIN_SHARPNESS:
-        evidence = f"It has hardly any detail: sharpness {look.sharpness:.2f}, at least {MIN_SHARPNESS} is usual."
+    if seen.contrast < limits.min_contrast:
+        found.append(("near_uniform", f"It is nearly one colour: grey varies by {seen.contrast:.1f} of 255."))
+    elif seen.sharpness < limits.min_sharpness:
+        evidence = f"It has hardly any detail: sharpness {seen.sharpness:.2f}, usual is {limits.min_sharpness} or more."
         found.append(("blurred", evidence))
-    if look.brightness < MIN_BRIGHTNESS or look.dark_share > MAX_DARK_SHARE:
-        share = f"{look.dark_share * 100:.0f} % of it is nearly black"
-        found.append(("dark", f"{share}; its mean grey is {look.brightness:.0f} of 255."))
-    if look.bright_share > MAX_BRIGHT_SHARE:
-        found.append(("overexposed", f"{look.bright_share * 100:.0f} % of it is white."))
+    if seen.brightness < limits.min_brightness or seen.dark_share > limits.max_dark_share:
+        share = f"{seen.dark_share * 100:.0f} % of it is nearly black"
+        found.append(("dark", f"{share}; its mean grey is {seen.brightness:.0f} of 255."))
+    if seen.bright_share > limits.max_bright_share:
+        found.append(("overexposed", f"{seen.bright_share * 100:.0f} % of it is white."))
     width, height = fact.width_px, fact.height_px
     if min(width, height) < MIN_SIDE_PX or max(width, height) > MAX_ASPECT * min(width, height):
         found.append(("extreme_shape", f"It has {width} x {height} pixels."))

@@ -12,50 +12,32 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from dermlens.data.images import InputSpec, content_hash, decode, read_bytes
 from dermlens.data.records import Dataset, Record, checked_hashes, picture_groups
 from dermlens.errors import DermlensError
 
 Severity = Literal["error", "warning", "note"]
 
-KINDS = (
-    "unreadable",
-    "contradicting_labels",
-    "near_duplicates_contradicting",
-    "lesion_under_two_diagnoses",
-    "label_against_reference",
-    "same_image_across_split",
-    "lesion_across_split",
-    "patient_across_split",
-    "near_duplicate_across_split",
-    "shared_with_other_data",
-    "label_suspect",
-    "identical_images",
-    "near_duplicates",
-    "class_too_small",
-    "class_hard_to_score",
-    "class_imbalance",
-    "source_shortcut",
-    "artefact_by_class",
-    "near_uniform",
-    "blurred",
-    "dark",
-    "overexposed",
-    "extreme_shape",
-)
-"""All kinds, in the order of a report."""
-
-_COUNTED = {
+_SUMMARIES = {
+    "unreadable": ("image", "that cannot be read"),
+    "contradicting_labels": ("image", "with different diagnoses, byte for byte the same"),
     "near_duplicates_contradicting": ("picture", "in different files with different diagnoses"),
     "lesion_under_two_diagnoses": ("lesion", "with more than one diagnosis, in different pictures"),
     "label_against_reference": ("kind of wrong label", "according to the reference"),
+    "same_image_across_split": ("picture", "on both sides of the split"),
+    "lesion_across_split": ("lesion", "on both sides of the split, in different pictures"),
+    "patient_across_split": ("patient", "on both sides of the split, with different lesions"),
     "near_duplicate_across_split": ("picture", "on both sides of the split in different files (inferred)"),
     "shared_with_other_data": ("picture or lesion", "shared with the other data set"),
     "label_suspect": ("label", "that a simple classifier doubts"),
+    "identical_images": ("image", "in several identical files with the same diagnosis"),
     "near_duplicates": ("picture", "in different files with the same diagnosis"),
+    "class_too_small": ("class", "with fewer than 20 lesions"),
     "class_hard_to_score": ("class", "with too few test lesions for a useful score"),
     "class_imbalance": ("imbalance", "between the classes"),
-    "source_shortcut": ("shortcut", "that reveals the class without the lesion"),
+    "source_shortcut": ("shortcut", "to the class without the lesion"),
     "artefact_by_class": ("artefact", "much more common in some classes than in others"),
     "near_uniform": ("image", "with almost nothing on it"),
     "blurred": ("image", "out of focus"),
@@ -63,7 +45,10 @@ _COUNTED = {
     "overexposed": ("image", "overexposed"),
     "extreme_shape": ("image", "of an extreme size or shape"),
 }
-"""For kinds whose summary is a plain count: what is counted, and what is wrong with it."""
+"""For each kind what is counted, and what is wrong with it."""
+
+KINDS = tuple(_SUMMARIES)
+"""All kinds, in the order of a report."""
 
 _PLURALS = {
     "class": "classes",
@@ -87,7 +72,7 @@ class Finding:
         evidence: what was found, one line.
         remedy: what to do, one line.
         labels: the diagnosis of each image, parallel to `images`.
-        roles: the role of each image, parallel to `images`, where roles matter; else empty.
+        roles: the role of each image, parallel to `images`; empty where there are none.
         suggested: the likelier diagnosis of each image, parallel to `images`, for suspected labels; else empty.
     """
 
@@ -99,6 +84,31 @@ class Finding:
     labels: tuple[str, ...] = ()
     roles: tuple[str, ...] = ()
     suggested: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        kind: str,
+        severity: Severity,
+        records: Sequence[Record],
+        evidence: str,
+        remedy: str,
+        *,
+        roles: Sequence[str | None] | None = None,
+        suggested: tuple[str, ...] = (),
+    ) -> Finding:
+        """Make a finding about some records; `roles` are the splits of the data set by default."""
+        sides = [record.split for record in records] if roles is None else roles
+        return cls(
+            kind,
+            severity,
+            tuple(record.image for record in records),
+            evidence,
+            remedy,
+            tuple(record.diagnosis for record in records),
+            tuple(side or "" for side in sides) if any(sides) else (),
+            suggested,
+        )
 
 
 def hash_records(
@@ -176,15 +186,9 @@ def _hash_if_readable(record: Record) -> str | None:
 
 
 def _unreadable(records: Sequence[Record], hashes: Sequence[str | None]) -> list[Finding]:
+    remedy = "Replace the file or remove it; training leaves it out."
     return [
-        Finding(
-            "unreadable",
-            "error",
-            (record.image,),
-            _why_unreadable(record),
-            "Replace the file or remove it; training leaves it out.",
-            (record.diagnosis,),
-        )
+        Finding.of("unreadable", "error", [record], _why_unreadable(record), remedy)
         for record, digest in zip(records, hashes, strict=True)
         if digest is None
     ]
@@ -204,22 +208,17 @@ def _identical(records: Sequence[Record], hashes: Sequence[str | None]) -> list[
     for group in _sharing(hashes):
         chosen = [records[i] for i in group]
         labels = sorted({record.diagnosis for record in chosen})
-        images, own = tuple(r.image for r in chosen), tuple(r.diagnosis for r in chosen)
         if len(labels) > 1:
             evidence = f"The same file, byte for byte, is labelled {', '.join(labels)}."
             remedy = "Pass a reference that knows the diagnosis, or leave all copies out."
-            findings.append(Finding("contradicting_labels", "error", images, evidence, remedy, own))
+            findings.append(Finding.of("contradicting_labels", "error", chosen, evidence, remedy))
         else:
             evidence = f"{len(group)} files are identical, byte for byte."
-            findings.append(Finding("identical_images", "note", images, evidence, "Keep one of them.", own))
+            findings.append(Finding.of("identical_images", "note", chosen, evidence, "Keep one of them."))
     return findings
 
 
-def _crossing(
-    records: Sequence[Record],
-    hashes: Sequence[str | None],
-    roles: Sequence[str | None],
-) -> list[Finding]:
+def _crossing(records: Sequence[Record], hashes: Sequence[str | None], roles: Sequence[str | None]) -> list[Finding]:
     """Return pictures, lesions and patients on more than one side of the split.
 
     Each leak is reported once, by its closest tie: a lesion finding holds images whose counterpart on another side is
@@ -232,62 +231,40 @@ def _crossing(
         ("lesion_across_split", "lesion", [r.lesion_id for r in records], pictures),
         ("patient_across_split", "patient", [r.patient_id for r in records], lesions),
     )
+    remedy = "Move all of its images to one side. A data set without a split is split by lesion and patient."
     findings = []
     for kind, what, keys, closer in ties:
         for group in _sharing(keys):
             leaking = [i for i in group if _has_counterpart(i, group, roles, closer)]
             if leaking:
-                findings.append(_crossing_finding(kind, what, records, leaking, roles))
+                chosen, sides = [records[i] for i in leaking], [roles[i] for i in leaking]
+                first = chosen[0]
+                names = {"picture": first.isic_id, "lesion": first.lesion_id, "patient": first.patient_id}
+                counts = ", ".join(f"{n} in {role}" for role, n in sorted(Counter(map(str, sides)).items()))
+                evidence = f"The {what} {names[what] or first.image} is on both sides of the split: {counts} images."
+                findings.append(Finding.of(kind, "error", chosen, evidence, remedy, roles=sides))
     return findings
 
 
 def _has_counterpart(
-    index: int,
-    group: Sequence[int],
-    roles: Sequence[str | None],
-    closer: Sequence[Hashable] | None,
+    index: int, group: Sequence[int], roles: Sequence[str | None], closer: Sequence[Hashable] | None
 ) -> bool:
     """Whether another member is on another side and not tied more closely."""
-    if roles[index] is None:
-        return False
-    return any(
+    return roles[index] is not None and any(
         roles[other] not in (None, roles[index]) and (closer is None or closer[other] != closer[index])
         for other in group
     )
 
 
-def _crossing_finding(
-    kind: str, what: str, records: Sequence[Record], leaking: Sequence[int], roles: Sequence[str | None]
-) -> Finding:
-    sides = tuple(str(roles[i]) for i in leaking)
-    first = records[leaking[0]]
-    name = {"picture": first.isic_id, "lesion": first.lesion_id, "patient": first.patient_id}[what] or first.image
-    counts = ", ".join(f"{n} in {role}" for role, n in sorted(Counter(sides).items()))
-    return Finding(
-        kind,
-        "error",
-        tuple(records[i].image for i in leaking),
-        f"The {what} {name} is on both sides of the split: {counts} images.",
-        "Move all of its images to one side. A data set without a split is split by lesion and patient.",
-        tuple(records[i].diagnosis for i in leaking),
-        sides,
-    )
-
-
 def _small_classes(records: Sequence[Record]) -> list[Finding]:
-    by_class: defaultdict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        by_class[record.diagnosis].append(record)
+    remedy = "Add images of other lesions, or merge the class with a related one."
     findings = []
-    for code, chosen in sorted(by_class.items()):
+    for code in sorted({record.diagnosis for record in records}):
+        chosen = [record for record in records if record.diagnosis == code]
         lesions = len({r.lesion_id or r.isic_id or r.image for r in chosen})
         if lesions < SMALL_CLASS_LESIONS:
-            evidence = (
-                f"{code} has {len(chosen)} images of {lesions} lesions; its score will be hardly better than a guess."
-            )
-            remedy = "Add images of other lesions, or merge the class with a related one."
-            images = tuple(r.image for r in chosen)
-            findings.append(Finding("class_too_small", "warning", images, evidence, remedy, (code,) * len(chosen)))
+            evidence = f"{code} has {len(chosen)} images of {lesions} lesions, too few for a score that means anything."
+            findings.append(Finding.of("class_too_small", "warning", chosen, evidence, remedy))
     return findings
 
 
@@ -301,37 +278,26 @@ def _sharing(keys: Sequence[Hashable]) -> list[list[int]]:
 
 
 def _summary_line(kind: str, findings: Sequence[Finding]) -> str:
-    count = len(findings)
+    noun, wrong = _SUMMARIES[kind]
     images = sum(len(finding.images) for finding in findings)
+    detail = _many(images, "image") if images else ""
     if kind == "unreadable":
-        return f"{_many(count, 'image')} cannot be read, first {findings[0].images[0]}"
-    if kind == "contradicting_labels":
+        detail = f"first {findings[0].images[0]}"
+    elif kind == "contradicting_labels":
         pairs = Counter("/".join(sorted(set(finding.labels))) for finding in findings)
-        number = "two" if all(pair.count("/") == 1 for pair in pairs) else "more than one"
-        labels = ", ".join(f"{n} {pair}" for pair, n in sorted(pairs.items()))
-        diagnoses = "diagnosis" if number == "more than one" else "diagnoses"
-        return f"{_many(count, 'image')} with {number} {diagnoses}, byte for byte the same ({labels})"
-    if kind == "identical_images":
-        return f"{_many(count, 'image')} stored in {images} files with the same diagnosis"
-    if kind == "class_too_small":
-        sizes = ", ".join(f"{f.labels[0]} {len(f.images)}" for f in findings)
-        return f"{_many(count, 'class', 'classes')} with fewer than {SMALL_CLASS_LESIONS} lesions (images: {sizes})"
-    if kind in _COUNTED:
-        noun, wrong = _COUNTED[kind]
-        concerned = f" ({_many(images, 'image')})" if images else ""
-        return f"{_many(count, noun, _PLURALS.get(noun))} {wrong}{concerned}"
-    what, others = {
-        "same_image_across_split": ("picture", ""),
-        "lesion_across_split": ("lesion", ", in different pictures"),
-        "patient_across_split": ("patient", ", with different lesions"),
-    }[kind]
-    sides = Counter(role for finding in findings for role in finding.roles)
-    by_side = ", ".join(f"{n} in {role}" for role, n in sorted(sides.items()))
-    return f"{_many(count, what)} on both sides of the split{others} (images: {by_side})"
+        detail = ", ".join(f"{n} {pair}" for pair, n in sorted(pairs.items()))
+    elif kind == "identical_images":
+        detail = f"{images} files"
+    elif kind == "class_too_small":
+        detail = f"images: {', '.join(f'{finding.labels[0]} {len(finding.images)}' for finding in findings)}"
+    elif kind in ("same_image_across_split", "lesion_across_split", "patient_across_split"):
+        sides = Counter(role for finding in findings for role in finding.roles)
+        detail = f"images: {', '.join(f'{n} in {role}' for role, n in sorted(sides.items()))}"
+    return f"{_many(len(findings), noun)} {wrong}" + (f" ({detail})" if detail else "")
 
 
-def _many(count: int, noun: str, plural: str | None = None) -> str:
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun if count == 1 else _PLURALS.get(noun, noun + 's')}"
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
@@ -340,3 +306,13 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = (z2 * (share * (1 - share) / n + z2 / (4 * n * n))) ** 0.5 / (1 + z2 / n)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def sample_for_folds(
+    records: Sequence[Record], groups: Sequence[int], usable: Sequence[int], folds: int, most: int, seed: int
+) -> list[int]:
+    """Return at most `most` usable indices, without the classes that have fewer groups than folds."""
+    if len(usable) > most:
+        usable = sorted(np.random.default_rng(seed).choice(usable, most, replace=False).tolist())
+    sizes = Counter(code for code, _ in {(records[i].diagnosis, groups[i]) for i in usable})
+    return [i for i in usable if sizes[records[i].diagnosis] >= folds]

@@ -24,7 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from dermlens.audit.findings import Finding, wilson_interval
+from dermlens.audit.findings import Finding, sample_for_folds, wilson_interval
 from dermlens.data.records import Record, members
 from dermlens.diagnoses import to_isic2019
 
@@ -78,20 +78,22 @@ def pairs_of(records: Sequence[Record], groups: Sequence[Sequence[int]]) -> dict
 
 def reference_counts(records: Sequence[Record], known: Sequence[str | None]) -> dict[str, Any]:
     """Count how many labels agree with the reference, by class."""
-    wrong = Counter((r.diagnosis, t) for r, t in zip(records, known, strict=True) if t and not agrees(r.diagnosis, t))
-    stated = sum(t is not None for t in known)
+    wrong: Counter[str] = Counter()
     by_class: defaultdict[str, dict[str, int]] = defaultdict(lambda: {"known": 0, "disagree": 0})
-    for record, truth in zip(records, known, strict=True):
-        row = by_class[record.diagnosis]
-        row["known"] += truth is not None
-        row["disagree"] += truth is not None and not agrees(record.diagnosis, truth)
+    for label, truth in sorted((r.diagnosis, t or "") for r, t in zip(records, known, strict=True)):
+        denied = bool(truth) and not agrees(label, truth)
+        by_class[label]["known"] += bool(truth)
+        by_class[label]["disagree"] += denied
+        if denied:
+            wrong[f"{label}->{truth}"] += 1
+    stated = sum(row["known"] for row in by_class.values())
     return {
         "known": stated,
         "unknown": len(records) - stated,
         "agree": stated - wrong.total(),
         "disagree": wrong.total(),
-        "by_pair": {f"{label}->{truth}": n for (label, truth), n in sorted(wrong.items())},
-        "by_class": dict(sorted(by_class.items())),
+        "by_pair": dict(wrong),
+        "by_class": dict(by_class),
     }
 
 
@@ -101,15 +103,14 @@ def reference_findings(records: Sequence[Record], known: Sequence[str | None]) -
     for record, truth in zip(records, known, strict=True):
         if truth and not agrees(record.diagnosis, truth):
             wrong[record.diagnosis, truth].append(record)
+    remedy = "Repair them: the reference's diagnosis replaces the label."
     return [
-        Finding(
+        Finding.of(
             "label_against_reference",
             "error",
-            tuple(r.image for r in chosen),
+            chosen,
             f"{len(chosen)} images are labelled {label}; the reference says {truth}.",
-            "Repair them: the reference's diagnosis replaces the label.",
-            tuple(r.diagnosis for r in chosen),
-            tuple(r.split or "" for r in chosen),
+            remedy,
         )
         for (label, truth), chosen in sorted(wrong.items())
     ]
@@ -117,30 +118,18 @@ def reference_findings(records: Sequence[Record], known: Sequence[str | None]) -
 
 def lesion_findings(records: Sequence[Record], pictures: Sequence[int]) -> list[Finding]:
     """Return lesions whose different pictures have different diagnoses."""
-    by_lesion: defaultdict[str, list[int]] = defaultdict(list)
-    for index, record in enumerate(records):
+    by_lesion: defaultdict[str, defaultdict[int, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    for record, picture in zip(records, pictures, strict=True):
         if record.lesion_id is not None:
-            by_lesion[record.lesion_id].append(index)
+            by_lesion[record.lesion_id][picture].append(record)
+    remedy = "Pass a reference that knows the diagnosis, or leave all its pictures out."
     findings = []
-    for lesion, group in by_lesion.items():
-        labels_of: defaultdict[int, set[str]] = defaultdict(set)
-        for i in group:
-            labels_of[pictures[i]].add(records[i].diagnosis)
-        by_picture = list(labels_of.values())
-        if any(labels != by_picture[0] for labels in by_picture):
-            labels = sorted(set().union(*by_picture))
-            chosen = [records[i] for i in group]
-            findings.append(
-                Finding(
-                    "lesion_under_two_diagnoses",
-                    "error",
-                    tuple(r.image for r in chosen),
-                    f"Pictures of the lesion {lesion} are labelled {', '.join(labels)}.",
-                    "Pass a reference that knows the diagnosis, or leave all its pictures out.",
-                    tuple(r.diagnosis for r in chosen),
-                    tuple(r.split or "" for r in chosen),
-                )
-            )
+    for lesion, views in by_lesion.items():
+        labels = {frozenset(record.diagnosis for record in copies) for copies in views.values()}
+        if len(labels) > 1:
+            evidence = f"Pictures of the lesion {lesion} are labelled {', '.join(sorted(frozenset().union(*labels)))}."
+            chosen = [record for record in records if record.lesion_id == lesion]
+            findings.append(Finding.of("lesion_under_two_diagnoses", "error", chosen, evidence, remedy))
     return findings
 
 
@@ -177,8 +166,7 @@ def support_findings(records: Sequence[Record], classes: Mapping[str, Mapping[st
                 f"{row['interval_width'] * 100:.0f} percentage points wide."
             )
             remedy = "Report its score only with the interval, or pool predictions over folds."
-            images, labels = tuple(r.image for r in chosen), tuple(r.diagnosis for r in chosen)
-            findings.append(Finding("class_hard_to_score", "warning", images, evidence, remedy, labels))
+            findings.append(Finding.of("class_hard_to_score", "warning", chosen, evidence, remedy))
     sizes = sorted((row["lesions"], code) for code, row in classes.items())
     if len(sizes) > 1 and sizes[-1][0] > IMBALANCE * sizes[0][0]:
         evidence = f"{sizes[-1][1]} has {sizes[-1][0]} lesions, {sizes[0][1]} has {sizes[0][0]}."
@@ -227,7 +215,8 @@ def label_suspects(
         vectors, keys: from `embed`; images without a key and classes of fewer than 5 groups are left out.
         groups: n numbers, equal for images that must stay in one fold.
     """
-    chosen = _usable(records, keys, groups, seed)
+    embedded = [i for i, key in enumerate(keys) if key]
+    chosen = sample_for_folds(records, groups, embedded, FOLDS, MAX_IMAGES, seed)
     names = sorted({records[i].diagnosis for i in chosen})
     if len(names) < 2:
         return []
@@ -280,30 +269,18 @@ def ranked(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]
 
 def suspect_findings(records: Sequence[Record], suspects: Sequence[Suspect]) -> list[Finding]:
     """Return one finding for each suspect, in order."""
-    return [
-        Finding(
-            "label_suspect",
-            "warning",
-            (records[s.image].image,),
+    remedy = "Look at the image again; a repair never changes a label for this reason."
+    findings = []
+    for place, s in enumerate(suspects, start=1):
+        evidence = (
             f"Labelled {records[s.image].diagnosis}; a classifier that never saw its lesion suggests {s.suggested} "
-            f"(score {s.score:.3f}, 0 is the most doubtful; {place} of {len(suspects)}).",
-            "Look at the image again; a repair never changes a label for this reason.",
-            (records[s.image].diagnosis,),
-            (records[s.image].split or "",),
-            (s.suggested,),
+            f"(score {s.score:.3f}, 0 is the most doubtful; {place} of {len(suspects)})."
         )
-        for place, s in enumerate(suspects, start=1)
-    ]
+        chosen = [records[s.image]]
+        findings.append(Finding.of("label_suspect", "warning", chosen, evidence, remedy, suggested=(s.suggested,)))
+    return findings
 
 
 def suspects_by_pair(records: Sequence[Record], suspects: Sequence[Suspect]) -> dict[str, int]:
     """Count suspects by given and suggested label: {"NV->MEL": 12}."""
     return dict(Counter(f"{records[s.image].diagnosis}->{s.suggested}" for s in suspects).most_common())
-
-
-def _usable(records: Sequence[Record], keys: Sequence[str], groups: Sequence[int], seed: int) -> list[int]:
-    known = [i for i, key in enumerate(keys) if key]
-    if len(known) > MAX_IMAGES:
-        known = sorted(np.random.default_rng(seed).choice(known, MAX_IMAGES, replace=False).tolist())
-    size = Counter(code for code, _ in {(records[i].diagnosis, groups[i]) for i in known})
-    return [i for i in known if size[records[i].diagnosis] >= FOLDS]

@@ -66,22 +66,14 @@ def inferred_leaks(
 ) -> list[Finding]:
     """Return near duplicates on both sides of the split that do not share file, ISIC id or lesion: inferred leaks."""
     pictures = picture_groups(records, hashes)
+    evidence = "The same picture, in different files, is on both sides of the split (inferred from how it looks)."
     findings = []
     for group in groups:
-        ties = [records[i].lesion_id or f"picture {pictures[i]}" for i in group]
-        sides = {records[i].split for i in group} - {None}
-        if len(sides) > 1 and len(set(ties)) > 1:
-            findings.append(
-                Finding(
-                    "near_duplicate_across_split",
-                    "error",
-                    tuple(records[i].image for i in group),
-                    "The same picture, in different files, is on both sides of the split (inferred from how it looks).",
-                    "Move all of them to one side.",
-                    tuple(records[i].diagnosis for i in group),
-                    tuple(records[i].split or "" for i in group),
-                )
-            )
+        chosen = [records[i] for i in group]
+        ties = {records[i].lesion_id or f"picture {pictures[i]}" for i in group}
+        if len({record.split for record in chosen} - {None}) > 1 and len(ties) > 1:
+            remedy = "Move all of them to one side."
+            findings.append(Finding.of("near_duplicate_across_split", "error", chosen, evidence, remedy))
     return findings
 
 
@@ -122,11 +114,10 @@ def shared_with(
             bool(labels_there) and not any(compatible(records[i].diagnosis, label) for label in labels_there)
             for i in mine
         )
-        chosen = [*mine, *theirs]
         evidence = f"{len(mine)} images here and {len(theirs)} there show the same picture or lesion."
         remedy = "Leave these out when you train on one of the two sets and test on the other."
-        images, labels = tuple(records[i].image for i in chosen), tuple(records[i].diagnosis for i in chosen)
-        findings.append(Finding("shared_with_other_data", "warning", images, evidence, remedy, labels))
+        chosen = [records[i] for i in (*mine, *theirs)]
+        findings.append(Finding.of("shared_with_other_data", "warning", chosen, evidence, remedy))
     counts = {
         "images": len(other),
         "same_picture": len(known["same_picture"]),

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from dermlens.audit.duplicates import NearPair, group_near
-from dermlens.audit.facts import MIN_CONTRAST, ImageFacts
+from dermlens.audit.facts import ImageFacts
 from dermlens.audit.geometry import SPEC, Overlay, Sketch, overlay, sketch
 from dermlens.data.images import load_image
 from dermlens.data.records import Record, picture_groups
@@ -46,23 +46,6 @@ Vectors = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 Advance = Callable[[int], None] | None
 
 
-def lookalikes(
-    records: Sequence[Record],
-    facts: Sequence[ImageFacts],
-    vectors: npt.NDArray[np.float16],
-    keys: Sequence[str],
-    found: Sequence[NearPair] = (),
-) -> list[NearPair]:
-    """Return the pairs of different files that show one photograph, cropped, tilted, mirrored or enlarged.
-
-    Args:
-        records, facts: n images.
-        vectors, keys: from `embed`.
-        found: pairs that are known already; images that these connect are not compared again.
-    """
-    return confirmed(records, candidates(records, facts, vectors, keys, found))
-
-
 def confirmed(records: Sequence[Record], pairs: Sequence[Pair], *, progress: Advance = None) -> list[NearPair]:
     """Lay the two images of each candidate over each other and return the pairs that are one photograph.
 
@@ -86,12 +69,18 @@ def candidates(
     facts: Sequence[ImageFacts],
     vectors: npt.NDArray[np.float16],
     keys: Sequence[str],
-    found: Sequence[NearPair],
+    found: Sequence[NearPair] = (),
 ) -> list[Pair]:
-    """Return pairs to lay over each other, `first < second`, sorted."""
+    """Return pairs of different files that look alike, `first < second`, sorted.
+
+    Args:
+        records, facts: n images.
+        vectors, keys: from `embed`.
+        found: pairs that are known already; images that these connect are not compared again.
+    """
     first_of: dict[str, int] = {}
     for index, (key, fact) in enumerate(zip(keys, facts, strict=True)):
-        if key and fact.look is not None and fact.look.contrast >= MIN_CONTRAST:
+        if key and fact.shows_something:
             first_of.setdefault(key, index)
     chosen = np.array(sorted(first_of.values()), np.int64)
     if len(chosen) < 2:
@@ -152,13 +141,12 @@ def unit(vectors: Vectors) -> npt.NDArray[np.float16]:
 
 
 def nearest(
-    vectors: npt.NDArray[np.float16], count: int, progress: Advance = None, *, exact: bool | None = None
+    vectors: npt.NDArray[np.float16], count: int, *, exact: bool | None = None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Return the `count` nearest other vectors of each, nearest first, and their cosine similarity.
 
     Args:
         vectors: (n, d) of length 1, from `unit`.
-        progress: called with the number of vectors just done.
         exact: compare all with all; the default up to `EXACT_UP_TO` vectors, above that an index is searched.
 
     Returns:
@@ -168,13 +156,11 @@ def nearest(
     if count == 0:
         return np.zeros((len(vectors), 0), np.int64), np.zeros((len(vectors), 0), np.float32)
     if exact if exact is not None else len(vectors) <= EXACT_UP_TO:
-        return _exact(vectors, count, progress)
-    return _indexed(vectors, count, progress)
+        return _exact(vectors, count)
+    return _indexed(vectors, count)
 
 
-def _exact(
-    vectors: npt.NDArray[np.float16], count: int, progress: Advance
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+def _exact(vectors: npt.NDArray[np.float16], count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     n = len(vectors)
     places = np.empty((n, count), np.int64)
     likeness = np.empty((n, count), np.float32)
@@ -189,22 +175,17 @@ def _exact(
         order = np.argsort(-values, axis=1, kind="stable")
         places[start : start + step] = np.take_along_axis(some, order, axis=1)
         likeness[start : start + step] = np.take_along_axis(values, order, axis=1)
-        if progress is not None:
-            progress(len(block))
     return places, likeness
 
 
-def _indexed(
-    vectors: npt.NDArray[np.float16], count: int, progress: Advance
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+def _indexed(vectors: npt.NDArray[np.float16], count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Search a graph of neighbours (HNSW, Malkov and Yashunin 2018, by usearch) in fewer dimensions; it misses a few.
 
     What it finds is sorted by the whole vectors.
     """
     from usearch.index import Index
 
-    n, step = len(vectors), _ADD
-    low = _reduced(vectors)
+    n, low = len(vectors), _reduced(vectors)
     index = Index(
         ndim=low.shape[1],
         metric="ip",
@@ -213,25 +194,15 @@ def _indexed(
         expansion_add=_EXPAND_ADD,
         expansion_search=_EXPAND_SEARCH,
     )
-    for start in range(0, n, step):
-        part = low[start : start + step]
-        index.add(np.arange(start, start + len(part)), part)
-        if progress is not None:
-            progress(len(part) // 2)
-    places = np.full((n, count), -1, np.int64)
-    likeness = np.full((n, count), -1, np.float32)
-    for start in range(0, n, step):
-        part = low[start : start + step]
-        found: Any = index.search(part, _MORE * count + 1)
-        for row in range(len(part)):
-            keys = found.keys[row, : found.counts[row]].astype(np.int64)
-            keys = keys[keys != start + row]
-            values = vectors[keys].astype(np.float32) @ vectors[start + row].astype(np.float32)
-            order = np.argsort(-values, kind="stable")[:count]
-            places[start + row, : len(order)] = keys[order]
-            likeness[start + row, : len(order)] = values[order]
-        if progress is not None:
-            progress(len(part) - len(part) // 2)
+    index.add(np.arange(n), low)
+    found: Any = index.search(low, _MORE * count + 1)
+    places, likeness = np.full((n, count), -1, np.int64), np.full((n, count), -1, np.float32)
+    for row in range(n):
+        keys = found.keys[row, : found.counts[row]].astype(np.int64)
+        keys = keys[keys != row]
+        values = vectors[keys].astype(np.float32) @ vectors[row].astype(np.float32)
+        order = np.argsort(-values, kind="stable")[:count]
+        places[row, : len(order)], likeness[row, : len(order)] = keys[order], values[order]
     return places, likeness
 
 

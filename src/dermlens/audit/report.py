@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -95,36 +94,6 @@ _TITLES = {
     "overexposed": ("Overexposed", "Large parts are white."),
     "extreme_shape": ("Extreme size or shape", "Very small or very long pictures."),
 }
-
-
-@dataclass(frozen=True)
-class _Tile:
-    """One picture (a `data:` address, "" where it cannot be read), its label and its name."""
-
-    picture: str
-    label: str
-    name: str
-
-
-@dataclass(frozen=True)
-class _Exhibit:
-    """Pictures side by side, what they show, and how many more there are."""
-
-    text: str
-    tiles: list[_Tile]
-    more: int
-
-
-@dataclass(frozen=True)
-class _Section:
-    """One kind of finding: how often it occurs, what it means and what to do, and some of its pictures."""
-
-    title: str
-    severity: str
-    summary: str
-    meaning: str
-    exhibits: list[_Exhibit]
-    more: int
 
 
 def failing_kinds(names: Sequence[str]) -> frozenset[str]:
@@ -234,7 +203,7 @@ def _more(number: int, how: str) -> str:
     return f", {number:,} more {how} (inferred)" if number else ""
 
 
-def _sections(audit: Audit) -> list[_Section]:
+def _sections(audit: Audit) -> list[dict[str, Any]]:
     records = {record.image: record for record in audit.dataset.records}
     thumbnail = cache(_thumbnail)
     sections = []
@@ -244,9 +213,16 @@ def _sections(audit: Audit) -> list[_Section]:
         mixed = _in_turn(findings, [frozenset(finding.labels) for finding in findings])
         shown = findings if kind == "label_suspect" else mixed  # suspects are ranked already
         exhibits = [_exhibit(finding, records, thumbnail) for finding in shown[:MAX_EXHIBITS]]
-        (line,) = summary(findings)
-        meaning = f"{meaning} {findings[0].remedy}"
-        sections.append(_Section(title, findings[0].severity, line, meaning, exhibits, len(findings) - len(exhibits)))
+        sections.append(
+            {
+                "title": title,
+                "severity": findings[0].severity,
+                "summary": summary(findings)[0],
+                "meaning": f"{meaning} {findings[0].remedy}",
+                "exhibits": exhibits,
+                "more": len(findings) - len(exhibits),
+            }
+        )
     return sections
 
 
@@ -260,7 +236,7 @@ def _in_turn(things: Sequence[T], keys: Sequence[Hashable]) -> list[T]:
     return [things[i] for i in sorted(range(len(things)), key=lambda i: turns[i])]
 
 
-def _exhibit(finding: Finding, records: dict[str, Record], thumbnail: Callable[[Path], str]) -> _Exhibit:
+def _exhibit(finding: Finding, records: dict[str, Record], thumbnail: Callable[[Path], str]) -> dict[str, Any]:
     """Show pictures of each diagnosis and side in turn, so that both sides of a finding are seen."""
     labels = finding.labels or ("",) * len(finding.images)
     suggested = finding.suggested or ("",) * len(finding.images)
@@ -270,8 +246,8 @@ def _exhibit(finding: Finding, records: dict[str, Record], thumbnail: Callable[[
         if image in records
     ]
     chosen = _in_turn(own, [caption for _, caption in own])[:MAX_TILES]
-    tiles = [_Tile(thumbnail(record.path), caption, record.image) for record, caption in chosen]
-    return _Exhibit(finding.evidence, tiles, len(finding.images) - len(tiles) if tiles else 0)
+    tiles = [{"picture": thumbnail(r.path), "label": caption, "name": r.image} for r, caption in chosen]
+    return {"text": finding.evidence, "tiles": tiles, "more": len(finding.images) - len(tiles) if tiles else 0}
 
 
 def _thumbnail(path: Path) -> str:

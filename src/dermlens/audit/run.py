@@ -31,6 +31,9 @@ from dermlens.data.manifest import read_reference
 from dermlens.data.records import Dataset, Record, lesion_groups, members, picture_groups
 from dermlens.reporting.progress import track
 
+Vectors = tuple[Embeddings, list[str]]
+"""What `embed` returns of all records: float16 (n, d), and the key of each row, "" where there is none."""
+
 
 def run_audit(
     dataset: Dataset,
@@ -54,14 +57,18 @@ def run_audit(
     records = dataset.records
     material = _read(records, against, dataset.root.name, cache, console)
     facts, hashes = material.facts[: len(records)], material.hashes[: len(records)]
-    vectors = _embed(material, embedder, console) if embedder is not None else None
-    all_pairs = _near_pairs(material, vectors, console)
+    vectors = None
+    if embedder is not None:
+        with track("Embedding images", material.files, console) as advance:
+            vectors = embed(material.records, material.facts, embedder, cache=cache, progress=advance)
+    version = embedder.version if embedder else None
+    all_pairs = _near_pairs(material, vectors, version, console)
     pairs = [p for p in all_pairs if p.second < len(records)]
     groups, pictures = near_groups(pairs, hashes), picture_groups(records, hashes)
     known = labels.truths(records, pictures, read_reference(reference) if reference is not None else {})
     classes = labels.support(records)
     shortcuts = _shortcuts(material, console)
-    suspects = _suspects(material, vectors, pairs, console) if vectors is not None else None
+    suspects = _suspects(material, vectors, version, pairs, console) if vectors is not None else None
     artefacts = _artefacts(material, console)
     counts = _counts(records, hashes, pairs, groups, pictures)
     counts["labels_against_reference"] = labels.reference_counts(records, known) if reference is not None else None
@@ -134,6 +141,10 @@ class _Material:
     facts: tuple[ImageFacts, ...]
     cache: bool
 
+    @property
+    def records(self) -> tuple[Record, ...]:
+        return (*self.own, *self.others)
+
     @cached_property
     def hashes(self) -> list[str | None]:
         return [fact.sha256 for fact in self.facts]
@@ -157,15 +168,6 @@ class _Material:
         return contents_key(self.own, self.hashes[: len(self.own)], *further)
 
 
-@dataclass(frozen=True, eq=False)
-class _Vectors:
-    """Embeddings float16 (n, d) of all records, with the key of each row, "" where there is none."""
-
-    values: Embeddings
-    keys: list[str]
-    version: str
-
-
 def _read(own: Sequence[Record], against: Dataset | None, name: str, cache: bool, console: Console) -> _Material:
     """Read each image; those of the other data set are named by its folder, to distinguish them."""
     with track("Reading images", len(own), console) as advance:
@@ -179,29 +181,21 @@ def _read(own: Sequence[Record], against: Dataset | None, name: str, cache: bool
     return _Material(tuple(own), tuple(others), tuple(facts), cache)
 
 
-def _embed(material: _Material, embedder: Embedder, console: Console) -> _Vectors:
-    records = (*material.own, *material.others)
-    with track("Embedding images", material.files, console) as advance:
-        values, keys = embed(records, material.facts, embedder, cache=material.cache, progress=advance)
-    return _Vectors(values, keys, embedder.version)
-
-
-def _near_pairs(material: _Material, vectors: _Vectors | None, console: Console) -> list[NearPair]:
+def _near_pairs(material: _Material, vectors: Vectors | None, version: str | None, console: Console) -> list[NearPair]:
     """Return near duplicates among all records, by hash, then by embedding, sorted."""
-    records = (*material.own, *material.others)
 
     def compare() -> list[NearPair]:
         with track("Comparing images", material.files, console) as advance:
-            pairs = near_duplicates(records, material.facts, progress=advance)
+            pairs = near_duplicates(material.records, material.facts, progress=advance)
         if vectors is not None:
-            candidates = lookalikes.candidates(records, material.facts, vectors.values, vectors.keys, pairs)
+            candidates = lookalikes.candidates(material.records, material.facts, *vectors, pairs)
             with track("Comparing similar images in detail", len(candidates), console, unit="pairs") as advance:
-                pairs += lookalikes.confirmed(records, candidates, progress=advance)
+                pairs += lookalikes.confirmed(material.records, candidates, progress=advance)
         return sorted(pairs, key=lambda pair: (pair.first, pair.second))
 
-    version = (facts_module.VERSION, lookalikes.VERSION, vectors.version if vectors else None)
+    key = contents_key(material.records, material.hashes, facts_module.VERSION, lookalikes.VERSION, version)
     store: Store[list[NearPair]] = Store("near pairs", list[NearPair], enabled=material.cache)
-    return store.get(contents_key(records, material.hashes, *version), compare)
+    return store.get(key, compare)
 
 
 def _shortcuts(material: _Material, console: Console) -> Shortcuts | None:
@@ -213,16 +207,18 @@ def _shortcuts(material: _Material, console: Console) -> Shortcuts | None:
     return store.get(material.own_key(SHORTCUTS_VERSION, facts_module.VERSION), probe)
 
 
-def _suspects(material: _Material, vectors: _Vectors, pairs: Sequence[NearPair], console: Console) -> list[Suspect]:
+def _suspects(
+    material: _Material, vectors: Vectors, version: str | None, pairs: Sequence[NearPair], console: Console
+) -> list[Suspect]:
     """Return labels that are likely wrong; near duplicates stay in one fold, as lesions do."""
     groups, own = group_near(material.groups, pairs), len(material.own)
 
     def look() -> list[Suspect]:
         console.print("Looking for wrong labels ...", highlight=False)
-        return labels.label_suspects(material.own, vectors.values[:own], vectors.keys[:own], groups)
+        return labels.label_suspects(material.own, vectors[0][:own], vectors[1][:own], groups)
 
     store: Store[list[Suspect]] = Store("label suspects", list[Suspect], enabled=material.cache)
-    return store.get(material.own_key(labels.VERSION, vectors.version, groups), look)
+    return store.get(material.own_key(labels.VERSION, version, groups), look)
 
 
 def _artefacts(material: _Material, console: Console) -> Artefacts:

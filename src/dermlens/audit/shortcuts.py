@@ -17,7 +17,7 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 from dermlens.audit.facts import ImageFacts
-from dermlens.audit.findings import Finding
+from dermlens.audit.findings import Finding, sample_for_folds
 from dermlens.data.records import Record
 
 VERSION = "1"
@@ -66,7 +66,8 @@ def probe_shortcuts(
         records, facts: n images; unreadable ones and classes of fewer than `FOLDS` groups are left out.
         groups: n numbers, equal for images that must stay in one fold.
     """
-    chosen = _usable(records, facts, groups, seed)
+    readable = [i for i, fact in enumerate(facts) if fact.quality is not None]
+    chosen = sample_for_folds(records, groups, readable, FOLDS, MAX_IMAGES, seed)
     labels = np.array([records[i].diagnosis for i in chosen])
     classes = sorted(set(labels.tolist()))
     if len(classes) < 2:
@@ -100,14 +101,6 @@ def shortcut_findings(shortcuts: Shortcuts | None) -> list[Finding]:
     return findings
 
 
-def _usable(records: Sequence[Record], facts: Sequence[ImageFacts], groups: Sequence[int], seed: int) -> list[int]:
-    readable = [i for i, fact in enumerate(facts) if fact.look is not None]
-    if len(readable) > MAX_IMAGES:
-        readable = sorted(np.random.default_rng(seed).choice(readable, MAX_IMAGES, replace=False).tolist())
-    size = Counter(code for code, _ in {(records[i].diagnosis, groups[i]) for i in readable})
-    return [i for i in readable if size[records[i].diagnosis] >= FOLDS]
-
-
 def _probe(name: str, values: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> Probe:
     forest = RandomForestClassifier(_TREES, min_samples_leaf=3, class_weight="balanced", random_state=seed)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
@@ -136,9 +129,8 @@ def _values(name: str, record: Record, fact: ImageFacts, tables: dict[str, int])
     if name == "file_number":
         digits = _DIGITS.search(record.path.stem)
         return [float(digits.group(1)[:15]) if digits else -1.0]
-    return [*fact.look.border_rgb, float(fact.look.dark_corners)] if fact.look else []
+    return [*fact.border_rgb, float(fact.dark_corners)]
 
 
 def _corner_rate(facts: Sequence[ImageFacts]) -> float:
-    dark = sum(fact.look is not None and fact.look.dark_corners >= 2 for fact in facts)
-    return round(dark / len(facts), 4)
+    return round(sum(fact.dark_corners >= 2 for fact in facts) / len(facts), 4)

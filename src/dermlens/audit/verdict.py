@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +84,7 @@ class Audit:
 
     def as_dict(self, repair: Repair | None = None) -> dict[str, Any]:
         """Return plain values for JSON."""
+        by_kind = Counter(finding.kind for finding in self.findings)
         return {
             "schema": SCHEMA,
             "data": str(self.dataset.origin or self.dataset.root),
@@ -93,7 +93,7 @@ class Audit:
             "fingerprint": data_fingerprint(self.dataset.records, self.hashes),
             "notes": list(self.dataset.notes),
             "counts": self.counts,
-            "findings_by_kind": by_kind(self.findings),
+            "findings_by_kind": {kind: by_kind[kind] for kind in KINDS if kind in by_kind},
             "test_accuracy_ceiling": self.ceiling,
             "test_accuracy_ceiling_inferred": self.inferred_ceiling,
             "classes": self.classes,
@@ -112,12 +112,6 @@ class Audit:
 
     def _repr_html_(self) -> str:
         return render("audit_cell.html", verdict=self.verdict(), lines=summary(self.findings))
-
-
-def by_kind(findings: Sequence[Finding]) -> dict[str, int]:
-    """Count findings by kind, in the order of `KINDS`; kinds that do not occur are left out."""
-    counts = Counter(finding.kind for finding in findings)
-    return {kind: counts[kind] for kind in KINDS if kind in counts}
 
 
 def as_json(audit: dict[str, Any]) -> str:

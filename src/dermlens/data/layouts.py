@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import NoReturn
 
 from dermlens.data.images import IMAGE_EXTENSIONS
 from dermlens.data.records import SPLIT_NAMES, Dataset, Record, isic_id_of
@@ -22,7 +21,6 @@ from dermlens.data.tables import (
     is_image,
     need_columns,
     number,
-    raise_missing_images,
     read_header,
     read_table,
     shown,
@@ -31,21 +29,7 @@ from dermlens.diagnoses import normalise
 from dermlens.errors import DataError
 
 MANIFEST_NAME = "manifest.csv"
-MANIFEST_COLUMNS = (
-    "image",
-    "diagnosis",
-    "lesion_id",
-    "patient_id",
-    "split",
-    "age_approx",
-    "sex",
-    "anatom_site",
-    "source",
-    "frame_aspect",
-    "dx_type",
-    "fitzpatrick",
-    "licence",
-)
+MANIFEST_COLUMNS = tuple(field.name for field in fields(Record) if field.name not in ("path", "isic_id"))
 ONE_HOT_CODES = ("MEL", "NV", "BCC", "AK", "AKIEC", "BKL", "DF", "VASC", "SCC", "UNK")
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".tab", "")
 _LEFT_OUT = ("0", "false", "no")
@@ -174,12 +158,20 @@ def _find_images(table: Table, layout: TableLayout, root: Path) -> tuple[list[tu
         index = index or ImageIndex.build(root)
         copies = index.find(name)
         if len(copies) > 1 and not layout.every_copy:
-            _raise_ambiguous(table, name, copies)
+            raise DataError(
+                f"{table.path} names {name!r}, which may be {shown([copy.as_posix() for copy in copies])}.",
+                remedy="Write the image's path with folder and extension.",
+                code="ambiguous_image",
+            )
         if not copies:
             missing.append(name)
         found += [(copy, row) for copy in copies]
     if missing:
-        raise_missing_images(table, missing, root)
+        raise DataError(
+            f"{len(missing)} of the {len(table.rows)} images in {table.path} are not below {root}: {shown(missing)}.",
+            remedy="Add the files, pass the folder that holds them as images, or remove their rows from the table.",
+            code="missing_files",
+        )
     unlisted = len(set(index.paths) - {image for image, _ in found}) if index else 0
     return found, unlisted
 
@@ -232,19 +224,15 @@ def _split(table: Table, row: Row) -> str | None:
 
 def _included(table: Table) -> tuple[Table, list[str]]:
     """Leave out the rows that a repaired manifest marks with `included` = 0, and say how many and why."""
-    rows = tuple(row for row in table.rows if row.get("included", "").lower() not in _LEFT_OUT)
-    left_out = len(table.rows) - len(rows)
+    included, left_out = [], []
+    for row in table.rows:
+        (left_out if row.get("included", "").lower() in _LEFT_OUT else included).append(row)
     if not left_out:
-        return Table(table.path, table.columns, rows), []
-    reasons = Counter(
-        cell({"reason": row.get("reason", "").partition(":")[0]}, "reason") or "no reason given"
-        for row in table.rows
-        if row.get("included", "").lower() in _LEFT_OUT
-    )
+        return table, []
+    reasons = Counter(row.get("reason", "").partition(":")[0] or "no reason given" for row in left_out)
     why = f" ({', '.join(f'{n} {reason}' for reason, n in reasons.most_common())})" if table.has("reason") else ""
-    return Table(table.path, table.columns, rows), [
-        f"{left_out} images are marked as not included in {table.path.name}{why}."
-    ]
+    note = f"{len(left_out)} images are marked as not included in {table.path.name}{why}."
+    return replace(table, rows=tuple(included)), [note]
 
 
 def _one_hot_columns(columns: Sequence[str]) -> list[str]:
@@ -275,27 +263,17 @@ def _with_metadata(table: Table) -> Table:
             other = read_table(path)
             for row in other.rows if other.has("image") else ():
                 known[row["image"]].update(row)
-    rows = tuple({**known[row["image"]], **row} for row in table.rows)
-    return Table(table.path, table.columns, rows)
+    return replace(table, rows=tuple({**known[row["image"]], **row} for row in table.rows))
 
 
 def _refuse_repeats(table: Table, images: Sequence[Path]) -> None:
-    seen: set[Path] = set()
-    repeated = [image.as_posix() for image in images if image in seen or seen.add(image)]  # type: ignore[func-returns-value]
+    repeated = [image.as_posix() for image, count in Counter(images).items() if count > 1]
     if repeated:
         raise DataError(
             f"{table.path} names {len(repeated)} images more than once: {shown(repeated)}.",
             remedy="Keep one row for each image.",
             code="listed_twice",
         )
-
-
-def _raise_ambiguous(table: Table, name: str, copies: Sequence[Path]) -> NoReturn:
-    raise DataError(
-        f"{table.path} names {name!r}, which may be {shown([c.as_posix() for c in copies])}.",
-        remedy="Write the image's path with folder and extension.",
-        code="ambiguous_image",
-    )
 
 
 # Folders

@@ -1,6 +1,6 @@
-"""One labelled image (`Record`) and a table of them (`Dataset`): what every later stage works on.
+"""One labelled image (`Record`), a data set of them (`Dataset`), and which records belong together.
 
-Which records belong together: the same picture, the same lesion, the same patient. Union-find over shared facts.
+Together belong records of the same picture, lesion or patient: connected components over what they share.
 """
 
 from __future__ import annotations
@@ -16,19 +16,13 @@ from pathlib import Path
 from dermlens.errors import DataError
 
 ROLE_NAMES = ("train", "select", "calibrate", "test")
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "select",
-    "valid": "select",
-    "validation": "select",
-    "dev": "select",
-    "select": "select",
-    "calibrate": "calibrate",
-    "calibration": "calibrate",
-    "test": "test",
-    "testing": "test",
+_SPLITS = {
+    "train": ("train", "training"),
+    "select": ("val", "valid", "validation", "dev", "select"),
+    "calibrate": ("calibrate", "calibration"),
+    "test": ("test", "testing"),
 }
+SPLIT_NAMES = {name: split for split, names in _SPLITS.items() for name in names}
 """Names of split folders and values of a `split` column, in lower case, with the role that they mean."""
 
 _ISIC_ID = re.compile(r"(ISIC_\d{7})(?:_downsampled)?")
@@ -101,7 +95,7 @@ def data_fingerprint(records: Sequence[Record], hashes: Sequence[str | None]) ->
 
     Args:
         records: n records.
-        hashes: n SHA-256 hex digests of the files, None where unreadable (the image's name then stands in).
+        hashes: n SHA-256 hex digests of the files, None where unreadable (the image's name is then used).
     """
     rows = sorted(
         json.dumps([digest or r.image, r.diagnosis, r.lesion_id, r.patient_id, r.split, r.frame_aspect])

@@ -174,15 +174,6 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, 
         ) from error
 
 
-def raise_missing_images(table: Table, names: Sequence[str], root: Path) -> NoReturn:
-    """`DataError` (code `missing_files`) for images that a table names and that do not exist."""
-    raise DataError(
-        f"{len(names)} of the {len(table.rows)} images in {table.path} are not below {root}: {shown(names)}.",
-        remedy="Add the files, pass the folder that holds them as images, or remove their rows from the table.",
-        code="missing_files",
-    )
-
-
 def shown(names: Sequence[str]) -> str:
     """Return the first three names and how many more there are."""
     more = len(names) - _SHOWN
