@@ -15,8 +15,10 @@ import pictures
 import tiny
 from dermlens import cli
 from dermlens.cli import options
+from dermlens.cli.audit import failing_kinds
 from dermlens.data.images import DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS
 from dermlens.diagnoses import DISCLAIMER
+from dermlens.errors import UsageError
 from dermlens.files import CACHE_MAX_BYTES, Cache
 from dermlens.training.recipe import Recipe
 
@@ -177,6 +179,13 @@ def test_audit_finds_fails_and_repairs(tmp_path: Path, capsys: pytest.CaptureFix
     arguments = ["audit", str(manifest), "--images", str(data), "--no-embedding"]
     assert call(*arguments, "--fail-on", "contradicting_labels") == 0
     assert "are marked as not included in fixed.csv (2 contradictory, " in capsys.readouterr().err
+
+
+def test_kinds_to_fail_on() -> None:
+    assert failing_kinds(["blurred"]) == {"blurred"}
+    assert len(failing_kinds(["any"])) == 23
+    with pytest.raises(UsageError, match="any, unreadable, contradicting_labels"):
+        failing_kinds(["c"])
 
 
 def test_audit_against_a_folder_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,11 +15,11 @@ from rich.console import Console
 import pictures
 from dermlens.audit.embed import Embedder
 from dermlens.audit.repair import write_repair
-from dermlens.audit.report import failing_kinds, print_audit, print_repair, write_audit, write_report
+from dermlens.audit.report import print_audit, print_repair, write_audit, write_report
 from dermlens.audit.run import run_audit
 from dermlens.audit.verdict import Audit, as_json
 from dermlens.data.manifest import read_dataset, read_pictures
-from dermlens.errors import StorageError, UsageError
+from dermlens.errors import StorageError
 from dermlens.networks.embedder import VERSION, embedder_graph
 
 
@@ -198,13 +198,6 @@ def test_names_that_look_like_markup_do_no_harm(tmp_path: Path) -> None:
     page = (tmp_path / "audit.html").read_text("utf-8")
     assert "<script>" not in page and "a $set [red]" in page
     assert "$images [bold]" in console.file.getvalue()  # type: ignore[attr-defined]
-
-
-def test_kinds_to_fail_on() -> None:
-    assert failing_kinds(["blurred"]) == {"blurred"}
-    assert len(failing_kinds(["any"])) == 23
-    with pytest.raises(UsageError, match="any, unreadable, contradicting_labels"):
-        failing_kinds(["c"])
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import msgspec
 
 from dermlens.data.records import Record
 from dermlens.files import Cache
+from dermlens.reporting.progress import Advance
 
 _CHUNK = 1024  # results that are kept together: what an interrupted audit loses at most
 
@@ -59,14 +60,13 @@ def for_each_content(
     keys: Sequence[str],
     store: Store[T],
     compute: Callable[[list[int]], Iterable[T | None]],
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> dict[str, T]:
     """Return a value for each different key: the kept one, else computed once from the first place that has the key.
 
     Args:
         keys: n keys, "" where there is nothing to compute from.
         compute: gives a value for each of some places in `keys`, in order; None where it cannot.
-        progress: called with the number of keys just done.
     """
     first: dict[str, int] = {}
     for place, key in enumerate(keys):

@@ -22,6 +22,7 @@ from dermlens.data.framing import PIXEL_PATH_VERSION
 from dermlens.data.images import InputSpec, Pixels, load_image
 from dermlens.data.records import Record
 from dermlens.errors import DermlensError
+from dermlens.reporting.progress import Advance
 
 NAMES = ("hair", "ruler", "ink", "dark_corners")
 WORDS = {"hair": "hair", "ruler": "a ruler", "ink": "ink", "dark_corners": "dark corners"}
@@ -111,17 +112,12 @@ def artefacts_of(pixels: Pixels) -> tuple[bool, ...]:
 
 
 def read_artefacts(
-    records: Sequence[Record],
-    facts: Sequence[ImageFacts],
-    *,
-    cache: bool = False,
-    progress: Callable[[int], None] | None = None,
+    records: Sequence[Record], facts: Sequence[ImageFacts], *, cache: bool = False, progress: Advance | None = None
 ) -> dict[str, tuple[bool, ...]]:
     """Return which artefacts are on each readable file, by its SHA-256.
 
     Args:
         cache: keep the answers by content in the user's cache.
-        progress: called with the number of different files just done.
     """
     store: Store[tuple[bool, ...]] = Store(f"artefacts {VERSION}", tuple[bool, ...], enabled=cache)
     keys = [fact.sha256 or "" for fact in facts]
@@ -130,10 +126,7 @@ def read_artefacts(
 
 
 def artefact_rates(
-    records: Sequence[Record],
-    facts: Sequence[ImageFacts],
-    found: Mapping[str, tuple[bool, ...]],
-    groups: Sequence[int],
+    records: Sequence[Record], facts: Sequence[ImageFacts], found: Mapping[str, tuple[bool, ...]], groups: Sequence[int]
 ) -> Artefacts:
     """Return the rates of each artefact by class; a lesion counts once per class, by its first readable image."""
     first: dict[tuple[str, int], tuple[bool, ...]] = {}
@@ -164,7 +157,7 @@ def artefact_findings(artefacts: Artefacts) -> list[Finding]:
             f"{_share(rates.by_class[least])} of {least}, according to the detector."
         )
         remedy = "Check with heat maps what the model uses; test it with and without such images."
-        findings.append(Finding("artefact_by_class", "warning", (), evidence, remedy))
+        findings.append(Finding.of("artefact_by_class", [], evidence, remedy))
     return findings
 
 

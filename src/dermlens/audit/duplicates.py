@@ -7,17 +7,18 @@ another photograph of a lesion, which the hash alone does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from dermlens.audit.facts import SYMMETRIES, Grey, ImageFacts, thumbnail, turned
+from dermlens.audit.facts import SYMMETRIES, Grey, ImageFacts, first_of_each, thumbnail, turned
 from dermlens.audit.findings import Finding
 from dermlens.audit.geometry import Overlay
 from dermlens.data.records import Record, group_connected, members
+from dermlens.reporting.progress import Advance
 
 MAX_BITS = 10
 MIN_CORRELATION = 0.98
@@ -46,7 +47,7 @@ def near_duplicates(
     *,
     max_bits: int = MAX_BITS,
     min_correlation: float = MIN_CORRELATION,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> list[NearPair]:
     """Return the pairs of different files that show the same picture.
 
@@ -54,9 +55,8 @@ def near_duplicates(
 
     Args:
         records, facts: n images.
-        progress: called with the number of different files just compared to all others.
     """
-    chosen = _first_of_each_file(facts)
+    chosen = first_of_each([fact.sha256 or "" for fact in facts], facts)
     if len(chosen) < 2:
         return []
     codes = np.array([facts[i].codes for i in chosen], np.uint64)
@@ -108,8 +108,8 @@ def _finding(records: Sequence[Record], group: Sequence[int], pair: NearPair, ha
     if len(labels) > 1:
         evidence += f", labelled {', '.join(labels)}."
         remedy = "Pass a reference that knows the diagnosis, or leave all of them out."
-        return Finding.of("near_duplicates_contradicting", "error", chosen, evidence, remedy)
-    return Finding.of("near_duplicates", "note", chosen, f"{evidence}.", "Keep one of them.")
+        return Finding.of("near_duplicates_contradicting", chosen, evidence, remedy)
+    return Finding.of("near_duplicates", chosen, f"{evidence}.", "Keep one of them.")
 
 
 def _how(pair: NearPair) -> str:
@@ -122,14 +122,6 @@ def _how(pair: NearPair) -> str:
     changes += f", enlarged {scale:.2f} times" if scale > 1.02 else ""
     changes += f", tilted by {abs(lies.angle_deg):.0f} degrees" if abs(lies.angle_deg) >= 1 else ""
     return f"{changes} (found by its embedding, laid over each other: correlation {pair.correlation:.3f})"
-
-
-def _first_of_each_file(facts: Sequence[ImageFacts]) -> list[int]:
-    first: dict[str, int] = {}
-    for index, fact in enumerate(facts):
-        if fact.sha256 is not None and fact.shows_something:
-            first.setdefault(fact.sha256, index)
-    return sorted(first.values())
 
 
 def _candidates(codes: npt.NDArray[np.uint64], start: int, stop: int, max_bits: int) -> list[tuple[int, int, int, int]]:

@@ -5,7 +5,7 @@ The graph comes from the caller (`networks/embedder.py`), since the audit must n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache as cache_calls
@@ -21,6 +21,7 @@ from dermlens.data.images import InputSpec, Pixels, load_image
 from dermlens.data.records import Record
 from dermlens.errors import DermlensError
 from dermlens.inference.runtime import compile_graph, run_batches
+from dermlens.reporting.progress import Advance
 
 Embeddings = npt.NDArray[np.float16]
 
@@ -44,7 +45,7 @@ def embed(
     embedder: Embedder,
     *,
     cache: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> tuple[Embeddings, list[str]]:
     """Return float16 (n, d) embeddings and the key of each row; rows of unreadable images are zero, with key "".
 
@@ -53,7 +54,6 @@ def embed(
     Args:
         records, facts: n images.
         cache: keep the embeddings by content in the user's cache.
-        progress: called with the number of different files just done.
     """
     keys = [key_of(record, fact) for record, fact in zip(records, facts, strict=True)]
     store: Store[bytes] = Store(f"embeddings {embedder.version}", bytes, enabled=cache)

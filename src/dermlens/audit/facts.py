@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from dermlens.data.header import jpeg_segments, read_header
 from dermlens.data.images import InputSpec, Pixels, content_hash, decode, frame, read_bytes
 from dermlens.data.records import Record
 from dermlens.errors import DermlensError
+from dermlens.reporting.progress import Advance
 
 VERSION = f"3-{PIXEL_PATH_VERSION}"
 """Raise the first number when this module would say something else of the same bytes."""
@@ -78,15 +79,12 @@ class ImageFacts:
         return self.quality is not None and self.quality.contrast >= DEFAULT_LIMITS.min_contrast
 
 
-def read_facts(
-    records: Sequence[Record], *, cache: bool = False, progress: Callable[[int], None] | None = None
-) -> list[ImageFacts]:
+def read_facts(records: Sequence[Record], *, cache: bool = False, progress: Advance | None = None) -> list[ImageFacts]:
     """Read every image; a file that cannot be read keeps its place with the error.
 
     Args:
         records: n records.
         cache: keep the facts by content in the user's cache; a file that is known there is hashed but not decoded.
-        progress: called with the number of images just done, from this thread.
     """
     store: Store[ImageFacts] = Store(f"facts {VERSION}", ImageFacts, enabled=cache)
     result: list[ImageFacts] = []
@@ -204,10 +202,19 @@ def _border(pixels: Pixels) -> tuple[float, float, float]:
     return red, green, blue
 
 
+def first_of_each(keys: Sequence[str], facts: Sequence[ImageFacts]) -> list[int]:
+    """Return the first index of each key ("" is none) whose image is more than one colour, sorted."""
+    first: dict[str, int] = {}
+    for index, (key, fact) in enumerate(zip(keys, facts, strict=True)):
+        if key and fact.shows_something:
+            first.setdefault(key, index)
+    return sorted(first.values())
+
+
 def quality_findings(records: Sequence[Record], facts: Sequence[ImageFacts]) -> list[Finding]:
     """Return a warning for each fault of each readable image."""
     return [
-        Finding.of(kind, "warning", [record], evidence, _REMEDY)
+        Finding.of(kind, [record], evidence, _REMEDY)
         for record, fact in zip(records, facts, strict=True)
         for kind, evidence in faults(fact)
     ]

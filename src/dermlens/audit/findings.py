@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -17,37 +17,39 @@ import numpy as np
 from dermlens.data.images import InputSpec, content_hash, decode, read_bytes
 from dermlens.data.records import Dataset, Record, checked_hashes, picture_groups
 from dermlens.errors import DermlensError
+from dermlens.reporting.progress import Advance
 
 Severity = Literal["error", "warning", "note"]
+Roles = Sequence[str | None] | None
 
-_SUMMARIES = {
-    "unreadable": ("image", "that cannot be read"),
-    "contradicting_labels": ("image", "with different diagnoses, byte for byte the same"),
-    "near_duplicates_contradicting": ("picture", "in different files with different diagnoses"),
-    "lesion_under_two_diagnoses": ("lesion", "with more than one diagnosis, in different pictures"),
-    "label_against_reference": ("kind of wrong label", "according to the reference"),
-    "same_image_across_split": ("picture", "on both sides of the split"),
-    "lesion_across_split": ("lesion", "on both sides of the split, in different pictures"),
-    "patient_across_split": ("patient", "on both sides of the split, with different lesions"),
-    "near_duplicate_across_split": ("picture", "on both sides of the split in different files (inferred)"),
-    "shared_with_other_data": ("picture or lesion", "shared with the other data set"),
-    "label_suspect": ("label", "that a simple classifier doubts"),
-    "identical_images": ("image", "in several identical files with the same diagnosis"),
-    "near_duplicates": ("picture", "in different files with the same diagnosis"),
-    "class_too_small": ("class", "with fewer than 20 lesions"),
-    "class_hard_to_score": ("class", "with too few test lesions for a useful score"),
-    "class_imbalance": ("imbalance", "between the classes"),
-    "source_shortcut": ("shortcut", "to the class without the lesion"),
-    "artefact_by_class": ("artefact", "much more common in some classes than in others"),
-    "near_uniform": ("image", "with almost nothing on it"),
-    "blurred": ("image", "out of focus"),
-    "dark": ("image", "too dark"),
-    "overexposed": ("image", "overexposed"),
-    "extreme_shape": ("image", "of an extreme size or shape"),
+_KINDS: dict[str, tuple[Severity, str, str]] = {
+    "unreadable": ("error", "image", "that cannot be read"),
+    "contradicting_labels": ("error", "image", "with different diagnoses, byte for byte the same"),
+    "near_duplicates_contradicting": ("error", "picture", "in different files with different diagnoses"),
+    "lesion_under_two_diagnoses": ("error", "lesion", "with more than one diagnosis, in different pictures"),
+    "label_against_reference": ("error", "kind of wrong label", "according to the reference"),
+    "same_image_across_split": ("error", "picture", "on both sides of the split"),
+    "lesion_across_split": ("error", "lesion", "on both sides of the split, in different pictures"),
+    "patient_across_split": ("error", "patient", "on both sides of the split, with different lesions"),
+    "near_duplicate_across_split": ("error", "picture", "on both sides of the split in different files (inferred)"),
+    "shared_with_other_data": ("warning", "picture or lesion", "shared with the other data set"),
+    "label_suspect": ("warning", "label", "that a simple classifier doubts"),
+    "identical_images": ("note", "image", "in several identical files with the same diagnosis"),
+    "near_duplicates": ("note", "picture", "in different files with the same diagnosis"),
+    "class_too_small": ("warning", "class", "with fewer than 20 lesions"),
+    "class_hard_to_score": ("warning", "class", "with too few test lesions for a useful score"),
+    "class_imbalance": ("note", "imbalance", "between the classes"),
+    "source_shortcut": ("warning", "shortcut", "to the class without the lesion"),
+    "artefact_by_class": ("warning", "artefact", "much more common in some classes than in others"),
+    "near_uniform": ("warning", "image", "with almost nothing on it"),
+    "blurred": ("warning", "image", "out of focus"),
+    "dark": ("warning", "image", "too dark"),
+    "overexposed": ("warning", "image", "overexposed"),
+    "extreme_shape": ("warning", "image", "of an extreme size or shape"),
 }
-"""For each kind what is counted, and what is wrong with it."""
+"""For each kind its severity, what is counted, and what is wrong with it."""
 
-KINDS = tuple(_SUMMARIES)
+KINDS = tuple(_KINDS)
 """All kinds, in the order of a report."""
 
 _PLURALS = {
@@ -87,41 +89,18 @@ class Finding:
 
     @classmethod
     def of(
-        cls,
-        kind: str,
-        severity: Severity,
-        records: Sequence[Record],
-        evidence: str,
-        remedy: str,
-        *,
-        roles: Sequence[str | None] | None = None,
-        suggested: tuple[str, ...] = (),
+        cls, kind: str, records: Sequence[Record], evidence: str, remedy: str, roles: Roles = None, suggested: str = ""
     ) -> Finding:
         """Make a finding about some records; `roles` are the splits of the data set by default."""
         sides = [record.split for record in records] if roles is None else roles
-        return cls(
-            kind,
-            severity,
-            tuple(record.image for record in records),
-            evidence,
-            remedy,
-            tuple(record.diagnosis for record in records),
-            tuple(side or "" for side in sides) if any(sides) else (),
-            suggested,
-        )
+        images, labels = tuple(r.image for r in records), tuple(r.diagnosis for r in records)
+        parallel = tuple(side or "" for side in sides) if any(sides) else ()
+        hints = (suggested,) * len(images) if suggested else ()
+        return cls(kind, _KINDS[kind][0], images, evidence, remedy, labels, parallel, hints)
 
 
-def hash_records(
-    records: Sequence[Record],
-    *,
-    progress: Callable[[int], None] | None = None,
-) -> list[str | None]:
-    """Read and decode every image once; return n SHA-256 hex digests, None where it cannot be read or decoded.
-
-    Args:
-        records: n records.
-        progress: called with the number of images just done, from this thread.
-    """
+def hash_records(records: Sequence[Record], *, progress: Advance | None = None) -> list[str | None]:
+    """Read and decode every image once; return n SHA-256 hex digests, None where it cannot be read or decoded."""
     hashes: list[str | None] = []
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(records), _CHUNK):
@@ -132,20 +111,12 @@ def hash_records(
     return hashes
 
 
-def basic_findings(
-    records: Sequence[Record],
-    hashes: Sequence[str | None],
-    roles: Sequence[str | None] | None = None,
-) -> list[Finding]:
-    """Find unreadable images, contradicting labels, duplicates, groups that cross the split, and small classes.
+def basic_findings(records: Sequence[Record], hashes: Sequence[str | None], roles: Roles = None) -> list[Finding]:
+    """Find unreadable images, contradicting labels, copies, leaks and small classes, in the order of `KINDS`.
 
     Args:
-        records: n records.
-        hashes: from `hash_records(records)`.
-        roles: n roles to look for leaks in; by default the `split` that the data set itself sets. None is no role.
-
-    Returns:
-        Findings in the order of `KINDS`.
+        records, hashes: n records and what `hash_records` returns of them.
+        roles: n roles to look for leaks in, None for no role; by default the `split` of the data set.
     """
     checked_hashes(records, hashes)
     sides = [record.split for record in records] if roles is None else list(roles)
@@ -188,7 +159,7 @@ def _hash_if_readable(record: Record) -> str | None:
 def _unreadable(records: Sequence[Record], hashes: Sequence[str | None]) -> list[Finding]:
     remedy = "Replace the file or remove it; training leaves it out."
     return [
-        Finding.of("unreadable", "error", [record], _why_unreadable(record), remedy)
+        Finding.of("unreadable", [record], _why_unreadable(record), remedy)
         for record, digest in zip(records, hashes, strict=True)
         if digest is None
     ]
@@ -211,10 +182,10 @@ def _identical(records: Sequence[Record], hashes: Sequence[str | None]) -> list[
         if len(labels) > 1:
             evidence = f"The same file, byte for byte, is labelled {', '.join(labels)}."
             remedy = "Pass a reference that knows the diagnosis, or leave all copies out."
-            findings.append(Finding.of("contradicting_labels", "error", chosen, evidence, remedy))
+            findings.append(Finding.of("contradicting_labels", chosen, evidence, remedy))
         else:
             evidence = f"{len(group)} files are identical, byte for byte."
-            findings.append(Finding.of("identical_images", "note", chosen, evidence, "Keep one of them."))
+            findings.append(Finding.of("identical_images", chosen, evidence, "Keep one of them."))
     return findings
 
 
@@ -242,7 +213,7 @@ def _crossing(records: Sequence[Record], hashes: Sequence[str | None], roles: Se
                 names = {"picture": first.isic_id, "lesion": first.lesion_id, "patient": first.patient_id}
                 counts = ", ".join(f"{n} in {role}" for role, n in sorted(Counter(map(str, sides)).items()))
                 evidence = f"The {what} {names[what] or first.image} is on both sides of the split: {counts} images."
-                findings.append(Finding.of(kind, "error", chosen, evidence, remedy, roles=sides))
+                findings.append(Finding.of(kind, chosen, evidence, remedy, roles=sides))
     return findings
 
 
@@ -264,7 +235,7 @@ def _small_classes(records: Sequence[Record]) -> list[Finding]:
         lesions = len({r.lesion_id or r.isic_id or r.image for r in chosen})
         if lesions < SMALL_CLASS_LESIONS:
             evidence = f"{code} has {len(chosen)} images of {lesions} lesions, too few for a score that means anything."
-            findings.append(Finding.of("class_too_small", "warning", chosen, evidence, remedy))
+            findings.append(Finding.of("class_too_small", chosen, evidence, remedy))
     return findings
 
 
@@ -278,7 +249,7 @@ def _sharing(keys: Sequence[Hashable]) -> list[list[int]]:
 
 
 def _summary_line(kind: str, findings: Sequence[Finding]) -> str:
-    noun, wrong = _SUMMARIES[kind]
+    _, noun, wrong = _KINDS[kind]
     images = sum(len(finding.images) for finding in findings)
     detail = _many(images, "image") if images else ""
     if kind == "unreadable":
@@ -309,10 +280,10 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
 
 
 def sample_for_folds(
-    records: Sequence[Record], groups: Sequence[int], usable: Sequence[int], folds: int, most: int, seed: int
+    records: Sequence[Record], groups: Sequence[int], usable: Sequence[int], folds: int, most: int
 ) -> list[int]:
     """Return at most `most` usable indices, without the classes that have fewer groups than folds."""
     if len(usable) > most:
-        usable = sorted(np.random.default_rng(seed).choice(usable, most, replace=False).tolist())
+        usable = sorted(np.random.default_rng(0).choice(usable, most, replace=False).tolist())
     sizes = Counter(code for code, _ in {(records[i].diagnosis, groups[i]) for i in usable})
     return [i for i in usable if sizes[records[i].diagnosis] >= folds]

@@ -40,6 +40,8 @@ _COMPONENTS = 200
 _STRENGTH = 0.001
 _COARSE = {"AKIEC": ("AK", "SCC", "BOD")}
 
+Embeddings = npt.NDArray[np.float16]
+
 
 def agrees(label: str, truth: str) -> bool:
     """Whether a label agrees with the reference's diagnosis: the same, or a finer or coarser name of it."""
@@ -104,32 +106,29 @@ def reference_findings(records: Sequence[Record], known: Sequence[str | None]) -
         if truth and not agrees(record.diagnosis, truth):
             wrong[record.diagnosis, truth].append(record)
     remedy = "Repair them: the reference's diagnosis replaces the label."
-    return [
-        Finding.of(
-            "label_against_reference",
-            "error",
-            chosen,
-            f"{len(chosen)} images are labelled {label}; the reference says {truth}.",
-            remedy,
-        )
-        for (label, truth), chosen in sorted(wrong.items())
-    ]
+    findings = []
+    for (label, truth), chosen in sorted(wrong.items()):
+        evidence = f"{len(chosen)} images are labelled {label}; the reference says {truth}."
+        findings.append(Finding.of("label_against_reference", chosen, evidence, remedy))
+    return findings
 
 
 def lesion_findings(records: Sequence[Record], pictures: Sequence[int]) -> list[Finding]:
     """Return lesions whose different pictures have different diagnoses."""
-    by_lesion: defaultdict[str, defaultdict[int, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    by_lesion: defaultdict[str, list[tuple[int, Record]]] = defaultdict(list)
     for record, picture in zip(records, pictures, strict=True):
         if record.lesion_id is not None:
-            by_lesion[record.lesion_id][picture].append(record)
+            by_lesion[record.lesion_id].append((picture, record))
     remedy = "Pass a reference that knows the diagnosis, or leave all its pictures out."
     findings = []
     for lesion, views in by_lesion.items():
-        labels = {frozenset(record.diagnosis for record in copies) for copies in views.values()}
-        if len(labels) > 1:
-            evidence = f"Pictures of the lesion {lesion} are labelled {', '.join(sorted(frozenset().union(*labels)))}."
-            chosen = [record for record in records if record.lesion_id == lesion]
-            findings.append(Finding.of("lesion_under_two_diagnoses", "error", chosen, evidence, remedy))
+        labels_of: defaultdict[int, set[str]] = defaultdict(set)
+        for picture, record in views:
+            labels_of[picture].add(record.diagnosis)
+        if len({frozenset(labels) for labels in labels_of.values()}) > 1:
+            labels = sorted(set().union(*labels_of.values()))
+            evidence = f"Pictures of the lesion {lesion} are labelled {', '.join(labels)}."
+            findings.append(Finding.of("lesion_under_two_diagnoses", [r for _, r in views], evidence, remedy))
     return findings
 
 
@@ -166,12 +165,12 @@ def support_findings(records: Sequence[Record], classes: Mapping[str, Mapping[st
                 f"{row['interval_width'] * 100:.0f} percentage points wide."
             )
             remedy = "Report its score only with the interval, or pool predictions over folds."
-            findings.append(Finding.of("class_hard_to_score", "warning", chosen, evidence, remedy))
+            findings.append(Finding.of("class_hard_to_score", chosen, evidence, remedy))
     sizes = sorted((row["lesions"], code) for code, row in classes.items())
     if len(sizes) > 1 and sizes[-1][0] > IMBALANCE * sizes[0][0]:
         evidence = f"{sizes[-1][1]} has {sizes[-1][0]} lesions, {sizes[0][1]} has {sizes[0][0]}."
         remedy = "Report balanced accuracy and the score of each class, not accuracy alone."
-        findings.append(Finding("class_imbalance", "note", (), evidence, remedy))
+        findings.append(Finding.of("class_imbalance", [], evidence, remedy))
     return findings
 
 
@@ -187,26 +186,15 @@ def _lesions(records: Sequence[Record]) -> int:
 
 @dataclass(frozen=True)
 class Suspect:
-    """One image whose label is likely wrong.
-
-    Attributes:
-        image: its index.
-        suggested: the diagnosis that the classifier finds most likely.
-        score: probability of the given label, out of fold, 0 to 1; 0 is the most doubtful.
-    """
+    """One image whose label is likely wrong."""
 
     image: int
-    suggested: str
-    score: float
+    suggested: str  # the diagnosis that the classifier finds most likely
+    score: float  # probability of the given label, out of fold, 0 to 1
 
 
 def label_suspects(
-    records: Sequence[Record],
-    vectors: npt.NDArray[np.float16],
-    keys: Sequence[str],
-    groups: Sequence[int],
-    *,
-    seed: int = 0,
+    records: Sequence[Record], vectors: Embeddings, keys: Sequence[str], groups: Sequence[int], *, seed: int = 0
 ) -> list[Suspect]:
     """Return the images whose label is likely wrong, the most doubtful first; of a copied file each copy.
 
@@ -216,22 +204,17 @@ def label_suspects(
         groups: n numbers, equal for images that must stay in one fold.
     """
     embedded = [i for i, key in enumerate(keys) if key]
-    chosen = sample_for_folds(records, groups, embedded, FOLDS, MAX_IMAGES, seed)
+    chosen = sample_for_folds(records, groups, embedded, FOLDS, MAX_IMAGES)
     names = sorted({records[i].diagnosis for i in chosen})
     if len(names) < 2:
         return []
     labels = np.array([names.index(records[i].diagnosis) for i in chosen])
-    by_fold = out_of_fold(vectors[chosen], labels, np.array([groups[i] for i in chosen]), len(names), seed=seed)
+    by_fold = out_of_fold(vectors[chosen], labels, np.array([groups[i] for i in chosen]), len(names), seed)
     return [Suspect(chosen[row], names[label], score) for row, label, score in ranked(labels, by_fold)]
 
 
 def out_of_fold(
-    vectors: npt.NDArray[np.float16],
-    labels: npt.NDArray[np.int64],
-    groups: npt.NDArray[Any],
-    classes: int,
-    *,
-    seed: int,
+    vectors: Embeddings, labels: npt.NDArray[np.int64], groups: npt.NDArray[Any], classes: int, seed: int = 0
 ) -> npt.NDArray[np.float64]:
     """Return probabilities (n, classes) of a linear classifier, each row by one that saw no image of its group."""
     result = np.full((len(labels), classes), 1e-6)
@@ -262,9 +245,8 @@ def ranked(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.float64]
     best = probabilities.argmax(axis=1)
     rows = [int(row) for row in np.flatnonzero(issues & (best != labels))]
     rows.sort(key=lambda row: (scores[row], row))
-    return [
-        (row, int(best[row]), round(float(scores[row]), 6)) for row in rows[: max(1, int(MAX_SUSPECTS * len(labels)))]
-    ]
+    most = max(1, int(MAX_SUSPECTS * len(labels)))
+    return [(row, int(best[row]), round(float(scores[row]), 6)) for row in rows[:most]]
 
 
 def suspect_findings(records: Sequence[Record], suspects: Sequence[Suspect]) -> list[Finding]:
@@ -277,7 +259,7 @@ def suspect_findings(records: Sequence[Record], suspects: Sequence[Suspect]) -> 
             f"(score {s.score:.3f}, 0 is the most doubtful; {place} of {len(suspects)})."
         )
         chosen = [records[s.image]]
-        findings.append(Finding.of("label_suspect", "warning", chosen, evidence, remedy, suggested=(s.suggested,)))
+        findings.append(Finding.of("label_suspect", chosen, evidence, remedy, suggested=s.suggested))
     return findings
 
 

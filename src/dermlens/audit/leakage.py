@@ -73,15 +73,12 @@ def inferred_leaks(
         ties = {records[i].lesion_id or f"picture {pictures[i]}" for i in group}
         if len({record.split for record in chosen} - {None}) > 1 and len(ties) > 1:
             remedy = "Move all of them to one side."
-            findings.append(Finding.of("near_duplicate_across_split", "error", chosen, evidence, remedy))
+            findings.append(Finding.of("near_duplicate_across_split", chosen, evidence, remedy))
     return findings
 
 
 def shared_with(
-    own: Sequence[Record],
-    other: Sequence[Record],
-    hashes: Sequence[str | None],
-    pairs: Sequence[NearPair],
+    own: Sequence[Record], other: Sequence[Record], hashes: Sequence[str | None], pairs: Sequence[NearPair]
 ) -> tuple[dict[str, Any], list[Finding]]:
     """Compare a data set with another one.
 
@@ -98,31 +95,24 @@ def shared_with(
     pictures = picture_groups(records, hashes)
     near = group_near(pictures, pairs)
     every = group_connected([(number, r.lesion_id) for number, r in zip(near, records, strict=True)])
-    known = {
-        "same_picture": _in_both(pictures, len(own)),
-        "near_duplicate": _in_both(near, len(own)),
-        "any": _in_both(every, len(own)),
-    }
-    findings = []
-    disagreeing = 0
+    same, similar, related = (_in_both(groups, len(own)) for groups in (pictures, near, every))
+    findings, disagreeing = [], 0
     for group in members(every):
         mine, theirs = [i for i in group if i < len(own)], [i for i in group if i >= len(own)]
         if not mine or not theirs:
             continue
-        labels_there = {records[j].diagnosis for j in theirs} - {""}
-        disagreeing += sum(
-            bool(labels_there) and not any(compatible(records[i].diagnosis, label) for label in labels_there)
-            for i in mine
-        )
+        labels = {records[j].diagnosis for j in theirs} - {""}
+        if labels:
+            disagreeing += sum(not any(compatible(records[i].diagnosis, label) for label in labels) for i in mine)
         evidence = f"{len(mine)} images here and {len(theirs)} there show the same picture or lesion."
         remedy = "Leave these out when you train on one of the two sets and test on the other."
         chosen = [records[i] for i in (*mine, *theirs)]
-        findings.append(Finding.of("shared_with_other_data", "warning", chosen, evidence, remedy))
+        findings.append(Finding.of("shared_with_other_data", chosen, evidence, remedy))
     counts = {
         "images": len(other),
-        "same_picture": len(known["same_picture"]),
-        "near_duplicate": len(known["near_duplicate"] - known["same_picture"]),
-        "any": len(known["any"]),
+        "same_picture": len(same),
+        "near_duplicate": len(similar - same),
+        "any": len(related),
         "under_another_label": disagreeing,
     }
     return counts, findings

@@ -7,7 +7,7 @@ spot, they can agree as a crop does, and no comparison of pixels distinguishes t
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,11 +16,12 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from dermlens.audit.duplicates import NearPair, group_near
-from dermlens.audit.facts import ImageFacts
+from dermlens.audit.facts import ImageFacts, first_of_each
 from dermlens.audit.geometry import SPEC, Overlay, Sketch, overlay, sketch
 from dermlens.data.images import load_image
 from dermlens.data.records import Record, picture_groups
 from dermlens.errors import DermlensError
+from dermlens.reporting.progress import Advance
 
 VERSION = "1"
 """Raise it when this module or `geometry.py` would find other pairs."""
@@ -43,20 +44,15 @@ _MORE = 4  # times as many are fetched in few dimensions as are wanted
 
 Pair = tuple[int, int]
 Vectors = npt.NDArray[np.float16] | npt.NDArray[np.float32]
-Advance = Callable[[int], None] | None
 
 
-def confirmed(records: Sequence[Record], pairs: Sequence[Pair], *, progress: Advance = None) -> list[NearPair]:
-    """Lay the two images of each candidate over each other and return the pairs that are one photograph.
-
-    Args:
-        progress: called with the number of candidates just checked.
-    """
-    result = []
-    for (first, second), lies in zip(pairs, _overlays(records, pairs, progress), strict=True):
-        if lies is not None and is_same(lies):
-            result.append(NearPair(first, second, int(lies.mirrored), -1, round(lies.correlation, 6), lies))
-    return result
+def confirmed(records: Sequence[Record], pairs: Sequence[Pair], *, progress: Advance | None = None) -> list[NearPair]:
+    """Lay the two images of each candidate over each other and return the pairs that are one photograph."""
+    return [
+        NearPair(first, second, int(lies.mirrored), -1, round(lies.correlation, 6), lies)
+        for (first, second), lies in zip(pairs, _overlays(records, pairs, progress), strict=True)
+        if lies is not None and is_same(lies)
+    ]
 
 
 def is_same(lies: Overlay) -> bool:
@@ -78,18 +74,13 @@ def candidates(
         vectors, keys: from `embed`.
         found: pairs that are known already; images that these connect are not compared again.
     """
-    first_of: dict[str, int] = {}
-    for index, (key, fact) in enumerate(zip(keys, facts, strict=True)):
-        if key and fact.shows_something:
-            first_of.setdefault(key, index)
-    chosen = np.array(sorted(first_of.values()), np.int64)
+    chosen = np.array(first_of_each(keys, facts), np.int64)
     if len(chosen) < 2:
         return []
     places, likeness = nearest(unit(vectors[chosen]), NEIGHBOURS)
     rows, columns = np.nonzero((likeness >= MIN_LIKENESS) & (places >= 0))
     pairs = np.sort(np.stack([chosen[rows], chosen[places[rows, columns]]], axis=1), axis=1)
-    files = picture_groups(records, [fact.sha256 for fact in facts])
-    same = group_near(files, found)
+    same = group_near(picture_groups(records, [fact.sha256 for fact in facts]), found)
     return [
         (int(i), int(j))
         for i, j in np.unique(pairs, axis=0)
@@ -103,7 +94,7 @@ def _known_views(one: Record, other: Record) -> bool:
     return one.lesion_id is not None and one.lesion_id == other.lesion_id and None not in ids and ids[0] != ids[1]
 
 
-def _overlays(records: Sequence[Record], pairs: Sequence[Pair], progress: Advance) -> Iterable[Overlay | None]:
+def _overlays(records: Sequence[Record], pairs: Sequence[Pair], progress: Advance | None) -> Iterable[Overlay | None]:
     sketches: OrderedDict[int, Sketch | None] = OrderedDict()
 
     def draw(index: int) -> Sketch | None:

@@ -14,13 +14,13 @@ import cv2
 from rich.console import Console
 
 from dermlens.audit.detectors import WORDS
-from dermlens.audit.findings import KINDS, Finding, repair_command, summary
+from dermlens.audit.findings import Finding, repair_command, summary
 from dermlens.audit.repair import Repair
 from dermlens.audit.verdict import Audit, as_json, ceiling_text
 from dermlens.data.images import InputSpec, load_image
 from dermlens.data.records import Dataset, Record
 from dermlens.diagnoses import DISCLAIMER, display_name
-from dermlens.errors import ImageError, StorageError, UsageError
+from dermlens.errors import ImageError, StorageError
 from dermlens.files import write_text
 from dermlens.html import data_uri, write_page
 from dermlens.reporting.plots import classes_png, rates_png, shares_png
@@ -94,17 +94,6 @@ _TITLES = {
     "overexposed": ("Overexposed", "Large parts are white."),
     "extreme_shape": ("Extreme size or shape", "Very small or very long pictures."),
 }
-
-
-def failing_kinds(names: Sequence[str]) -> frozenset[str]:
-    """Return the kinds on which `--fail-on` fails; `any` means all of them."""
-    unknown = [name for name in names if name not in (*KINDS, "any")]
-    if unknown:
-        raise UsageError(
-            f"--fail-on {unknown[0]!r} is no kind of finding. Allowed: any, {', '.join(KINDS)}.",
-            remedy="Choose one of them.",
-        )
-    return frozenset(KINDS if "any" in names else names)
 
 
 def print_audit(audit: Audit, console: Console) -> None:

@@ -56,10 +56,10 @@ def run_audit(
     """
     records = dataset.records
     material = _read(records, against, dataset.root.name, cache, console)
-    facts, hashes = material.facts[: len(records)], material.hashes[: len(records)]
+    hashes = material.own_hashes
     vectors = None
     if embedder is not None:
-        with track("Embedding images", material.files, console) as advance:
+        with track("Embedding images", _different(material.hashes), console) as advance:
             vectors = embed(material.records, material.facts, embedder, cache=cache, progress=advance)
     version = embedder.version if embedder else None
     all_pairs = _near_pairs(material, vectors, version, console)
@@ -84,7 +84,7 @@ def run_audit(
         *labels.support_findings(records, classes),
         *shortcut_findings(shortcuts),
         *artefact_findings(artefacts),
-        *quality_findings(records, facts),
+        *quality_findings(records, material.own_facts),
     ]
     if against is not None:
         shared, more = shared_with(records, material.others, material.hashes, all_pairs)
@@ -93,7 +93,7 @@ def run_audit(
     return Audit(
         dataset,
         tuple(hashes),
-        facts,
+        tuple(material.own_facts),
         tuple(known),
         tuple(pairs),
         tuple(sorted(findings, key=lambda f: KINDS.index(f.kind))),
@@ -136,56 +136,53 @@ def _counts(
 class _Material:
     """The records of a data set, then those of the one that it is compared with, and the facts of all in that order."""
 
-    own: tuple[Record, ...]
-    others: tuple[Record, ...]
-    facts: tuple[ImageFacts, ...]
+    own: Sequence[Record]
+    others: Sequence[Record]
+    facts: Sequence[ImageFacts]
     cache: bool
 
-    @property
-    def records(self) -> tuple[Record, ...]:
-        return (*self.own, *self.others)
+    @cached_property
+    def records(self) -> list[Record]:
+        return [*self.own, *self.others]
 
     @cached_property
     def hashes(self) -> list[str | None]:
         return [fact.sha256 for fact in self.facts]
 
-    @property
-    def own_facts(self) -> tuple[ImageFacts, ...]:
+    @cached_property
+    def own_facts(self) -> Sequence[ImageFacts]:
         return self.facts[: len(self.own)]
+
+    @cached_property
+    def own_hashes(self) -> list[str | None]:
+        return self.hashes[: len(self.own)]
 
     @cached_property
     def groups(self) -> list[int]:
         """The lesions and patients of the own records, see `records.lesion_groups`."""
-        return lesion_groups(self.own, self.hashes[: len(self.own)])
-
-    @property
-    def files(self) -> int:
-        """How many different readable files there are, for a progress bar."""
-        return len(set(self.hashes) - {None})
-
-    def own_key(self, *further: object) -> str:
-        """Return the key of a result that follows from the own images and `further`."""
-        return contents_key(self.own, self.hashes[: len(self.own)], *further)
+        return lesion_groups(self.own, self.own_hashes)
 
 
 def _read(own: Sequence[Record], against: Dataset | None, name: str, cache: bool, console: Console) -> _Material:
     """Read each image; those of the other data set are named by its folder, to distinguish them."""
-    with track("Reading images", len(own), console) as advance:
-        facts = read_facts(own, cache=cache, progress=advance)
     others: list[Record] = []
     if against is not None:
         other_name = against.root.name if against.root.name != name else f"other {against.root.name}"
         others = [replace(record, image=f"{other_name}/{record.image}") for record in against.records]
-        with track("Reading the other images", len(others), console) as advance:
-            facts += read_facts(others, cache=cache, progress=advance)
-    return _Material(tuple(own), tuple(others), tuple(facts), cache)
+    with track("Reading images", len(own) + len(others), console) as advance:
+        facts = read_facts([*own, *others], cache=cache, progress=advance)
+    return _Material(own, others, facts, cache)
+
+
+def _different(hashes: Sequence[str | None]) -> int:
+    return len(set(hashes) - {None})
 
 
 def _near_pairs(material: _Material, vectors: Vectors | None, version: str | None, console: Console) -> list[NearPair]:
     """Return near duplicates among all records, by hash, then by embedding, sorted."""
 
     def compare() -> list[NearPair]:
-        with track("Comparing images", material.files, console) as advance:
+        with track("Comparing images", _different(material.hashes), console) as advance:
             pairs = near_duplicates(material.records, material.facts, progress=advance)
         if vectors is not None:
             candidates = lookalikes.candidates(material.records, material.facts, *vectors, pairs)
@@ -204,7 +201,7 @@ def _shortcuts(material: _Material, console: Console) -> Shortcuts | None:
         return probe_shortcuts(material.own, material.own_facts, material.groups)
 
     store: Store[Shortcuts | None] = Store("shortcuts", Shortcuts | None, enabled=material.cache)
-    return store.get(material.own_key(SHORTCUTS_VERSION, facts_module.VERSION), probe)
+    return store.get(contents_key(material.own, material.own_hashes, SHORTCUTS_VERSION, facts_module.VERSION), probe)
 
 
 def _suspects(
@@ -218,12 +215,11 @@ def _suspects(
         return labels.label_suspects(material.own, vectors[0][:own], vectors[1][:own], groups)
 
     store: Store[list[Suspect]] = Store("label suspects", list[Suspect], enabled=material.cache)
-    return store.get(material.own_key(labels.VERSION, version, groups), look)
+    return store.get(contents_key(material.own, material.own_hashes, labels.VERSION, version, groups), look)
 
 
 def _artefacts(material: _Material, console: Console) -> Artefacts:
     """Return how often hair, rulers, ink and dark corners are on the images of each class."""
-    files = len({fact.sha256 for fact in material.own_facts} - {None})
-    with track("Looking for hair, rulers, ink", files, console) as advance:
+    with track("Looking for hair, rulers, ink", _different(material.own_hashes), console) as advance:
         found = read_artefacts(material.own, material.own_facts, cache=material.cache, progress=advance)
     return artefact_rates(material.own, material.own_facts, found, material.groups)

@@ -57,9 +57,7 @@ class Shortcuts:
     dark_corners_by_class: dict[str, float]
 
 
-def probe_shortcuts(
-    records: Sequence[Record], facts: Sequence[ImageFacts], groups: Sequence[int], *, seed: int = 0
-) -> Shortcuts | None:
+def probe_shortcuts(records: Sequence[Record], facts: Sequence[ImageFacts], groups: Sequence[int]) -> Shortcuts | None:
     """Return how well facts other than the lesion predict the class; None where the classes are too small for folds.
 
     Args:
@@ -67,7 +65,7 @@ def probe_shortcuts(
         groups: n numbers, equal for images that must stay in one fold.
     """
     readable = [i for i, fact in enumerate(facts) if fact.quality is not None]
-    chosen = sample_for_folds(records, groups, readable, FOLDS, MAX_IMAGES, seed)
+    chosen = sample_for_folds(records, groups, readable, FOLDS, MAX_IMAGES)
     labels = np.array([records[i].diagnosis for i in chosen])
     classes = sorted(set(labels.tolist()))
     if len(classes) < 2:
@@ -76,7 +74,7 @@ def probe_shortcuts(
     families = {name: values for name, values in families.items() if values.std(axis=0).max() > 0}
     tried = {"all": np.hstack(list(families.values())), **families} if families else {}
     fold_groups = np.array([groups[i] for i in chosen])
-    probes = tuple(_probe(name, values, labels, fold_groups, seed) for name, values in tried.items())
+    probes = tuple(_probe(name, values, labels, fold_groups) for name, values in tried.items())
     return Shortcuts(
         len(chosen),
         round(max(Counter(labels.tolist()).values()) / len(labels), 4),
@@ -97,13 +95,13 @@ def shortcut_findings(shortcuts: Shortcuts | None) -> list[Finding]:
                 f"of {probe.accuracy:.2f} (always the most common class: {shortcuts.majority_accuracy:.2f})."
             )
             remedy = "The classes come from different sources: balance them, and test on images from another source."
-            findings.append(Finding("source_shortcut", "warning", (), evidence, remedy))
+            findings.append(Finding.of("source_shortcut", [], evidence, remedy))
     return findings
 
 
-def _probe(name: str, values: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> Probe:
-    forest = RandomForestClassifier(_TREES, min_samples_leaf=3, class_weight="balanced", random_state=seed)
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+def _probe(name: str, values: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> Probe:
+    forest = RandomForestClassifier(_TREES, min_samples_leaf=3, class_weight="balanced", random_state=0)
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a rare class may miss a fold: it then counts as wrong
         predicted = cross_val_predict(forest, values, labels, cv=folds, groups=groups)

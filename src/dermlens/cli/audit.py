@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,7 +47,7 @@ def audit(
     """Find what is wrong with a data set before training, and repair what can be repaired."""
     need("train", "sklearn", "matplotlib")
     from dermlens.audit.repair import write_repair
-    from dermlens.audit.report import failing_kinds, print_audit, print_repair, write_audit, write_report
+    from dermlens.audit.report import print_audit, print_repair, write_audit, write_report
     from dermlens.audit.run import run_audit
     from dermlens.audit.verdict import as_json as json_text
     from dermlens.data.manifest import read_dataset, read_pictures
@@ -82,6 +83,19 @@ def audit(
     if manifest is not None:
         print_repair(plan, manifest, dataset, console)
     raise typer.Exit(EXIT_FINDINGS if any(finding.kind in kinds for finding in found.findings) else 0)
+
+
+def failing_kinds(names: Sequence[str]) -> frozenset[str]:
+    """Return the kinds on which `--fail-on` fails; `any` means all of them."""
+    from dermlens.audit.findings import KINDS
+
+    unknown = [name for name in names if name not in (*KINDS, "any")]
+    if unknown:
+        raise UsageError(
+            f"--fail-on {unknown[0]!r} is no kind of finding. Allowed: any, {', '.join(KINDS)}.",
+            remedy="Choose one of them.",
+        )
+    return frozenset(KINDS if "any" in names else names)
 
 
 def _embedder(console: Console) -> Embedder | None:

@@ -78,7 +78,7 @@ def read_header(data: bytes, name: str) -> Header:
             code="unsupported_format",
         )
     try:
-        header = _READERS[kind](data)
+        return _READERS[kind](data)
     except (IndexError, struct.error) as error:
         raise ImageError(
             f"{name} is cut off: it ends after {len(data):,} bytes, too early for a whole {kind}.",
@@ -91,7 +91,6 @@ def read_header(data: bytes, name: str) -> Header:
             remedy="Open it in an image viewer and save it again, or use another copy.",
             code="unreadable",
         ) from error
-    return header
 
 
 def recognise(data: bytes) -> ImageFormat | None:

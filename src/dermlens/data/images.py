@@ -45,7 +45,7 @@ UNREAD_IMAGE_EXTENSIONS = frozenset({".heic", ".heif", ".gif", ".avif", ".jp2", 
 DEFAULT_MAX_BYTES = 20_000_000
 DEFAULT_MAX_PIXELS = 50_000_000
 
-Hold: TypeAlias = Callable[[int], AbstractContextManager[None]]
+Hold: TypeAlias = Callable[[int], AbstractContextManager[Any]]
 
 # Pillow reports damaged metadata (never pixels) of PNG and TIFF files as warnings and log lines. They are
 # silenced once, here: `warnings.catch_warnings` around each image is not safe among threads.
@@ -64,10 +64,6 @@ _UPRIGHT = {
 }
 
 
-def _hold_nothing(pixels: int) -> AbstractContextManager[None]:
-    return nullcontext()
-
-
 def load_image(
     source: Source | npt.NDArray[Any],
     spec: InputSpec,
@@ -75,7 +71,7 @@ def load_image(
     frame_aspect: float | None = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
     max_pixels: int = DEFAULT_MAX_PIXELS,
-    hold: Hold = _hold_nothing,
+    hold: Hold = nullcontext,
 ) -> Pixels:
     """Open an image and prepare it for a network.
 
@@ -118,12 +114,10 @@ def decode(
     each way; that depends on header, `spec` and `frame_aspect` alone.
 
     Args:
-        source: a path or the bytes of an image file.
+        source, max_bytes, max_pixels: as for `load_image`; limits are checked before the file is read or decoded. TIFF
+            and WebP stay below Pillow's own limit (89 million pixels).
         spec: what the pixels are for; None decodes at full size.
         frame_aspect: as for `frame`; only used to choose the reduced scale.
-        max_bytes: largest file, in bytes; checked before the file is read.
-        max_pixels: largest width x height; checked on the header, before anything is decoded. TIFF and WebP
-            stay below Pillow's own limit (89 million) whatever is given here.
 
     Returns:
         uint8 RGB, shape (height, width, 3), upright.
@@ -216,9 +210,7 @@ def _read_file(path: Path, name: str, max_bytes: int) -> tuple[bytes, int]:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
             raise ImageError(
-                f"{name} is a folder. An image file is needed.",
-                remedy="Name a file in it.",
-                code="is_a_directory",
+                f"{name} is a folder. An image file is needed.", remedy="Name a file in it.", code="is_a_directory"
             )
         if not stat.S_ISREG(status.st_mode):
             raise OSError("it is a device, pipe or socket")
@@ -241,15 +233,10 @@ def _read_file(path: Path, name: str, max_bytes: int) -> tuple[bytes, int]:
 
 def _check_size(header: Header, name: str, max_pixels: int) -> None:
     width, height = header.upright_size_px
-    limit, where = max_pixels, ""
-    remedy = "Save a smaller copy, or raise max_pixels if you trust the file."
+    limit, where, remedy = max_pixels, "", "Save a smaller copy, or raise max_pixels if you trust the file."
     pillow_limit = Image.MAX_IMAGE_PIXELS
     if header.format in ("TIFF", "WEBP") and pillow_limit is not None and pillow_limit < max_pixels:
-        limit, where, remedy = (
-            pillow_limit,
-            f" in a {header.format}",
-            "Save a smaller copy, or save it as JPEG.",
-        )
+        limit, where, remedy = pillow_limit, f" in a {header.format}", "Save a smaller copy, or save it as JPEG."
     if width * height > limit:
         raise ImageError(
             f"{name} has {width:,} x {height:,} = {width * height:,} pixels. At most {limit:,} are allowed{where}.",

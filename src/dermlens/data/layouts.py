@@ -33,18 +33,16 @@ MANIFEST_COLUMNS = tuple(field.name for field in fields(Record) if field.name no
 ONE_HOT_CODES = ("MEL", "NV", "BCC", "AK", "AKIEC", "BKL", "DF", "VASC", "SCC", "UNK")
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".tab", "")
 _LEFT_OUT = ("0", "false", "no")
-_REMEDY_FOLDERS = (
-    "Make one folder for each diagnosis with its images in it, or write a manifest.csv with columns image, diagnosis."
-)
+_REMEDY_FOLDERS = "Make one folder of images for each diagnosis, or write a manifest.csv with columns image, diagnosis."
 
 
 @dataclass(frozen=True)
 class TableLayout:
     """What one kind of table calls its columns.
 
-    `every_copy`: an image may stand in several subfolders, each copy is a record and the subfolder its source.
-    `lesion_prefix`: put before lesion ids that are bare numbers, so that they stay apart from other collections'.
-    `licence`: of all its pictures, where the collection has one and the table does not say.
+    `every_copy`: an image may be in several subfolders; each copy is a record and the subfolder its source.
+    `lesion_prefix`: put before lesion ids that are bare numbers, to distinguish them from other collections'.
+    `licence`: of all its pictures, where the collection has one and the table does not say it.
     """
 
     name: str
@@ -224,7 +222,8 @@ def _split(table: Table, row: Row) -> str | None:
 
 def _included(table: Table) -> tuple[Table, list[str]]:
     """Leave out the rows that a repaired manifest marks with `included` = 0, and say how many and why."""
-    included, left_out = [], []
+    included: list[Row] = []
+    left_out: list[Row] = []
     for row in table.rows:
         (left_out if row.get("included", "").lower() in _LEFT_OUT else included).append(row)
     if not left_out:
@@ -286,9 +285,7 @@ def _read_folders(folder: Path) -> Dataset:
     inside = [path for path in index.paths if len(path.parts) > depth]
     if not inside:
         raise DataError(
-            f"{root} holds {len(index.paths)} images but no class folders.",
-            remedy=_REMEDY_FOLDERS,
-            code="no_classes",
+            f"{root} holds {len(index.paths)} images but no class folders.", remedy=_REMEDY_FOLDERS, code="no_classes"
         )
     records = tuple(
         Record(

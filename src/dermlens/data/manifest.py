@@ -52,8 +52,7 @@ def read_dataset(
 
     Raises:
         UsageError: `path`, `images` or `reference` does not exist, or `task` is unknown.
-        DataError: no images (`no_images`), no class folders (`no_classes`), missing columns (`missing_columns`),
-            images that a table names but that are not there (`missing_files`), and other faults of the table.
+        DataError: no images, no class folders, missing columns or files, and other faults; `code` names which.
     """
     if task not in get_args(Task):
         raise UsageError(f"The task is {task!r}. Allowed: {', '.join(get_args(Task))}.", remedy="Choose one of them.")
