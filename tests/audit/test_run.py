@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -25,6 +26,14 @@ from dermlens.networks.embedder import VERSION, embedder_graph
 
 def quiet() -> Console:
     return Console(file=io.StringIO(), width=200)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_trees() -> Iterator[None]:
+    """Probe shortcuts with small forests: nothing here depends on their last digits."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dermlens.audit.shortcuts._TREES", 8)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ processing, and wrong on some images; `docs/audit.md` says how often they were r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -103,12 +103,9 @@ def dark_corners(pixels: Pixels) -> bool:
     return sum(bool(mean < limit) for mean in corners) >= 3
 
 
-_DETECTORS: tuple[Callable[[Pixels], bool], ...] = (hair, ruler, ink, dark_corners)
-
-
 def artefacts_of(pixels: Pixels) -> tuple[bool, ...]:
     """Return which of `NAMES` are on an image, uint8 RGB (224, 224, 3) of the whole frame."""
-    return tuple(bool(detector(pixels)) for detector in _DETECTORS)
+    return tuple(bool(detector(pixels)) for detector in (hair, ruler, ink, dark_corners))
 
 
 def read_artefacts(

@@ -251,7 +251,7 @@ def _sharing(keys: Sequence[Hashable]) -> list[list[int]]:
 def _summary_line(kind: str, findings: Sequence[Finding]) -> str:
     _, noun, wrong = _KINDS[kind]
     images = sum(len(finding.images) for finding in findings)
-    detail = _many(images, "image") if images else ""
+    detail = _many(images, "image") if images not in (0, len(findings)) else ""
     if kind == "unreadable":
         detail = f"first {findings[0].images[0]}"
     elif kind == "contradicting_labels":

@@ -90,9 +90,9 @@ def shortcut_findings(shortcuts: Shortcuts | None) -> list[Finding]:
     for probe in shortcuts.probes if shortcuts else ():
         if shortcuts and probe.balanced_accuracy > shortcuts.chance_balanced_accuracy + CLEAR_GAIN:
             evidence = (
-                f"Only {probe.facts} predict{'' if ' and ' in probe.facts else 's'} the class with a balanced accuracy "
-                f"of {probe.balanced_accuracy:.2f} (chance {shortcuts.chance_balanced_accuracy:.2f}) and an accuracy "
-                f"of {probe.accuracy:.2f} (always the most common class: {shortcuts.majority_accuracy:.2f})."
+                f"From {probe.facts} alone the class can be predicted with a balanced accuracy of "
+                f"{probe.balanced_accuracy:.2f} (chance {shortcuts.chance_balanced_accuracy:.2f}) and an accuracy of "
+                f"{probe.accuracy:.2f} (always the most common class: {shortcuts.majority_accuracy:.2f})."
             )
             remedy = "The classes come from different sources: balance them, and test on images from another source."
             findings.append(Finding.of("source_shortcut", [], evidence, remedy))
