@@ -22,6 +22,8 @@ from dermlens.reporting.progress import Advance
 Severity = Literal["error", "warning", "note"]
 Roles = Sequence[str | None] | None
 
+SMALL_CLASS_LESIONS = 20  # below this, a class's sensitivity has an interval wider than 40 points
+
 _KINDS: dict[str, tuple[Severity, str, str]] = {
     "unreadable": ("error", "image", "that cannot be read"),
     "contradicting_labels": ("error", "image", "with different diagnoses, byte for byte the same"),
@@ -36,7 +38,7 @@ _KINDS: dict[str, tuple[Severity, str, str]] = {
     "label_suspect": ("warning", "label", "that a simple classifier doubts"),
     "identical_images": ("note", "image", "in several identical files with the same diagnosis"),
     "near_duplicates": ("note", "picture", "in different files with the same diagnosis"),
-    "class_too_small": ("warning", "class", "with fewer than 20 lesions"),
+    "class_too_small": ("warning", "class", f"with fewer than {SMALL_CLASS_LESIONS} lesions"),
     "class_hard_to_score": ("warning", "class", "with too few test lesions for a useful score"),
     "class_imbalance": ("note", "imbalance", "between the classes"),
     "source_shortcut": ("warning", "shortcut", "to the class without the lesion"),
@@ -57,7 +59,6 @@ _PLURALS = {
     "kind of wrong label": "kinds of wrong labels",
     "picture or lesion": "pictures or lesions",
 }
-SMALL_CLASS_LESIONS = 20  # below this, a class's sensitivity has an interval wider than 40 points
 _THREADS = 2
 _CHUNK = 1024
 _CHECK_SPEC = InputSpec(size_px=32)  # decoded only to see that it can be: as small as the format allows
