@@ -48,7 +48,7 @@ test-long: $(VENV)/dev.stamp
 	@./scripts/chromium.sh
 	$(PY) -m pytest -m long --durations=10
 
-check: $(VENV)/dev.stamp
+check: docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -41,7 +41,7 @@ def onnx_session(model: Any) -> Any:
         return None
     import onnxruntime
 
-    from dermlens.export.formats import convert
+    from dermlens.export.converters import convert
 
     with tempfile.TemporaryDirectory() as folder:
         convert(model, "onnx", {}, Path(folder) / "model.onnx", precision="float32")

@@ -18,7 +18,7 @@ from dermlens.audit.findings import Finding, basic_findings, hash_records, repai
 from dermlens.bundle.bundle import Seen
 from dermlens.data.records import Dataset, Record, lesions
 from dermlens.errors import DataError, LeakageError
-from dermlens.networks.weights import WORDS, published_for
+from dermlens.networks.weight_files import WORDS, published_for
 from dermlens.reporting.progress import track
 from dermlens.training.recipe import Recipe
 from dermlens.training.split import ROLES, assign_roles, find_crossing_groups, role_table
