@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from dermlens.audit.findings import audit, hash_records, summary
+from dermlens.audit.findings import basic_findings, hash_records, summary
 from dermlens.bundle.bundle import Bundle, Seen
 from dermlens.data.images import Pixels, load_image
 from dermlens.data.manifest import manifest_sha256
@@ -86,7 +86,7 @@ def evaluate(
         console.print(note, highlight=False)
     with track("Reading and hashing", len(records), console) as advance:
         hashes = hash_records(records, progress=advance)
-    findings = summary(audit(records, hashes))
+    findings = summary(basic_findings(records, hashes))
     numbers, seen = lesions(records, hashes), bundle.seen()
     rows = [
         _sort(bundle, record, digest, f"lesion {number}", seen)

@@ -15,9 +15,7 @@ from dermlens.audit.detectors import (
     artefact_findings,
     artefact_rates,
     artefacts_of,
-    load_artefacts,
     read_artefacts,
-    save_artefacts,
 )
 from dermlens.audit.facts import ImageFacts, read_facts
 from dermlens.data.records import Record
@@ -86,7 +84,7 @@ def made(n: int, share: dict[str, float]) -> tuple[list[Record], list[ImageFacts
     return records, facts, seen
 
 
-def test_rates_that_differ_are_told_and_equal_ones_are_not() -> None:
+def test_rates_that_differ_are_reported_and_equal_ones_are_not() -> None:
     records, facts, seen = made(400, {"MEL": 0.5, "NV": 0.1})
     rates = artefact_rates(records, facts, seen, range(400))
     rate = rates["ruler"].by_class["MEL"]
@@ -104,19 +102,14 @@ def test_images_of_one_lesion_count_once() -> None:
     assert artefact_rates([], [], {}, [])["hair"].p_value == 1
 
 
-def test_read_once_and_kept(tmp_path: Path) -> None:
+def test_read_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DERMLENS_CACHE", str(tmp_path / "cache"))
     for number, image in enumerate((skin(), with_hair(skin()), with_hair(skin()))):
         pictures.save(tmp_path / f"{number}.png", image)
     (tmp_path / "broken.png").write_bytes(b"no")
     records = [Record(path, path.name, "NV") for path in sorted(tmp_path.glob("*.png"))]
     facts, steps = read_facts(records), list[int]()
-    found = read_artefacts(records, facts, progress=steps.append)
+    found = read_artefacts(records, facts, cache=True, progress=steps.append)
     assert sorted(row[0] for row in found.values()) == [False, True] and sum(steps) == 2
-    save_artefacts(tmp_path / "cache" / "a.npz", found)
-    assert load_artefacts(tmp_path / "cache" / "a.npz") == found
     gone = [Record(Path("gone"), r.image, r.diagnosis) for r in records]
-    assert read_artefacts(gone, facts, known=found) == found and read_artefacts(gone, facts) == {}
-    (tmp_path / "cache" / "a.npz").write_bytes(b"PK")
-    assert load_artefacts(tmp_path / "cache" / "a.npz") == {}
-    save_artefacts(tmp_path / "cache" / "none.npz", {})
-    assert load_artefacts(tmp_path / "cache" / "none.npz") == {}
+    assert read_artefacts(gone, facts, cache=True) == found and read_artefacts(gone, facts) == {}
