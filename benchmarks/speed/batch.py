@@ -171,7 +171,7 @@ def killed_and_resumed(names: Path, out: Path, model: str, moments: Sequence[flo
         process.kill()
         if process.wait() == 0:
             break
-        after.append({"after_s": delay_s, "rows": len(_rows(out)), "unfinished": len(list(out.glob(".*.tmp")))})
+        after.append({"after_s": delay_s, "rows": len(_rows(out)), "unfinished": len(list(out.glob(".*-new.*")))})
     subprocess.run(command, stderr=subprocess.DEVNULL, check=True, cwd=ROOT)
     difference = Counter(_rows(out))
     difference.subtract(names.read_text(encoding="utf-8").splitlines())
