@@ -28,7 +28,7 @@ from dermlens.bundle.decision import Calibration, DecisionRule, decide, probabil
 from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import lesion_classes, resample_weights, sampled_figure
 from dermlens.evaluation.calibration import choose_calibration, fit_calibration
-from dermlens.evaluation.fit_trust import look
+from dermlens.evaluation.fit_trust import run_model
 from dermlens.inference.runtime import Runtime
 
 RULE = DecisionRule("prior_adjusted", 1.0)
@@ -132,7 +132,7 @@ def main() -> None:
     bundle = load_bundle(find_bundle(options.model))
     runtime = Runtime(bundle.graph_path)
     roles = embedded_roles(bundle, console)
-    seen = {role: look(bundle, runtime, roles[role], console, role) for role in ("calibrate", "select")}
+    seen = {role: run_model(bundle, runtime, roles[role], console, role) for role in ("calibrate", "select")}
     known, other = (Lesions(each.logits, each.y_true, each.lesions) for each in seen.values())
     at = {"prior": bundle.calibration.prior, "training_prior": bundle.calibration.training_prior}
     _, test = choose_calibration(known.logits, known.truth, known.lesions.tolist(), **at, seed=options.seed)

@@ -32,7 +32,7 @@ from dermlens.bundle.decision import decide, probabilities
 from dermlens.errors import BundleError
 from dermlens.evaluation.bootstrap import lesion_index, paired_difference, resample_weights
 from dermlens.evaluation.calibration import fit_calibration
-from dermlens.evaluation.fit_trust import Labelled, look
+from dermlens.evaluation.fit_trust import Labelled, run_model
 from dermlens.evaluation.metrics import balanced_accuracy_score, log_errors, macro_auc_score, roc_auc_score
 from dermlens.inference.runtime import Runtime
 
@@ -151,7 +151,9 @@ def main() -> None:
     base = None
     for name, bundle in bundles.items():
         runtime = Runtime(bundle.graph_path)
-        own = told(bundle, {role: look(bundle, runtime, roles[role], console, name).logits for role in CHOOSING}, roles)
+        own = told(
+            bundle, {role: run_model(bundle, runtime, roles[role], console, name).logits for role in CHOOSING}, roles
+        )
         networks[name] = {"minutes": bundle.card["training"]["minutes"], "roles": {}}
         for role, rows in rows_of.items():
             other = base.part(rows) if base else None

@@ -24,7 +24,7 @@ from dermlens.bundle.decision import decide, probabilities
 from dermlens.evaluation import metrics
 from dermlens.evaluation.calibration import fit_calibration
 from dermlens.evaluation.conformal import LEVEL, fit_sets, wilson_interval
-from dermlens.evaluation.fit_trust import look
+from dermlens.evaluation.fit_trust import run_model
 from dermlens.inference.runtime import Runtime
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     bundle = load_bundle(MODELS_DIR / "default")
     runtime = Runtime(bundle.graph_path)
     roles = embedded_roles(bundle, console)
-    samples = [look(bundle, runtime, roles[role], console, role) for role in ("calibrate", "test")]
+    samples = [run_model(bundle, runtime, roles[role], console, role) for role in ("calibrate", "test")]
     weights, bias = bundle.head()
     y = np.concatenate([s.y_true for s in samples])
     lesions = np.unique(np.concatenate([s.lesions for s in samples]), return_inverse=True)[1].astype(np.int64)

@@ -35,7 +35,15 @@ from dermlens import Predictor
 from dermlens.bundle.novelty import normalised
 from dermlens.data.images import IMAGE_EXTENSIONS, decode, load_image
 from dermlens.diagnoses import ISIC2019
-from dermlens.evaluation.fit_trust import KEPT, Labelled, Sample, fit_novelty, judged, look, sample_per_class
+from dermlens.evaluation.fit_trust import (
+    ACCEPTED_SHARE,
+    Labelled,
+    Sample,
+    fit_novelty,
+    run_model,
+    sample_per_class,
+    statuses_of,
+)
 from dermlens.inference.runtime import Runtime
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
@@ -175,9 +183,9 @@ def main() -> None:
     roles = embedded_roles(bundle, console)
     known = roles["train"]
     rows = sample_per_class(known.y_true, seed=options.seed)
-    train = look(bundle, runtime, pick(known, rows), console, "train")
-    calibrate = look(bundle, runtime, roles["calibrate"], console, "calibrate")
-    test = look(bundle, runtime, roles["test"], console, "test")
+    train = run_model(bundle, runtime, pick(known, rows), console, "train")
+    calibrate = run_model(bundle, runtime, roles["calibrate"], console, "calibrate")
+    test = run_model(bundle, runtime, roles["test"], console, "test")
     spread = np.random.default_rng(options.seed).choice(len(roles["test"].records), 150, replace=False)
     pictures = [
         load_image(r.path, bundle.input_spec, frame_aspect=r.frame_aspect)
@@ -194,10 +202,10 @@ def main() -> None:
     methods = {}
     for name, score in scores.items():
         own, held = (score(s.embedding, s.embedding @ weights + bias) for s in (calibrate, test))
-        threshold = float(np.quantile(own, KEPT))
+        threshold = float(np.quantile(own, ACCEPTED_SHARE))
         methods[name] = {k: auc_and_rate(held, score(e, lg), threshold) for k, (e, lg) in outputs.items()}
         methods[name]["known lesions"] = {"n": len(held), "kept": float(np.mean(held <= threshold))}
-    status, _ = judged(trust, bundle, test)
+    status, _ = statuses_of(trust, bundle, test)
     right = test.decision == test.y_true
     scored = trust.novelty.score(test.embedding)
     report = {

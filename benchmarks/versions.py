@@ -27,7 +27,7 @@ from rich.console import Console
 from dermlens.bundle.bundle import MODELS_DIR, Bundle, load_bundle
 from dermlens.bundle.decision import decide, probabilities
 from dermlens.evaluation.bootstrap import paired_difference
-from dermlens.evaluation.fit_trust import Labelled, look
+from dermlens.evaluation.fit_trust import Labelled, run_model
 from dermlens.inference.runtime import Runtime
 
 ROLES, HASHES = ("train", "select", "calibrate", "test"), "content_hashes"
@@ -36,7 +36,7 @@ ROLES, HASHES = ("train", "select", "calibrate", "test"), "content_hashes"
 def figures(bundle: Bundle, test: Labelled, console: Console) -> dict[str, Any]:
     """Score a bundle as it is served; `decision` (n,) is left out of the report."""
     what = f"version {bundle.version}"
-    logits = look(bundle, Runtime(bundle.graph_path), test, console, what).logits
+    logits = run_model(bundle, Runtime(bundle.graph_path), test, console, what).logits
     shares = probabilities(logits, bundle.calibration)
     decision = decide(shares, bundle.calibration, bundle.decision_rule)
     return network_figures(test, shares, decision, list(bundle.codes))

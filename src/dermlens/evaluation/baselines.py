@@ -124,7 +124,7 @@ def compare_on(
 def _compared(
     truth: Ints, model: Ints, probe: Ints, majority: int, lesions: Ints, codes: Sequence[str], *, seed: int
 ) -> dict[str, Any]:
-    """Return the figures of the three methods, the paired differences of the model to the others, and what they mean."""
+    """Return the figures of the three methods, the model's paired differences to the others, and what they mean."""
     lesions = lesion_index(lesions.tolist(), len(truth))  # in the order of `scores.score`, for the same resamples
     decisions = {MODEL: model, PROBE: probe, MAJORITY: np.full(len(truth), majority, dtype=np.int64)}
     samples = _samples(truth, decisions, lesions, len(codes), seed)
@@ -216,7 +216,9 @@ def describe_images(found: Mapping[str, Any]) -> str:
     if found["labels_changed"]:
         parts.append(f"{found['labels_changed']} have another label than in training")
     if found["decisions_changed"]:
-        parts.append(f"the model's diagnosis differs from its training for {found['decisions_changed']} (other framing?)")
+        parts.append(
+            f"the model's diagnosis is not that of its training for {found['decisions_changed']} (other framing?)"
+        )
     return "; ".join(parts)
 
 

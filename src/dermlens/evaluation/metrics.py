@@ -24,6 +24,7 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 ECE_BINS = 15
+MIN_ECE_IMAGES = 100  # with fewer even perfect probabilities seem badly calibrated
 PROBABILITY_SUM_TOLERANCE = 1e-3
 _REMEDY = "Pass one row per image, in the same order everywhere."
 

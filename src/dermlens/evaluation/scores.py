@@ -26,7 +26,6 @@ from dermlens.evaluation.bootstrap import (
 from dermlens.evaluation.metrics import Floats, Ints
 
 AT_SPECIFICITY = 0.9
-MIN_ECE_IMAGES = 100
 METHOD = "percentile bootstrap over lesions, drawn within each class"
 
 Figure = dict[str, Any]
@@ -110,7 +109,7 @@ def score(
         "accuracy": figures["accuracy"].figure(reason="no images", lesions=n_lesions),
         "balanced_accuracy": figures["balanced_accuracy"].figure(reason="no images"),
         "macro_auc": figures["macro_auc"].figure(reason=one_class),
-        "ece": figures["ece"].figure(reason=f"{n} images; at least {MIN_ECE_IMAGES} are needed"),
+        "ece": figures["ece"].figure(reason=f"{n} images; at least {metrics.MIN_ECE_IMAGES} are needed"),
         "brier": figures["brier"].figure(reason="no images"),
         "log_loss": figures["log_loss"].figure(reason="no images"),
         "per_class": {code: _class_figures(data, figures, c) for c, code in enumerate(class_codes)},
@@ -164,7 +163,7 @@ def _measure(data: _Images, weights: Floats) -> dict[str, Floats]:
         "accuracy": metrics.accuracy(counts)[:, None],
         "balanced_accuracy": metrics.balanced_accuracy(counts, occurring)[:, None],
         "macro_auc": auc[:, occurring].mean(axis=1, keepdims=True) if len(occurring) > 1 else unknown,
-        "ece": _calibration_error(data, weights) if len(data.truth) >= MIN_ECE_IMAGES else unknown,
+        "ece": _calibration_error(data, weights) if len(data.truth) >= metrics.MIN_ECE_IMAGES else unknown,
         **{
             name: metrics.mean_loss(loss(data.truth, data.probability), weights)[:, None]
             for name, loss in losses.items()

@@ -24,7 +24,6 @@ from dermlens.evaluation.trust_figures import Answers
 
 MIN_LESIONS = 20
 MIN_OF_KIND = 10  # lesions with, and without, what is looked for
-MIN_FOR_ECE = 100  # with fewer even perfect probabilities seem off
 MEASURES = (
     *("accuracy", "balanced_accuracy", "auc", "referral_sensitivity", "referral_specificity"),
     *("ece", "brier", "log_loss", "coverage", "ok", "accuracy_ok", "rejected"),
@@ -226,8 +225,8 @@ def _separation(part: Scored, weights: Floats) -> dict[str, Any]:
 
 def _probabilities(part: Scored, weights: Floats, count: int) -> dict[str, Any]:
     """Calibration error (of enough lesions), Brier score and log loss."""
-    if count < MIN_FOR_ECE:
-        ece = no_figure(f"fewer than {MIN_FOR_ECE} lesions")
+    if count < metrics.MIN_ECE_IMAGES:
+        ece = no_figure(f"fewer than {metrics.MIN_ECE_IMAGES} lesions")
     else:
         confidence, correct = metrics.top_label(part.y_true, part.probability)
         bins = metrics.equal_mass_bins(confidence)

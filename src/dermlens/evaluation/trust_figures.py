@@ -1,6 +1,6 @@
-"""What an evaluation says beyond accuracy: calibration, decision rules, sets, referral, status, novelty.
+"""The figures of an evaluation beyond accuracy: calibration, decision rules, sets, referral, status, novelty.
 
-All of it on scored images, lesions that the model has not met; the limits themselves are those of the bundle.
+All on scored images, so on lesions that the model has not seen; the limits are those of the bundle.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dermlens.bundle.bundle import Bundle
 from dermlens.bundle.decision import DecisionRule, decide, probabilities
 from dermlens.evaluation import metrics
-from dermlens.evaluation.bootstrap import resample_weights, sampled_figure
+from dermlens.evaluation.bootstrap import RESAMPLES, sampled_figure, weightings
 from dermlens.evaluation.conformal import measure_sets
 from dermlens.evaluation.metrics import Bools, Floats, Ints
 from dermlens.evaluation.thresholds import aims, decision_curve, measure_point
 from dermlens.inference.prediction import Prediction
 
-RESAMPLES = 1000
-KEPT_SHARES = (0.8, 0.9, 0.95, 0.99)  # of the scored images, by other thresholds of novelty
+ACCEPTED_SHARES = (0.8, 0.9, 0.95, 0.99)  # of the scored images, by other thresholds of novelty
 RULES = {
     "largest probability": DecisionRule("largest_probability", 0.0),
     "prior adjusted": DecisionRule("prior_adjusted", 1.0),
@@ -44,18 +44,20 @@ class Answers:
 
     @property
     def right(self) -> Bools:
-        """Whether each decision is the true class, (n,)."""
+        """Whether each decision is correct, (n,)."""
         right: Bools = self.decision == self.y_true
         return right
 
 
-def answers_of(bundle: Bundle, predictions: Sequence[Prediction], labels: Sequence[str], lesions: Ints) -> Answers:
-    """Put the answers of readable images into arrays."""
+def answers_of(
+    bundle: Bundle, predictions: Sequence[Prediction], labels: Sequence[str], lesions: npt.ArrayLike
+) -> Answers:
+    """Return the answers to readable images as arrays."""
     codes = bundle.codes
     return Answers(
         bundle=bundle,
         y_true=np.array([codes.index(label) for label in labels], dtype=np.int64),
-        lesions=np.unique(lesions, return_inverse=True)[1].astype(np.int64),
+        lesions=np.unique(np.asarray(lesions), return_inverse=True)[1].astype(np.int64),
         probability=np.array([[p.probabilities[c] for c in codes] for p in predictions]),
         decision=np.array([codes.index(p.diagnosis_code or "") for p in predictions], dtype=np.int64),
         logits=np.array([p.logits for p in predictions], dtype=np.float64),
@@ -68,7 +70,7 @@ def calibration(answers: Answers, *, seed: int = 0) -> dict[str, Any]:
 
     Returns:
         For "before" and "after" the calibration error, Brier score, log loss and the points of the reliability
-        diagrams; `chance` says what error even perfect probabilities would show on so few lesions.
+        diagrams; `chance` is the error that perfect probabilities would show on so few lesions.
     """
     fitted, codes = answers.bundle.calibration, answers.bundle.codes
     raw = probabilities(answers.logits, replace(fitted, temperature=1.0, bias=()))
@@ -97,10 +99,10 @@ def calibration(answers: Answers, *, seed: int = 0) -> dict[str, Any]:
 
 
 def error_by_chance(confidence: Floats, lesions: Ints, *, seed: int) -> dict[str, float]:
-    """Return the calibration error that probabilities right to the last digit would show: `mean`, and `high` (95 %).
+    """Return the calibration error that exactly correct probabilities would show: `mean`, and `high` (95 %).
 
-    With few images each bin holds few, and its share of right answers strays. All images of a lesion are right or
-    wrong by one draw, so that they count as no more than they are.
+    With few images each bin holds few, and its share of correct answers varies. One draw decides for all images of a
+    lesion, so they count as one.
 
     Args:
         confidence: (n,) largest probability; lesions: (n,) lesion numbers from 0.
@@ -116,25 +118,25 @@ def error_by_chance(confidence: Floats, lesions: Ints, *, seed: int) -> dict[str
 
 def _reliability(y_true: Ints, probability: Floats) -> dict[str, list[float]]:
     confidence, correct = metrics.top_label(y_true, probability)
-    return _points(confidence, correct, metrics.equal_mass_bins(confidence, _bins(len(y_true), 20)))
+    return _points(confidence, correct, metrics.equal_mass_bins(confidence, _bin_count(len(y_true), 20)))
 
 
 def _class_reliability(positive: Bools, probability: Floats) -> dict[str, list[float]]:
-    """Return the points of one class: bins in which equally many of it are expected.
+    """Return the points of one class: each bin is expected to hold equally many of its lesions.
 
     With equally many images in each bin, all but one bin of a rare class would lie at 0.
     """
     order = np.argsort(probability, kind="stable")
     expected = np.cumsum(probability[order])
-    count = _bins(int(positive.sum()), 5)
+    count = _bin_count(int(positive.sum()), 5)
     bins = np.empty(len(order), np.int64)
     share = (expected - probability[order] / 2) / max(float(expected[-1]), np.finfo(np.float64).tiny)
     bins[order] = np.minimum(count - 1, share * count)
     return _points(probability, positive, bins)
 
 
-def _bins(n: int, each: int) -> int:
-    return min(metrics.ECE_BINS, max(1, n // each))
+def _bin_count(n: int, of_each: int) -> int:
+    return min(metrics.ECE_BINS, max(1, n // of_each))
 
 
 def _points(confidence: Floats, correct: Bools, bins: Ints) -> dict[str, list[float]]:
@@ -178,8 +180,7 @@ def trust_sections(answers: Answers, *, seed: int) -> dict[str, Any]:
     points = []
     for point in bundle.card["trust"]["operating_points"]:
         fresh = measure_point(point, answers.probability, answers.y_true, answers.lesions, bundle.codes, seed=seed)
-        kept = {key: point[key] for key in ("name", "codes", "threshold", "aimed_at")}
-        points.append({**kept, **fresh})
+        points.append({key: point[key] for key in ("name", "codes", "threshold", "aimed_at")} | fresh)
     sets = None
     if trust.sets is not None:
         inside = np.array([[c in (p.prediction_set or ()) for c in bundle.codes] for p in answers.predictions])
@@ -197,12 +198,11 @@ def trust_sections(answers: Answers, *, seed: int) -> dict[str, Any]:
 def _statuses(answers: Answers, seed: int) -> dict[str, Any]:
     """Return share, accuracy and balanced accuracy of each status, and of all, with intervals over lesions."""
     status = np.array([p.status for p in answers.predictions])
-    blocks = resample_weights(answers.y_true, answers.lesions, resamples=RESAMPLES, seed=seed)
-    weights = np.concatenate([np.ones((1, len(status))), *blocks])
+    weights = weightings(answers.y_true, answers.lesions, seed=seed)
 
     def row(chosen: Bools, *, lesions: int | None = None) -> dict[str, Any]:
         part = weights * chosen
-        right = metrics.ratio(part @ answers.right.astype(np.float64), part.sum(axis=1))
+        right = metrics.mean_loss(answers.right.astype(np.float64), part)
         return {
             "n": int(chosen.sum()),
             "share": sampled_figure(part.sum(axis=1) / weights.sum(axis=1), reason="no images", lesions=lesions),
@@ -210,34 +210,36 @@ def _statuses(answers: Answers, seed: int) -> dict[str, Any]:
         }
 
     given = [reason for prediction in answers.predictions for reason in prediction.reasons]
-    reasons = Counter(reason.code for reason in given)
     everyone = len(np.unique(answers.lesions))
-    rows = {name: row(status == name, lesions=everyone) for name in STATUSES}
-    return {"all": row(np.ones(len(status), bool)), **rows, "reasons": dict(reasons)} | {
-        "reason_words": {reason.code: reason.text for reason in reversed(given)}  # those of the first such image
+    return {
+        "all": row(np.ones(len(status), bool)),
+        **{name: row(status == name, lesions=everyone) for name in STATUSES},
+        "reasons": dict(Counter(reason.code for reason in given)),
+        "reason_words": {reason.code: reason.text for reason in reversed(given)},  # those of the first such image
     }
 
 
 def _novelty(answers: Answers) -> dict[str, Any] | None:
-    """Return how these images score, and what other thresholds would keep of them and reach on what they keep."""
+    """Return the novelty scores of these images; for other thresholds, the accuracy on the images that they accept."""
     scores = [p.novelty["score"] for p in answers.predictions if p.novelty]
     novelty = answers.bundle.trust.novelty
     if not scores or novelty is None:
         return None
-    threshold = novelty.threshold
     values = np.array(scores)
-    others = [float(np.quantile(values, share)) for share in KEPT_SHARES]
+    others = [float(np.quantile(values, share)) for share in ACCEPTED_SHARES]
+
+    def row(limit: float) -> dict[str, Any]:
+        accepted = values <= limit
+        return {
+            "threshold": limit,
+            "in_use": limit == novelty.threshold,
+            "kept": float(np.mean(accepted)),
+            "accuracy": float(answers.right[accepted].mean()) if accepted.any() else None,
+        }
+
     return {
-        "threshold": threshold,
-        "kept": float(np.mean(values <= threshold)),
+        "threshold": novelty.threshold,
+        "kept": float(np.mean(values <= novelty.threshold)),
         "quantiles": {str(q): float(np.quantile(values, q)) for q in (0.05, 0.5, 0.95, 0.99)},
-        "by_threshold": [
-            {
-                "threshold": limit,
-                "in_use": limit == threshold,
-                "kept": float(np.mean(values <= limit)),
-                "accuracy": float(answers.right[values <= limit].mean()) if (values <= limit).any() else None,
-            }
-            for limit in sorted({*others, threshold})
-        ],
+        "by_threshold": [row(limit) for limit in sorted({*others, novelty.threshold})],
     }
