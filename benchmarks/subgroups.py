@@ -20,7 +20,6 @@ from dermlens.data.records import Record
 from dermlens.evaluation.subgroups import (
     MIN_LESIONS,
     groups_of,
-    scored_of,
     skin_tone_sentence,
     subgroups,
     typology_angle,
@@ -61,7 +60,7 @@ def main() -> None:
     scored = answers_of(
         bundle, [answers[row] for row in readable], [r.diagnosis for r in records], test.lesions[readable]
     )
-    table = subgroups([groups_of(r, tone(r)) for r in records], scored_of(scored), seed=options.seed)
+    table = subgroups([groups_of(r, tone(r)) for r in records], scored, seed=options.seed)
     report = {
         "model": {"name": bundle.name, "version": bundle.version, "sha256": bundle.sha256},
         "seed": options.seed,

@@ -25,7 +25,7 @@ from dermlens.evaluation.baselines import compare_on, lines_of
 from dermlens.evaluation.controls import run_controls
 from dermlens.evaluation.report import write_report
 from dermlens.evaluation.scores import score
-from dermlens.evaluation.subgroups import groups_of, scored_of, skin_tone_sentence, subgroups, typology_angle
+from dermlens.evaluation.subgroups import groups_of, skin_tone_sentence, subgroups, typology_angle
 from dermlens.evaluation.trust_figures import Answers, answers_of, calibration, decision_rules, trust_sections
 from dermlens.files import write_csv, write_text
 from dermlens.inference.prediction import Prediction
@@ -229,7 +229,7 @@ def _trust(
         for record, angle in zip(records, angles, strict=True):
             groups.append(groups_of(record, angle))
             advance(1)
-    table = subgroups(groups, scored_of(answers), seed=seed)
+    table = subgroups(groups, answers, seed=seed)
     return {
         "calibration": calibration(answers, seed=seed),
         "decision_rules": decision_rules(answers),

@@ -146,7 +146,7 @@ def _results(report: Mapping[str, Any]) -> Part:
             Table(("decision rule", "accuracy", "balanced accuracy", *report["per_class"]), rules),
         ],
         plots=[(matrix, "Confusion matrix: rows are true, columns are given; darker is a larger share of the row.")],
-        note="With fewer than about 20 lesions an interval is too narrow. The second table compares the decision rules, "
+        note="With fewer than about 20 lesions an interval is too narrow. The second table compares decision rules, "
         "with the sensitivity for each class.",
     )
 
@@ -173,8 +173,8 @@ def _baselines(report: Mapping[str, Any]) -> Part:
             Table(("", *(method_name(name, found) for name in methods)), rows),
             Table(("paired difference", "balanced accuracy", "accuracy"), gaps),
         ],
-        note=f"{describe_images(found)}. The probe is a logistic regression on features of the network before training; "
-        "differences use the same resampled lesions.",
+        note=f"{describe_images(found)}. The probe is a logistic regression on features of the network before "
+        "training; differences use the same resampled lesions.",
     )
 
 
@@ -183,7 +183,7 @@ def _curves(answers: Answers) -> Part:
     roc: dict[str, list[list[float]]] = {}
     precision: dict[str, list[list[float]]] = {}
     for name, members in {**aims(codes), **{code: (code,) for code in codes if code != "MEL"}}.items():
-        columns = [codes.index(code) for code in members]
+        columns = answers.places(members)
         positive = np.isin(answers.y_true, columns)
         if not positive.any() or positive.all():
             continue

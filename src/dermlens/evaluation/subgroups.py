@@ -8,7 +8,6 @@ arXiv:1910.13268). Dermatoscopes change colours, so the estimate is rough and sa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -19,7 +18,7 @@ from dermlens.bundle.trust import grave_codes
 from dermlens.data.records import Record
 from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import no_figure, sampled_figure, weightings
-from dermlens.evaluation.metrics import Bools, Floats, Ints
+from dermlens.evaluation.metrics import Bools, Floats
 from dermlens.evaluation.trust_figures import Answers
 
 MIN_LESIONS = 20
@@ -73,62 +72,7 @@ def groups_of(record: Record, angle: float | None) -> dict[str, str]:
     return {axis: value for axis, value in known.items() if value}
 
 
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """What is known about n scored images.
-
-    Attributes:
-        y_true, decision, lesions: (n,) classes, and lesion numbers.
-        probability: (n, classes), calibrated.
-        codes: the classes' names.
-        grave: places of the malignant and premalignant classes.
-        status: (n,) "ok", "uncertain" or "rejected".
-        referred: (n,) whether a specialist is advised; None for a bundle without an operating point.
-        covered: (n,) whether the prediction set holds the truth; None for a bundle without sets.
-    """
-
-    y_true: Ints
-    decision: Ints
-    lesions: Ints
-    probability: Floats
-    codes: tuple[str, ...]
-    grave: tuple[int, ...]
-    status: npt.NDArray[np.str_]
-    referred: Bools | None = None
-    covered: Bools | None = None
-
-    def part(self, rows: Bools) -> Scored:
-        """Return the chosen images alone."""
-        names = ("y_true", "decision", "lesions", "probability", "referred", "covered", "status")
-        found = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: values[rows] for name, values in found.items() if values is not None})
-
-
-def scored_of(answers: Answers) -> Scored:
-    """Return what the answers of an evaluation say of each image."""
-    bundle, trust = answers.bundle, answers.bundle.trust
-    grave = tuple(bundle.codes.index(code) for code in grave_codes(bundle.codes))
-    point, covered, referred = trust.operating_point, None, None
-    if trust.sets is not None:
-        pairs = zip(answers.predictions, answers.y_true, strict=True)
-        covered = np.array([bundle.codes[c] in (p.prediction_set or ()) for p, c in pairs])
-    if point is not None:
-        columns = [bundle.codes.index(code) for code in point.codes]
-        referred = answers.probability[:, columns].sum(axis=1) >= point.threshold
-    return Scored(
-        answers.y_true,
-        answers.decision,
-        answers.lesions,
-        answers.probability,
-        bundle.codes,
-        grave,
-        status=np.array([p.status for p in answers.predictions]),
-        referred=referred,
-        covered=covered,
-    )
-
-
-def subgroups(groups: Sequence[Mapping[str, str]], scored: Scored, *, seed: int = 0) -> dict[str, Any]:
+def subgroups(groups: Sequence[Mapping[str, str]], answers: Answers, *, seed: int = 0) -> dict[str, Any]:
     """Score every group of every axis.
 
     Args:
@@ -144,7 +88,7 @@ def subgroups(groups: Sequence[Mapping[str, str]], scored: Scored, *, seed: int 
         names = [name for name in sorted(set(values.tolist()), key=_place) if name]
         if len(names) < 2 and not axis.startswith("skin"):
             continue
-        axes[axis] = {name: _score(scored.part(values == name), seed) for name in names}
+        axes[axis] = {name: _score(answers.part(values == name), seed) for name in names}
     return axes
 
 
@@ -181,7 +125,7 @@ def _is_dark_type(name: str) -> bool:
     return bool(words) and words[-1] in ("5", "6", "56", "5.0", "6.0", "V", "VI")
 
 
-def _score(part: Scored, seed: int) -> dict[str, Any]:
+def _score(part: Answers, seed: int) -> dict[str, Any]:
     count = len(np.unique(part.lesions))
     row: dict[str, Any] = {"n": len(part.y_true), "n_lesions": count}
     if count < MIN_LESIONS:
@@ -189,7 +133,7 @@ def _score(part: Scored, seed: int) -> dict[str, Any]:
         return row | {name: no_figure(few) for name in MEASURES} | {"sensitivity": {}}
     truth, numbers = part.y_true, np.unique(part.lesions, return_inverse=True)[1].astype(np.int64)
     weights = weightings(truth, numbers, seed=seed)
-    counts = metrics.class_counts(truth, part.decision, len(part.codes), weights)
+    counts = metrics.class_counts(truth, part.decision, len(part.bundle.codes), weights)
     shares = metrics.sensitivity(counts)
     return {
         **row,
@@ -200,30 +144,31 @@ def _score(part: Scored, seed: int) -> dict[str, Any]:
         **_answers(part, weights, count),
         "sensitivity": {
             code: sampled_figure(shares[:, c], reason=_FEW, lesions=of_class)
-            for c, code in enumerate(part.codes)
+            for c, code in enumerate(part.bundle.codes)
             if (of_class := len(np.unique(part.lesions[truth == c]))) >= MIN_OF_KIND
         },
     }
 
 
-def _separation(part: Scored, weights: Floats) -> dict[str, Any]:
+def _separation(part: Answers, weights: Floats) -> dict[str, Any]:
     """How malignant and premalignant lesions are distinguished from others: ranked, and at the referral threshold."""
     names = ("auc", "referral_sensitivity", "referral_specificity")
-    positive = np.isin(part.y_true, part.grave)
+    grave, referred = part.places(grave_codes(part.bundle.codes)), part.referred
+    positive = np.isin(part.y_true, grave)
     sides = [len(np.unique(part.lesions[side])) for side in (positive, ~positive)]
     if min(sides) < MIN_OF_KIND:
         return {name: no_figure(_FEW) for name in names}
-    score = part.probability[:, list(part.grave)].sum(axis=1)
+    score = part.probability[:, grave].sum(axis=1)
     auc = sampled_figure(metrics.area(metrics.roc(positive, score, weights)), reason=_FEW)
-    if part.referred is None:
+    if referred is None:
         return {names[0]: auc, **{name: no_figure("no referral in this bundle") for name in names[1:]}}
-    pairs = ((positive, part.referred), (~positive, ~part.referred))
+    pairs = ((positive, referred), (~positive, ~referred))
     rates = [metrics.share(side & right, side, weights) for side, right in pairs]
     figures = [sampled_figure(rate, reason=_FEW, lesions=n) for rate, n in zip(rates, sides, strict=True)]
     return dict(zip(names, (auc, *figures), strict=True))
 
 
-def _probabilities(part: Scored, weights: Floats, count: int) -> dict[str, Any]:
+def _probabilities(part: Answers, weights: Floats, count: int) -> dict[str, Any]:
     """Calibration error (of enough lesions), Brier score and log loss."""
     if count < metrics.MIN_ECE_IMAGES:
         ece = no_figure(f"fewer than {metrics.MIN_ECE_IMAGES} lesions")
@@ -238,7 +183,7 @@ def _probabilities(part: Scored, weights: Floats, count: int) -> dict[str, Any]:
     }
 
 
-def _answers(part: Scored, weights: Floats, count: int) -> dict[str, Any]:
+def _answers(part: Answers, weights: Floats, count: int) -> dict[str, Any]:
     """Coverage of the prediction sets, shares of the statuses, and accuracy where the status is ok."""
 
     def share(chosen: Bools | None) -> dict[str, Any]:
@@ -246,13 +191,13 @@ def _answers(part: Scored, weights: Floats, count: int) -> dict[str, Any]:
             return no_figure("no prediction sets in this bundle")
         return sampled_figure(metrics.mean_loss(chosen.astype(np.float64), weights), reason=_FEW, lesions=count)
 
-    ok, right = part.status == "ok", part.decision == part.y_true
+    ok, inside = part.status == "ok", part.inside
     return {
-        "coverage": share(part.covered),
+        "coverage": share(None if inside is None else inside[np.arange(len(ok)), part.y_true]),
         "ok": share(ok),
         "rejected": share(part.status == "rejected"),
         "accuracy_ok": sampled_figure(
-            metrics.share(ok & right, ok, weights),
+            metrics.share(ok & part.right, ok, weights),
             reason="no image is ok",
             lesions=len(np.unique(part.lesions[ok])),
         ),

@@ -30,7 +30,7 @@ RULES = {
 STATUSES = ("ok", "uncertain", "rejected")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Answers:
     """The scored images as arrays: classes (n,), lesion numbers (n,), probability (n, classes), and the answers."""
 
@@ -47,6 +47,36 @@ class Answers:
         """Whether each decision is correct, (n,)."""
         right: Bools = self.decision == self.y_true
         return right
+
+    @property
+    def status(self) -> npt.NDArray[np.str_]:
+        """The status of each answer, (n,)."""
+        return np.array([prediction.status for prediction in self.predictions])
+
+    @property
+    def inside(self) -> Bools | None:
+        """Which classes each prediction set contains, (n, classes); None for a bundle without sets."""
+        if self.bundle.trust.sets is None:
+            return None
+        return np.array([[c in (p.prediction_set or ()) for c in self.bundle.codes] for p in self.predictions])
+
+    @property
+    def referred(self) -> Bools | None:
+        """Whether a specialist is advised, (n,); None for a bundle without an operating point."""
+        point = self.bundle.trust.operating_point
+        if point is None:
+            return None
+        return self.probability[:, self.places(point.codes)].sum(axis=1) >= point.threshold
+
+    def places(self, codes: Sequence[str]) -> list[int]:
+        """Return the columns of some classes."""
+        return [self.bundle.codes.index(code) for code in codes]
+
+    def part(self, rows: Bools) -> Answers:
+        """Return the chosen images alone."""
+        names = ("y_true", "lesions", "probability", "decision", "logits")
+        predictions = [prediction for prediction, chosen in zip(self.predictions, rows, strict=True) if chosen]
+        return replace(self, predictions=predictions, **{name: getattr(self, name)[rows] for name in names})
 
 
 def answers_of(
@@ -174,16 +204,15 @@ def trust_sections(answers: Answers, *, seed: int) -> dict[str, Any]:
     """Return sets, operating points, decision curves, statuses and novelty; null where a bundle lacks them."""
     bundle, trust = answers.bundle, answers.bundle.trust
     curves = {
-        aim: decision_curve(answers.probability, answers.y_true, [bundle.codes.index(c) for c in members])
+        aim: decision_curve(answers.probability, answers.y_true, answers.places(members))
         for aim, members in aims(bundle.codes).items()
     }
     points = []
     for point in bundle.card["trust"]["operating_points"]:
         fresh = measure_point(point, answers.probability, answers.y_true, answers.lesions, bundle.codes, seed=seed)
         points.append({key: point[key] for key in ("name", "codes", "threshold", "aimed_at")} | fresh)
-    sets = None
-    if trust.sets is not None:
-        inside = np.array([[c in (p.prediction_set or ()) for c in bundle.codes] for p in answers.predictions])
+    sets, inside = None, answers.inside
+    if trust.sets is not None and inside is not None:
         sets = {"level": trust.sets.level, **measure_sets(inside, answers.y_true, answers.lesions, bundle.codes)}
     return {
         "prediction_sets": sets,
@@ -197,7 +226,7 @@ def trust_sections(answers: Answers, *, seed: int) -> dict[str, Any]:
 
 def _statuses(answers: Answers, seed: int) -> dict[str, Any]:
     """Return share, accuracy and balanced accuracy of each status, and of all, with intervals over lesions."""
-    status = np.array([p.status for p in answers.predictions])
+    status = answers.status
     weights = weightings(answers.y_true, answers.lesions, seed=seed)
 
     def row(chosen: Bools, *, lesions: int | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The report's sections on trust: calibration, answers, prediction sets, referral, novelty, artefacts, groups, failures."""
+"""The report's sections on trust: calibration, status, sets, referral, novelty, artefacts, groups, failures."""
 
 from __future__ import annotations
 
@@ -130,8 +130,8 @@ def sets(report: Mapping[str, Any]) -> Part:
         "sets",
         "Which diagnoses cannot be ruled out?",
         [
-            f"Each answer comes with a set of diagnoses. It should contain the true one for {found['level'] * 100:.0f} % "
-            "of the lesions of every class, rare ones too (class-conditional split conformal prediction). "
+            f"Each answer comes with a set of diagnoses. It should contain the true one for {found['level'] * 100:.0f} "
+            "% of the lesions of every class, rare ones too (class-conditional split conformal prediction). "
             f"Images: {sizes}."
         ],
         [Table(("class", "lesions", "coverage", "mean size"), rows)],
@@ -180,9 +180,9 @@ def novelty(report: Mapping[str, Any]) -> Part:
         "novelty",
         title,
         [
-            f"An image with a novelty score above {found['threshold']:.3f} is rejected. {found['kept'] * 100:.1f} % of these "
-            f"images are at or below it, half of them at or below {found['quantiles']['0.5']:.3f}. Whether other images "
-            "are noticed is measured for the embedded model by the project's benchmarks."
+            f"An image with a novelty score above {found['threshold']:.3f} is rejected. {found['kept'] * 100:.1f} % of "
+            f"these images are at or below it, half of them at or below {found['quantiles']['0.5']:.3f}. The project's "
+            "benchmarks measure for the embedded model whether it notices other images."
         ],
         [Table(("threshold", "images at or below it", "accuracy on these"), rows)],
     )
@@ -210,7 +210,7 @@ def controls(report: Mapping[str, Any]) -> Part:
         title,
         [
             f"{found['images']} images of {found['lesions']} lesions, each compared with itself under a synthetic "
-            "artefact. In the second table the lesion is hidden: what is above chance was learned from its surroundings."
+            "artefact. In the second table the lesion is hidden: what is above chance comes from its surroundings."
         ],
         [
             Table(("artefact", *columns.values()), rows),
@@ -297,7 +297,7 @@ def gallery(answers: Answers, names: Sequence[str], explain: Explain) -> Part:
 def worst_errors(answers: Answers, most: int = GALLERY) -> list[int]:
     """Return the rows of the worst errors: malignant lesions called benign first, then the most confident ones."""
     wrong = np.flatnonzero(~answers.right)
-    grave = [answers.bundle.codes.index(code) for code in grave_codes(answers.bundle.codes)]
+    grave = answers.places(grave_codes(answers.bundle.codes))
     missed = np.isin(answers.y_true[wrong], grave) & ~np.isin(answers.decision[wrong], grave)
     confidence = answers.probability[wrong, answers.decision[wrong]]
     order = np.lexsort((-confidence, ~missed))
