@@ -85,11 +85,6 @@ def _damaged(bundle: Bundle, why: str) -> BundleError:
     )
 
 
-def compare_held_out(held: HeldOut, codes: Sequence[str], *, seed: int) -> dict[str, Any]:
-    """Compare on all test images of the training, for the card of the bundle."""
-    return _compared(held.truth, held.model, held.probe, held.majority, held.lesions, codes, seed=seed)
-
-
 def compare_on(
     bundle: Bundle, digests: Sequence[str | None], truth: Ints, decision: Ints, lesions: Ints, *, seed: int
 ) -> dict[str, Any]:
@@ -104,71 +99,56 @@ def compare_on(
     held = read_held_out(bundle)
     places = {digest: place for place, digest in enumerate(held.hashes)}
     found = np.array([places.get((digest or "")[:HASH_CHARS], -1) for digest in digests], dtype=np.int64)
-    here = np.flatnonzero(found >= 0)
+    here, there = np.flatnonzero(found >= 0), found[found >= 0]
     if not len(here):
         return {"available": False, "reason": OTHER_IMAGES}
-    there = found[here]
+    hashes = tuple(held.hashes[place] for place in there)
+    now = HeldOut(hashes, lesions[here], truth[here], decision[here], held.probe[there], held.majority)
     return {
         "available": True,
         "images": len(here),
         "images_scored": len(digests),
         "images_of_the_split": len(held.hashes),
-        "labels_changed": int((truth[here] != held.truth[there]).sum()),
-        "decisions_changed": int((decision[here] != held.model[there]).sum()),
-        **_compared(
-            truth[here], decision[here], held.probe[there], held.majority, lesions[here], bundle.codes, seed=seed
-        ),
+        "labels_changed": int((now.truth != held.truth[there]).sum()),
+        "decisions_changed": int((now.model != held.model[there]).sum()),
+        **compare_held_out(now, bundle.codes, seed=seed),
     }
 
 
-def _compared(
-    truth: Ints, model: Ints, probe: Ints, majority: int, lesions: Ints, codes: Sequence[str], *, seed: int
-) -> dict[str, Any]:
-    """Return the figures of the three methods, the model's paired differences to the others, and what they mean."""
-    lesions = lesion_index(lesions.tolist(), len(truth))  # in the order of `scores.score`, for the same resamples
-    decisions = {MODEL: model, PROBE: probe, MAJORITY: np.full(len(truth), majority, dtype=np.int64)}
-    samples = _samples(truth, decisions, lesions, len(codes), seed)
-    count = int(lesions.max()) + 1
-    result: dict[str, Any] = {
-        "lesions": count,
-        "majority_class": codes[majority],
-        "methods": {name: _figures(rows, truth, count, codes) for name, rows in samples.items()},
-        "model_minus": {
-            name: {m: sampled_figure(samples[MODEL][m] - samples[name][m], reason="no images") for m in MEASURES}
-            for name in BASELINES
-        },
-    }
-    result["better_than_probe"] = standing(result["model_minus"][PROBE]["balanced_accuracy"]) == "better"
-    result["words"] = conclusions(result)
-    return result
+def compare_held_out(held: HeldOut, codes: Sequence[str], *, seed: int) -> dict[str, Any]:
+    """Return the figures of the three methods, the model's paired differences to the others, and what they mean.
 
-
-def _samples(
-    truth: Ints, decisions: Mapping[str, Ints], lesions: Ints, n_classes: int, seed: int
-) -> dict[str, dict[str, Floats]]:
-    """Return method -> measure -> values (1 + resamples,), the value itself first; the same resamples for all."""
-    weights, occurring = weightings(truth, lesions, seed=seed), np.unique(truth)
-    result = {}
+    All three are scored on the same resamples as in `scores.score`.
+    """
+    truth, lesions = held.truth, lesion_index(held.lesions.tolist(), len(held.truth))
+    weights, occurring, count = weightings(truth, lesions, seed=seed), np.unique(truth), int(lesions.max()) + 1
+    decisions = {MODEL: held.model, PROBE: held.probe, MAJORITY: np.full_like(truth, held.majority)}
+    methods: dict[str, dict[str, Any]] = {}
+    samples: dict[str, dict[str, Floats]] = {}
     for name, decision in decisions.items():
-        counts = metrics.class_counts(truth, decision, n_classes, weights)
-        sensitivity = metrics.sensitivity(counts)
-        result[name] = {
-            "balanced_accuracy": metrics.balanced_accuracy(counts, occurring),
-            "accuracy": metrics.accuracy(counts),
-            **{f"sensitivity_{c}": sensitivity[:, c] for c in range(n_classes)},
+        counts = metrics.class_counts(truth, decision, len(codes), weights)
+        sensitivity, accuracy = metrics.sensitivity(counts), metrics.accuracy(counts)
+        balanced = metrics.balanced_accuracy(counts, occurring)
+        samples[name] = {"balanced_accuracy": balanced, "accuracy": accuracy}
+        methods[name] = {
+            "balanced_accuracy": sampled_figure(balanced, reason="no images"),
+            "accuracy": sampled_figure(accuracy, reason="no images", lesions=count),
+            "sensitivity": {
+                codes[c]: sampled_figure(sensitivity[:, c], reason="no images of it") for c in occurring.tolist()
+            },
         }
-    return result
-
-
-def _figures(rows: Mapping[str, Floats], truth: Ints, lesions: int, codes: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {m: sampled_figure(rows[m], reason="no images") for m in MEASURES}
-    found["accuracy"] = sampled_figure(rows["accuracy"], reason="no images", lesions=lesions)
-    found["sensitivity"] = {
-        code: sampled_figure(rows[f"sensitivity_{c}"], reason="no images of it")
-        for c, code in enumerate(codes)
-        if (truth == c).any()
+    gaps = {
+        name: {m: sampled_figure(samples[MODEL][m] - samples[name][m], reason="no images") for m in MEASURES}
+        for name in BASELINES
     }
-    return found
+    found = {
+        "lesions": count,
+        "majority_class": codes[held.majority],
+        "methods": methods,
+        "model_minus": gaps,
+        "better_than_probe": standing(gaps[PROBE]["balanced_accuracy"]) == "better",
+    }
+    return found | {"words": conclusions(found)}
 
 
 def standing(difference: Mapping[str, Any]) -> str:

@@ -183,18 +183,16 @@ def _calibration_error(data: _Images, weights: Floats) -> Floats:
 
 def _class_figures(data: _Images, figures: dict[str, _Measured], c: int) -> dict[str, Any]:
     own = data.truth == c
-    n_lesions = len(np.unique(data.lesions[own]))
-    other_lesions = len(np.unique(data.lesions[~own]))
+    n_lesions, others = (len(np.unique(data.lesions[side])) for side in (own, ~own))
     absent = "no images of this class" if not own.any() else "no images of another class"
-    sensitivity_at = figures["sensitivity_at_90_specificity"]
-    return {
-        "sensitivity": figures["sensitivity"].figure(c, reason=absent, lesions=n_lesions),
-        "specificity": figures["specificity"].figure(c, reason=absent, lesions=other_lesions),
-        "auc": figures["auc"].figure(c, reason=absent),
-        "sensitivity_at_90_specificity": sensitivity_at.figure(c, reason=absent, lesions=n_lesions),
-        "n": int(own.sum()),
-        "n_lesions": n_lesions,
+    counted = {
+        "sensitivity": n_lesions,
+        "specificity": others,
+        "auc": None,
+        "sensitivity_at_90_specificity": n_lesions,
     }
+    shown = {name: figures[name].figure(c, reason=absent, lesions=count) for name, count in counted.items()}
+    return {**shown, "n": int(own.sum()), "n_lesions": n_lesions}
 
 
 def _confusion(data: _Images, cells: _Measured, class_codes: Sequence[str]) -> dict[str, Any]:
@@ -222,9 +220,4 @@ def _without_spread(value: float, lesions: int | None) -> Figure:
         bound = ((1.0 - LEVEL) / 2.0) ** (1.0 / lesions)
         low, high = (bound, 1.0) if value == 1.0 else (0.0, 1.0 - bound)
         return {"value": value, "low": low, "high": high, "note": f"exact binomial limits, {lesions} lesions"}
-    return {
-        "value": value,
-        "low": None,
-        "high": None,
-        "reason": "the resamples do not differ: too few lesions or errors",
-    }
+    return no_figure("the resamples do not differ: too few lesions or errors") | {"value": value}

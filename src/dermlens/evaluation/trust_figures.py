@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dermlens.bundle.bundle import Bundle
-from dermlens.bundle.decision import DecisionRule, decide, probabilities
+from dermlens.bundle.decision import Calibration, DecisionRule, decide, probabilities
 from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import RESAMPLES, sampled_figure, weightings
 from dermlens.evaluation.conformal import measure_sets
@@ -66,7 +66,8 @@ class Answers:
         point = self.bundle.trust.operating_point
         if point is None:
             return None
-        return self.probability[:, self.places(point.codes)].sum(axis=1) >= point.threshold
+        referred: Bools = self.probability[:, self.places(point.codes)].sum(axis=1) >= point.threshold
+        return referred
 
     def places(self, codes: Sequence[str]) -> list[int]:
         """Return the columns of some classes."""
@@ -102,30 +103,35 @@ def calibration(answers: Answers, *, seed: int = 0) -> dict[str, Any]:
         For "before" and "after" the calibration error, Brier score, log loss and the points of the reliability
         diagrams; `chance` is the error that perfect probabilities would show on so few lesions.
     """
-    fitted, codes = answers.bundle.calibration, answers.bundle.codes
-    raw = probabilities(answers.logits, replace(fitted, temperature=1.0, bias=()))
-    both = {"before": raw, "after": answers.probability}
-    result: dict[str, Any] = {
+    fitted, codes, truth = answers.bundle.calibration, answers.bundle.codes, answers.y_true
+    raw = probabilities(answers.logits, Calibration(1.0, fitted.prior, fitted.training_prior))
+    before, after = (_quality(truth, values, codes) for values in (raw, answers.probability))
+    return {
         "temperature": fitted.temperature,
         "bias": dict(zip(codes, fitted.bias, strict=True)),
         "bias_test": answers.bundle.card["calibration_fit"]["bias"],
+        "before": before,
+        "after": after,
+        "classwise_ece": after["classwise_ece"],
+        "chance": error_by_chance(answers.probability.max(axis=1), answers.lesions, seed=seed),
     }
-    for name, values in both.items():
-        result[name] = {
-            "ece": metrics.expected_calibration_error(answers.y_true, values),
-            "brier": metrics.brier_loss(answers.y_true, values),
-            "log_loss": metrics.log_loss(answers.y_true, values),
-            "reliability": _reliability(answers.y_true, values),
-            "classwise_ece": {code: _class_error(answers.y_true == c, values[:, c]) for c, code in enumerate(codes)},
-            "classwise_reliability": {
-                code: _class_reliability(answers.y_true == c, values[:, c])
-                for c, code in enumerate(codes)
-                if (answers.y_true == c).any()
-            },
-        }
-    result["classwise_ece"] = result["after"]["classwise_ece"]
-    result["chance"] = error_by_chance(answers.probability.max(axis=1), answers.lesions, seed=seed)
-    return result
+
+
+def _quality(truth: Ints, probability: Floats, codes: Sequence[str]) -> dict[str, Any]:
+    """Return how good probabilities are; a class without images has an error and no diagram."""
+    classes = [(code, truth == c, probability[:, c]) for c, code in enumerate(codes)]
+    confidence, correct = metrics.top_label(truth, probability)
+    bins = metrics.equal_mass_bins(confidence, _bin_count(len(truth), 20))
+    return {
+        "ece": metrics.expected_calibration_error(truth, probability),
+        "brier": metrics.brier_loss(truth, probability),
+        "log_loss": metrics.log_loss(truth, probability),
+        "reliability": _points(confidence, correct, bins),
+        "classwise_ece": {code: _class_error(positive, values) for code, positive, values in classes},
+        "classwise_reliability": {
+            code: _class_reliability(positive, values) for code, positive, values in classes if positive.any()
+        },
+    }
 
 
 def error_by_chance(confidence: Floats, lesions: Ints, *, seed: int) -> dict[str, float]:
@@ -144,11 +150,6 @@ def error_by_chance(confidence: Floats, lesions: Ints, *, seed: int) -> dict[str
         right = generator.random(int(lesions.max()) + 1)[lesions] < confidence
         errors.append(float(np.abs((confidence - right) @ member).sum()) / len(confidence))
     return {"mean": float(np.mean(errors)), "high": float(np.quantile(errors, 0.95))}
-
-
-def _reliability(y_true: Ints, probability: Floats) -> dict[str, list[float]]:
-    confidence, correct = metrics.top_label(y_true, probability)
-    return _points(confidence, correct, metrics.equal_mass_bins(confidence, _bin_count(len(y_true), 20)))
 
 
 def _class_reliability(positive: Bools, probability: Floats) -> dict[str, list[float]]:
