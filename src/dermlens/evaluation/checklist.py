@@ -41,10 +41,7 @@ def checklist(card: Mapping[str, Any], report: Mapping[str, Any]) -> list[tuple[
         ("Bias from facts about patients", "subgroups", "the network gets only pixels"),
         ("Separation of training and test", *_separation(data)),
         ("Sizes of the parts", *_found(data["roles"], "data", "not recorded")),
-        (
-            "Test from elsewhere",
-            *_found(apart or None, "data", "these images are from the data set of the model"),
-        ),
+        ("Test from elsewhere", *_found(apart or None, "data", "these images are from the data set of the model")),
         ("Several devices", *_found(groups.get("source"), "subgroups", "sources are not recorded")),
         ("How often each class occurs", "results", "table by class"),
         ("Images that are no such lesions", *_found(novelty, "novelty", "no novelty score in this bundle")),

@@ -34,11 +34,7 @@ from dermlens.reporting.progress import track
 from dermlens.text import figure
 
 ANY_SIZE = 2**40  # the answer was given, so the limits were kept
-FILES = {
-    "report.html": "the report, for people",
-    "metrics.json": "every figure",
-    "predictions.csv": "every image",
-}
+FILES = {"report.html": "the report, for people", "metrics.json": "every figure", "predictions.csv": "every image"}
 
 
 @dataclass(frozen=True)
@@ -216,11 +212,7 @@ def _trust(
     def load(row: int) -> Pixels:
         record = records[row]
         return load_image(
-            record.path,
-            bundle.input_spec,
-            frame_aspect=record.frame_aspect,
-            max_bytes=ANY_SIZE,
-            max_pixels=ANY_SIZE,
+            record.path, bundle.input_spec, frame_aspect=record.frame_aspect, max_bytes=ANY_SIZE, max_pixels=ANY_SIZE
         )
 
     groups = []

@@ -106,9 +106,7 @@ def sensitivity_at_specificity(positive: npt.ArrayLike, score: npt.ArrayLike, sp
     """
     if not 0.0 <= specificity <= 1.0:
         raise UsageError(
-            f"Specificity must lie between 0 and 1: got {specificity}.",
-            remedy="Write 90 % as 0.9.",
-            code="specificity",
+            f"Specificity must lie between 0 and 1: got {specificity}.", remedy="Write 90 % as 0.9.", code="specificity"
         )
     return float(sensitivity_at(_curve(positive, score), specificity)[0])
 

@@ -185,12 +185,7 @@ def _class_figures(data: _Images, figures: dict[str, _Measured], c: int) -> dict
     own = data.truth == c
     n_lesions, others = (len(np.unique(data.lesions[side])) for side in (own, ~own))
     absent = "no images of this class" if not own.any() else "no images of another class"
-    counted = {
-        "sensitivity": n_lesions,
-        "specificity": others,
-        "auc": None,
-        "sensitivity_at_90_specificity": n_lesions,
-    }
+    counted = {"sensitivity": n_lesions, "specificity": others, "auc": None, "sensitivity_at_90_specificity": n_lesions}
     shown = {name: figures[name].figure(c, reason=absent, lesions=count) for name, count in counted.items()}
     return {**shown, "n": int(own.sum()), "n_lesions": n_lesions}
 

@@ -212,10 +212,7 @@ def controls(report: Mapping[str, Any]) -> Part:
             f"{found['images']} images of {found['lesions']} lesions, each compared with itself under a synthetic "
             "artefact. In the second table the lesion is hidden: what is above chance comes from its surroundings."
         ],
-        [
-            Table(("artefact", *columns.values()), rows),
-            Table(("image", "balanced accuracy", "chance"), without),
-        ],
+        [Table(("artefact", *columns.values()), rows), Table(("image", "balanced accuracy", "chance"), without)],
     )
 
 
