@@ -24,7 +24,7 @@ from dermlens.evaluation.subgroups import (
     subgroups,
     typology_angle,
 )
-from dermlens.evaluation.trust_figures import answers_of
+from dermlens.evaluation.trust_sections import answers_of
 from dermlens.text import figure
 
 COLUMNS = {

@@ -22,9 +22,8 @@ from dermlens.data.records import Record
 from dermlens.evaluation.checklist import MISSING, checklist
 from dermlens.evaluation.evaluate import evaluate
 from dermlens.evaluation.fit_trust import index_of
-from dermlens.evaluation.report import verdict
-from dermlens.evaluation.trust_figures import Answers, error_by_chance
-from dermlens.evaluation.trust_sections import worst_errors
+from dermlens.evaluation.report import verdict, worst_errors
+from dermlens.evaluation.trust_sections import Answers, error_by_chance
 
 
 def paint(folder: Path) -> Path:

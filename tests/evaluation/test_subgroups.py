@@ -18,7 +18,7 @@ from dermlens.evaluation.subgroups import (
     tone_of,
     typology_angle,
 )
-from dermlens.evaluation.trust_figures import Answers
+from dermlens.evaluation.trust_sections import Answers
 from dermlens.inference.prediction import Prediction
 
 

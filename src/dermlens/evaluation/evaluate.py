@@ -26,7 +26,7 @@ from dermlens.evaluation.controls import run_controls
 from dermlens.evaluation.report import write_report
 from dermlens.evaluation.scores import score
 from dermlens.evaluation.subgroups import groups_of, skin_tone_sentence, subgroups, typology_angle
-from dermlens.evaluation.trust_figures import Answers, answers_of, calibration, decision_rules, trust_sections
+from dermlens.evaluation.trust_sections import Answers, answers_of, calibration, decision_rules, trust_sections
 from dermlens.files import write_csv, write_text
 from dermlens.inference.prediction import Prediction
 from dermlens.inference.predictor import DECODE_THREADS, Predictor

@@ -1,28 +1,36 @@
-"""The figures of an evaluation -> its HTML report: a verdict in plain words, then one section per question."""
+"""The figures of an evaluation -> its HTML report: a verdict in plain words, then one section per question.
+
+`templates/evaluation.html` shows metrics.json. Here is made what it does not hold: the verdict, plots and pictures.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from dermlens.bundle.bundle import Bundle
+from dermlens.bundle.card_text import bias_words
+from dermlens.bundle.trust import grave_codes
 from dermlens.data.images import Pixels
 from dermlens.diagnoses import DISCLAIMER, display_name
-from dermlens.evaluation import metrics, trust_sections
-from dermlens.evaluation.baselines import MEASURES, MODEL, describe_images, method_name
-from dermlens.evaluation.checklist import MISSING, checklist
+from dermlens.evaluation import metrics
+from dermlens.evaluation.baselines import describe_images, method_name
+from dermlens.evaluation.checklist import checklist
+from dermlens.evaluation.subgroups import MIN_LESIONS
 from dermlens.evaluation.thresholds import aims
-from dermlens.evaluation.trust_figures import Answers
-from dermlens.evaluation.trust_sections import Explain, Part, Table
+from dermlens.evaluation.trust_sections import Answers
 from dermlens.html import data_uri, write_page
-from dermlens.reporting.plots import confusion_png, curves_png
+from dermlens.inference.explain import Explanation
+from dermlens.reporting.plots import benefit_png, confusion_png, curves_png, reliability_by_class_png, reliability_png
+from dermlens.reporting.terminal import neighbours_words
 from dermlens.text import figure
 
+GALLERY = 12
+NEIGHBOURS = 3
 FEW_NAMELESS = 0.1  # the share of images without lesion or ISIC id up to which copies count as recognised
 PEOPLE = ("age", "sex", "site", "skin type (Fitzpatrick)")  # recorded, and known when the image is taken
 GOOD_ECE = 0.05
@@ -30,6 +38,8 @@ CHANCE_SLACK = 1e-6  # a network that always gives one answer is at chance, to r
 _ROLES = ("train", "select", "calibrate", "test")
 _JPEG_QUALITY = 85
 _FIGURE = re.compile(r"-?\d[\d.]*( \[[-\d., ]+\])?$")  # 0.712 [0.650, 0.771], not to be broken over lines
+
+Explain = Callable[[int], Explanation]
 
 
 def write_report(
@@ -45,45 +55,39 @@ def write_report(
     Raises:
         StorageError: the file cannot be written.
     """
-    bundle = answers.bundle
-    title = f"{bundle.name} {bundle.version}"
+    bundle, found = answers.bundle, report["baselines"]
+    data, bias_test = bundle.card["data"], report["calibration"]["bias_test"]
+    groups = [(axis, *item) for axis, rows in report["subgroups"].items() for item in rows.items()]
     write_page(
         path,
         "evaluation.html",
-        title=title,
-        about=f"{title} on {report['n']} images, {report['n_lesions']} {describe_lesions(report['counts'])}, from "
-        f"{Path(report['data']).name or report['data']}; 95 % intervals from a bootstrap over lesions.",
+        report=report,
+        bundle=bundle,
+        card={**data, "licence": bundle.card["licence"], "role_names": _ROLES},
+        title=f"{bundle.name} {bundle.version}",
+        lesions=describe_lesions(report["counts"]),
+        source=Path(report["data"]).name or report["data"],
         verdict=verdict(report),
-        figures=_figures(report),
-        parts=[
-            _model(bundle),
-            _results(report),
-            _baselines(report),
-            _curves(answers),
-            trust_sections.calibration(report),
-            trust_sections.status(report),
-            trust_sections.sets(report),
-            trust_sections.referral(report),
-            trust_sections.novelty(report),
-            trust_sections.controls(report),
-            trust_sections.subgroups(report),
-            trust_sections.gallery(answers, names, explain),
-            _data(report, bundle),
-            _checklist(report, bundle),
-        ],
+        tiles=_tiles(report),
+        plots=_plots(report, answers),
+        shots=_gallery(answers, names, explain),
+        checklist=checklist(bundle.card, report),
+        method_names={name: method_name(name, found) for name in found.get("methods", ())},
+        compared_images=describe_images(found) if found["available"] else "",
+        bias_test="" if bias_test is None else bias_words(bias_test),
+        watched=" + ".join(map(display_name, (report["controls"] or {}).get("watched", ()))),
+        groups=[group for group in groups if group[2]["n_lesions"] >= MIN_LESIONS],
+        small_groups=_small_groups(report["subgroups"]),
+        min_lesions=MIN_LESIONS,
         disclaimer=DISCLAIMER,
         is_figure=_FIGURE.match,
+        figure=figure,
+        display_name=display_name,
         data_uri=data_uri,
-        jpeg=_jpeg,
     )
 
 
-def _jpeg(pixels: Pixels) -> str:
-    _, code = cv2.imencode(".jpg", np.ascontiguousarray(pixels[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    return data_uri(code.tobytes(), "image/jpeg")
-
-
-def _figures(report: Mapping[str, Any]) -> dict[str, str]:
+def _tiles(report: Mapping[str, Any]) -> dict[str, str]:
     """Return the tiles: number by name, with its interval."""
     rows = {
         "balanced accuracy": report["balanced_accuracy"],
@@ -102,84 +106,31 @@ def _figures(report: Mapping[str, Any]) -> dict[str, str]:
     return tiles
 
 
-def _model(bundle: Bundle) -> Part:
-    licence, limits = bundle.card["licence"], bundle.card["data"]["not_tested_on"]
-    lines = [
-        bundle.scope,
-        f"SHA-256 of its bundle.json: {bundle.sha256}.",
-        *([f"Not tested on: {'; '.join(limits)}."] if limits else []),
-        f"Weights: {licence['weights']}. Code: {licence['code']}.",
-    ]
-    return Part("model", "The model", lines)
-
-
-def _results(report: Mapping[str, Any]) -> Part:
-    measures = {
-        "sensitivity": "sensitivity",
-        "specificity": "specificity",
-        "auc": "AUC",
-        "sensitivity_at_90_specificity": "sensitivity at 90 % specificity",
+def _small_groups(table: Mapping[str, Any]) -> list[str]:
+    """Name the groups that are too small to be scored, with their lesions, by axis."""
+    small = {
+        axis: [f"{name} ({row['n_lesions']})" for name, row in rows.items() if row["n_lesions"] < MIN_LESIONS]
+        for axis, rows in table.items()
     }
-    rows = [
-        [
-            f"{display_name(code)} ({code})",
-            f"{row['n']} ({row['n_lesions']})",
-            *(figure(row[name]) for name in measures),
-        ]
-        for code, row in report["per_class"].items()
-    ]
-    rules = [
-        [
-            name + (" (in use)" if row["in_use"] else ""),
-            f"{row['accuracy']:.3f}",
-            f"{row['balanced_accuracy']:.3f}",
-            *("n/a" if share is None else f"{share:.2f}" for share in row["sensitivity"].values()),
-        ]
-        for name, row in report["decision_rules"].items()
-    ]
-    matrix = confusion_png(report["confusion_matrix"]["value"], report["confusion_matrix"]["classes"])
-    return Part(
-        "results",
-        "Results by diagnosis",
-        tables=[
-            Table(("diagnosis", "images (lesions)", *measures.values()), rows),
-            Table(("decision rule", "accuracy", "balanced accuracy", *report["per_class"]), rules),
-        ],
-        plots=[(matrix, "Confusion matrix: rows are true, columns are given; darker is a larger share of the row.")],
-        note="With fewer than about 20 lesions an interval is too narrow. The second table compares decision rules, "
-        "with the sensitivity for each class.",
-    )
+    return [f"{axis}: {', '.join(names)}" for axis, names in small.items() if names]
 
 
-def _baselines(report: Mapping[str, Any]) -> Part:
-    found, title = report["baselines"], "Is it better than simple baselines?"
-    if not found["available"]:
-        return Part("baselines", title, [found["reason"]])
-    methods = found["methods"]
-    rows = [[measure.replace("_", " "), *(figure(row[measure]) for row in methods.values())] for measure in MEASURES]
-    rows += [
-        [f"sensitivity, {display_name(code)}", *(figure(row["sensitivity"][code], 2) for row in methods.values())]
-        for code in methods[MODEL]["sensitivity"]
-    ]
-    gaps = [
-        [f"model minus {method_name(name, found)}", *(figure(row[measure]) for measure in MEASURES)]
-        for name, row in found["model_minus"].items()
-    ]
-    return Part(
-        "baselines",
-        title,
-        found["words"],
-        [
-            Table(("", *(method_name(name, found) for name in methods)), rows),
-            Table(("paired difference", "balanced accuracy", "accuracy"), gaps),
-        ],
-        note=f"{describe_images(found)}. The probe is a logistic regression on features of the network before "
-        "training; differences use the same resampled lesions.",
-    )
+def _plots(report: Mapping[str, Any], answers: Answers) -> dict[str, bytes]:
+    """Return the plots as PNG by name; empty where there is nothing to plot."""
+    matrix, calibration = report["confusion_matrix"], [report["calibration"][when] for when in ("before", "after")]
+    curves = report["decision_curves"]
+    return {
+        "confusion": confusion_png(matrix["value"], matrix["classes"]),
+        "reliability": reliability_png(*(each["reliability"] for each in calibration)),
+        "reliability_by_class": reliability_by_class_png(*(each["classwise_reliability"] for each in calibration)),
+        "benefit": benefit_png(curves) if curves else b"",
+        **_curves(answers),
+    }
 
 
-def _curves(answers: Answers) -> Part:
-    codes, title = answers.bundle.codes, "How well does it separate the diagnoses?"
+def _curves(answers: Answers) -> dict[str, bytes]:
+    """Return the ROC and the precision-recall curves of each class and aim against all others."""
+    codes = answers.bundle.codes
     roc: dict[str, list[list[float]]] = {}
     precision: dict[str, list[list[float]]] = {}
     for name, members in {**aims(codes), **{code: (code,) for code in codes if code != "MEL"}}.items():
@@ -192,47 +143,48 @@ def _curves(answers: Answers) -> Part:
         roc[name] = [(alarms / alarms[-1]).tolist(), (hits / hits[-1]).tolist()]
         precision[name] = [(hits[1:] / hits[-1]).tolist(), (hits[1:] / (hits[1:] + alarms[1:])).tolist()]
     if not roc:
-        return Part("curves", title, ["All of these images are of one class, so this cannot be measured."])
-    plots = [
-        (curves_png(roc, ("1 - specificity", "sensitivity"), diagonal=True), "ROC, each class against all others."),
-        (
-            curves_png(precision, ("sensitivity (recall)", "precision"), diagonal=False),
-            "Precision and recall; precision depends on how common a class is in this data.",
-        ),
-    ]
-    return Part("curves", title, plots=plots)
+        return {"roc": b"", "precision": b""}
+    return {
+        "roc": curves_png(roc, ("1 - specificity", "sensitivity"), diagonal=True),
+        "precision": curves_png(precision, ("sensitivity (recall)", "precision"), diagonal=False),
+    }
 
 
-def _data(report: Mapping[str, Any], bundle: Bundle) -> Part:
-    counts, data = report["counts"], bundle.card["data"]
-    lines = [
-        f"{counts['images']} images: {counts['scored']} scored, {counts['set_aside_as_seen']} left out because the "
-        f"model has seen them or their lesion, {sum(counts['class_not_in_model'].values())} of classes that the model "
-        f"does not have, {counts['unreadable']} unreadable. {counts['of_the_models_own_test']} of the scored images "
-        "are from the test split of the model's own data set.",
-        *report["notes"],
-        *(f"Audit: {line}" for line in report["audit"]),
-        f"Fingerprint of this data: {report['fingerprint']}; of the training data: {data['fingerprint']}.",
-        *(f"Training data: {source}" for source in data["sources"]),
-    ]
-    rows = [
-        [code, *(f"{cells[r][0]} ({cells[r][1]})" if r in cells else "0" for r in _ROLES)]
-        for code, cells in data["roles"].items()
-    ]
-    return Part("data", "The data", lines, [Table(("training data, images (lesions)", *_ROLES), rows)] if rows else ())
+def _gallery(answers: Answers, names: Sequence[str], explain: Explain) -> list[dict[str, Any]]:
+    """Return the worst errors with their heat maps and the training lesions nearest to them."""
+    shots = []
+    bundle = answers.bundle
+    examples = bundle.examples() if bundle.has_examples else None
+    for row in worst_errors(answers):
+        explanation, prediction = explain(row), answers.predictions[row]
+        truth, given = (display_name(bundle.codes[int(c)]) for c in (answers.y_true[row], answers.decision[row]))
+        share = answers.probability[row, answers.decision[row]] * 100
+        embedding = prediction.embedding
+        near = () if examples is None or embedding is None else examples.nearest(embedding, NEIGHBOURS)
+        shots.append(
+            {
+                "pictures": [_jpeg(explanation.image), _jpeg(explanation.overlay())],
+                "label": f"{truth}, called {given} ({share:.0f} %), {prediction.status}",
+                "name": names[row],
+                "nearest": neighbours_words(near) if near else "",
+            }
+        )
+    return shots
 
 
-def _checklist(report: Mapping[str, Any], bundle: Bundle) -> Part:
-    rows = [
-        [item, f"missing: {text}" if where == MISSING else f"#{where} {text}"]
-        for item, where, text in checklist(bundle.card, report)
-    ]
-    return Part(
-        "checklist",
-        "Checklist",
-        ["After CLEAR Derm (Daneshjou et al. 2022) and the fields of a model card (Mitchell et al. 2019)."],
-        [Table(("item", "where this report answers it"), rows)],
-    )
+def _jpeg(pixels: Pixels) -> str:
+    _, code = cv2.imencode(".jpg", np.ascontiguousarray(pixels[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    return data_uri(code.tobytes(), "image/jpeg")
+
+
+def worst_errors(answers: Answers, most: int = GALLERY) -> list[int]:
+    """Return the rows of the worst errors: malignant lesions called benign first, then the most confident ones."""
+    wrong = np.flatnonzero(~answers.right)
+    grave = answers.places(grave_codes(answers.bundle.codes))
+    missed = np.isin(answers.y_true[wrong], grave) & ~np.isin(answers.decision[wrong], grave)
+    confidence = answers.probability[wrong, answers.decision[wrong]]
+    order = np.lexsort((-confidence, ~missed))
+    return [int(row) for row in wrong[order][:most]]
 
 
 def verdict(report: Mapping[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ from dermlens.data.records import Record
 from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import no_figure, sampled_figure, weightings
 from dermlens.evaluation.metrics import Bools, Floats
-from dermlens.evaluation.trust_figures import Answers
+from dermlens.evaluation.trust_sections import Answers
 
 MIN_LESIONS = 20
 MIN_OF_KIND = 10  # lesions with, and without, what is looked for
