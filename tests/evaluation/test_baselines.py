@@ -29,6 +29,7 @@ from dermlens.evaluation.bootstrap import paired_difference
 from dermlens.evaluation.evaluate import evaluate
 
 CODES = ("MEL", "NV", "VASC")
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 def held_out(model_errors: int, probe_errors: int, n: int = 240) -> HeldOut:

@@ -20,6 +20,8 @@ from dermlens.data.manifest import read_dataset
 from dermlens.errors import DataError, StorageError
 from dermlens.evaluation.evaluate import evaluate, map_label
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 
 def paint(folder: Path, per_class: int = 12) -> Path:
     rng = np.random.default_rng(0)

@@ -37,7 +37,8 @@ def lesion_index(groups: Iterable[Hashable | None], n: int) -> Ints:
     """
     numbers: dict[Hashable, int] = {}
     index = [
-        numbers.setdefault(("unnamed", i) if _is_unnamed(group) else ("named", group), len(numbers))
+        # NaN is the one value that is not equal to itself
+        numbers.setdefault(("unnamed", i) if group in (None, "") or group != group else ("named", group), len(numbers))
         for i, group in enumerate(groups)
     ]
     if len(index) != n:
@@ -182,7 +183,3 @@ def _difference(truth: Ints, decisions: list[Ints], metric: Metric, weights: Flo
         return metrics.accuracy(a) - metrics.accuracy(b)
     occurring = np.unique(truth)
     return metrics.balanced_accuracy(a, occurring) - metrics.balanced_accuracy(b, occurring)
-
-
-def _is_unnamed(group: Hashable | None) -> bool:
-    return group is None or group == "" or group != group  # NaN is the one value unlike itself

@@ -63,19 +63,14 @@ def checklist(card: Mapping[str, Any], report: Mapping[str, Any]) -> list[tuple[
 def _model_card(card: Mapping[str, Any], report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """The fields of a model card that CLEAR Derm does not ask for."""
     dated = f"version {card['version']}, made {card['created']}"
-    limits = card["data"]["not_tested_on"]
+    limits, fitted = card["data"]["not_tested_on"], card["calibration_fit"]["fitted"]
+    points = report["operating_points"]
     return [
         ("Version, date and licence", "model", f"{dated}; {card['licence']['weights']}"),
         ("Who it is for", "model", "research and decision support by people who know skin; not for self-diagnosis"),
         ("Uses out of scope", *_found(limits, "model", "not recorded in this bundle")),
-        (
-            "Thresholds of decisions",
-            *_found(report.get("operating_points"), "referral", "no operating points in this bundle"),
-        ),
-        (
-            "How sure the probabilities are",
-            *_found(card["calibration_fit"]["fitted"], "calibration", "the probabilities are not calibrated"),
-        ),
+        ("Thresholds of decisions", *_found(points, "referral", "no operating points in this bundle")),
+        ("How reliable the probabilities are", *_found(fitted, "calibration", "the probabilities are not calibrated")),
         ("Groups that belong to two", MISSING, "each fact about patients is evaluated on its own"),
         ("Consent and privacy", MISSING, "the terms of the data's sources are not checked"),
         ("Whom to tell of errors", MISSING, "the person who shares this model"),

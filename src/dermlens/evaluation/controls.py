@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ def run_controls(
     answers = answer_changes(bundle, load, rows, changes, seed=seed, console=console)
     truth, groups = y_true[rows], np.unique(lesions[rows], return_inverse=True)[1].astype(np.int64)
     weights = weightings(truth, groups, seed=seed)
-    watched = _watched(bundle.codes)
+    watched = ("MEL",) if "MEL" in bundle.codes else grave_codes(bundle.codes) or (bundle.codes[0],)
     columns = [bundle.codes.index(code) for code in watched]
     before, decided = answers[AS_IT_IS]
     n_lesions = int(groups.max()) + 1
@@ -97,10 +97,6 @@ def drawn_rows(n: int, most: int, seed: int) -> Ints:
     return rows if n <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
-def _watched(codes: Sequence[str]) -> tuple[str, ...]:
-    return ("MEL",) if "MEL" in codes else grave_codes(codes) or (codes[0],)
-
-
 def answer_changes(
     bundle: Bundle,
     load: Callable[[int], Pixels],
@@ -112,7 +108,7 @@ def answer_changes(
 ) -> dict[str, tuple[Floats, Ints]]:
     """Return (probability, decision) of the images `rows` under every change.
 
-    Each image draws its artefacts from a generator of its own, so two models are shown the same pictures.
+    Each image draws its artefacts from a generator of its own, so two models get the same images.
     """
     runtime = Runtime(bundle.graph_path)
     logits: dict[str, list[np.ndarray]] = {name: [] for name in changes}

@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from dermlens.audit.findings import audit, hash_records, summary
-from dermlens.bundle.bundle import Bundle, Seen
+from dermlens.bundle.bundle import Bundle
 from dermlens.data.images import Pixels, load_image
 from dermlens.data.manifest import manifest_sha256
 from dermlens.data.records import Dataset, Record, data_fingerprint, lesions
@@ -143,17 +143,13 @@ def _sort(bundle: Bundle, records: Sequence[Record], hashes: Sequence[str | None
 
     def row(record: Record, digest: str | None, lesion: str) -> Row:
         label = map_label(record.diagnosis, bundle.codes)
-        if reason := _reason(seen, record, digest):
+        if reason := seen.reason(digest, record.lesion_id, record.isic_id):
             return Row(record, label, lesion, "set_aside", reason)
         if label is None:
             return Row(record, None, lesion, "class_not_in_model", f"the model has no class {record.diagnosis}")
         return Row(record, label, lesion, "scored")
 
     return [row(*each) for each in zip(records, hashes, map(str, lesions(records, hashes)), strict=True)]
-
-
-def _reason(seen: Seen, record: Record, digest: str | None) -> str | None:
-    return seen.reason(digest, record.lesion_id, record.isic_id)
 
 
 def map_label(diagnosis: str, codes: Sequence[str]) -> str | None:
@@ -198,7 +194,7 @@ def _counts(bundle: Bundle, rows: Sequence[Row], hashes: Sequence[str | None]) -
         "set_aside_by_reason": dict(set_aside),
         "class_not_in_model": dict(Counter(row.record.diagnosis for row in rows if row.status == "class_not_in_model")),
         "unreadable": sum(row.status == "error" for row in rows),
-        "of_the_models_own_test": sum(_reason(tested_on, *each) is not None for each in scored),
+        "of_the_models_own_test": sum(tested_on.reason(h, r.lesion_id, r.isic_id) is not None for r, h in scored),
         "scored_without_lesion_id": sum(not (record.lesion_id or record.isic_id) for record, _ in scored),
     }
 

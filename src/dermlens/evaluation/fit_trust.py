@@ -139,16 +139,24 @@ def run_model(model: Calibrated, runtime: Runtime, images: Labelled, console: Co
     """Run the model over images; one that cannot be read is left out."""
     rows: list[int] = []
     embeddings, logits, qualities = [], [], []
+
+    def load(record: Record) -> Pixels | None:
+        try:
+            return load_image(record.path, model.input_spec, frame_aspect=record.frame_aspect)
+        except ImageError:
+            return None
+
     with ThreadPoolExecutor(DECODE_THREADS) as pool, track(what, len(images.records), console) as advance:
         for start in range(0, len(images.records), BATCH):
-            places, batch = readable(images.records[start : start + BATCH], model.input_spec, pool)
-            rows += [start + place for place in places]
+            loaded = list(enumerate(pool.map(load, images.records[start : start + BATCH]), start))
+            rows += [row for row, pixels in loaded if pixels is not None]
+            batch = [pixels for _, pixels in loaded if pixels is not None]
             if batch:
                 outputs = runtime.run(np.stack(batch))
                 embeddings.append(outputs.embedding)
                 logits.append(outputs.logits)
                 qualities += [measure(pixels) for pixels in batch]
-            advance(min(BATCH, len(images.records) - start))
+            advance(len(loaded))
     scores = np.concatenate([np.zeros((0, len(model.codes)), np.float32), *logits])
     probability = probabilities(scores, model.calibration)
     chosen = np.array(rows, dtype=np.int64)
@@ -161,20 +169,6 @@ def run_model(model: Calibrated, runtime: Runtime, images: Labelled, console: Co
         tuple(qualities),
         scores,
     )
-
-
-def readable(records: Sequence[Record], spec: InputSpec, pool: ThreadPoolExecutor) -> tuple[list[int], list[Pixels]]:
-    """Decode images side by side; return the places of those that can be read, and their pixels."""
-
-    def load(record: Record) -> Pixels | None:
-        try:
-            return load_image(record.path, spec, frame_aspect=record.frame_aspect)
-        except ImageError:
-            return None
-
-    loaded = list(pool.map(load, records))
-    places = [place for place, pixels in enumerate(loaded) if pixels is not None]
-    return places, [pixels for pixels in loaded if pixels is not None]
 
 
 def _min_confidence(sample: Sample) -> float:

@@ -58,8 +58,12 @@ class _Measured:
         value, low, high = (float(numbers[k]) for numbers in (self.value, self.low, self.high))
         if not np.isfinite(value):
             return no_figure(reason)
+        if low == high and lesions and value in (0.0, 1.0):
+            bound = ((1.0 - LEVEL) / 2.0) ** (1.0 / lesions)
+            low, high = (bound, 1.0) if value == 1.0 else (0.0, 1.0 - bound)
+            return {"value": value, "low": low, "high": high, "note": f"exact binomial limits, {lesions} lesions"}
         if low == high:
-            return _without_spread(value, lesions)
+            return no_figure("the resamples do not differ: too few lesions or errors") | {"value": value}
         figure: Figure = {"value": value, "low": low, "high": high}
         if self.used[k] < self.resamples:
             figure["resamples_used"] = int(self.used[k])
@@ -98,8 +102,7 @@ def score(
     """
     data = _check(y_true, probabilities, decisions, groups, class_codes)
     figures = _bootstrap(data, resamples, seed)
-    n = len(data.truth)
-    n_lesions = int(data.lesions.max()) + 1
+    n, n_lesions = len(data.truth), int(data.lesions.max()) + 1
     one_class = "the images are all of one class"
     return {
         "n": n,
@@ -139,10 +142,8 @@ def _check(
 
 def _bootstrap(data: _Images, resamples: int, seed: int) -> dict[str, _Measured]:
     values = _measure(data, np.ones((1, len(data.truth))))
-    blocks = [
-        _measure(data, weights)
-        for weights in resample_weights(data.truth, data.lesions, resamples=resamples, seed=seed)
-    ]
+    drawn = resample_weights(data.truth, data.lesions, resamples=resamples, seed=seed)
+    blocks = [_measure(data, weights) for weights in drawn]
     measured = {}
     for name, value in values.items():
         low, high, used = percentile_interval(np.concatenate([block[name] for block in blocks]))
@@ -157,28 +158,23 @@ def _measure(data: _Images, weights: Floats) -> dict[str, Floats]:
     curves = (metrics.roc(data.truth == c, data.probability[:, c], weights) for c in range(n_classes))
     pairs = [(metrics.area(curve), metrics.sensitivity_at(curve, AT_SPECIFICITY)) for curve in curves]
     auc, at_specificity = (np.stack(columns, axis=1) for columns in zip(*pairs, strict=True))
-    losses = {"brier": metrics.squared_errors, "log_loss": metrics.log_errors}
+    brier, log_loss = (loss(data.truth, data.probability) for loss in (metrics.squared_errors, metrics.log_errors))
+    confidence, correct = metrics.top_label(data.truth, data.probability)
+    ece = metrics.calibration_error(confidence, correct, data.ece_bins, weights)[:, None]
     occurring, unknown = np.unique(data.truth), np.full((len(weights), 1), np.nan)
     return {
         "accuracy": metrics.accuracy(counts)[:, None],
         "balanced_accuracy": metrics.balanced_accuracy(counts, occurring)[:, None],
         "macro_auc": auc[:, occurring].mean(axis=1, keepdims=True) if len(occurring) > 1 else unknown,
-        "ece": _calibration_error(data, weights) if len(data.truth) >= metrics.MIN_ECE_IMAGES else unknown,
-        **{
-            name: metrics.mean_loss(loss(data.truth, data.probability), weights)[:, None]
-            for name, loss in losses.items()
-        },
+        "ece": ece if len(data.truth) >= metrics.MIN_ECE_IMAGES else unknown,
+        "brier": metrics.mean_loss(brier, weights)[:, None],
+        "log_loss": metrics.mean_loss(log_loss, weights)[:, None],
         "sensitivity": metrics.sensitivity(counts),
         "specificity": metrics.specificity(counts),
         "auc": auc,
         "sensitivity_at_90_specificity": at_specificity,
         "cells": metrics.cell_counts(data.cells, weights)[1],
     }
-
-
-def _calibration_error(data: _Images, weights: Floats) -> Floats:
-    confidence, correct = metrics.top_label(data.truth, data.probability)
-    return metrics.calibration_error(confidence, correct, data.ece_bins, weights)[:, None]
 
 
 def _class_figures(data: _Images, figures: dict[str, _Measured], c: int) -> dict[str, Any]:
@@ -192,8 +188,7 @@ def _class_figures(data: _Images, figures: dict[str, _Measured], c: int) -> dict
 
 def _confusion(data: _Images, cells: _Measured, class_codes: Sequence[str]) -> dict[str, Any]:
     """Return image counts with limits; a cell that is empty in the full set is empty in every resample."""
-    size = len(class_codes)
-    where = np.unique(data.cells)
+    size, where = len(class_codes), np.unique(data.cells)
 
     def table(numbers: Floats) -> Floats:
         filled = np.zeros(size * size)
@@ -208,11 +203,3 @@ def _confusion(data: _Images, cells: _Measured, class_codes: Sequence[str]) -> d
         "low": table(cells.low).tolist(),
         "high": table(cells.high).tolist(),
     }
-
-
-def _without_spread(value: float, lesions: int | None) -> Figure:
-    if lesions and value in (0.0, 1.0):
-        bound = ((1.0 - LEVEL) / 2.0) ** (1.0 / lesions)
-        low, high = (bound, 1.0) if value == 1.0 else (0.0, 1.0 - bound)
-        return {"value": value, "low": low, "high": high, "note": f"exact binomial limits, {lesions} lesions"}
-    return no_figure("the resamples do not differ: too few lesions or errors") | {"value": value}
