@@ -1,6 +1,6 @@
 """The figures of an evaluation -> its HTML report: a verdict in plain words, then one section per question.
 
-`templates/evaluation.html` shows metrics.json. Here is made what it does not hold: the verdict, plots and pictures.
+`templates/evaluation.html` shows metrics.json; this module adds the verdict, the plots and the images of errors.
 """
 
 from __future__ import annotations
@@ -209,8 +209,8 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
         lines += _lowest_sensitivity(report["subgroups"])
     ok, everyone = report["status"]["ok"], report["status"]["all"]
     lines.append(
-        f"It gives an answer with status ok for {ok['share']['value'] * 100:.0f} % of these images. "
-        f"{_percent(ok['accuracy'])} of these answers are correct, and {_percent(everyone['accuracy'])} of all answers."
+        f"It gives an answer with status ok for {ok['share']['value'] * 100:.0f} % of these images. Of these answers, "
+        f"{_percent(ok['accuracy'])} are correct; of all answers, {_percent(everyone['accuracy'])}."
     )
     lines.append(_calibration_words(report["calibration"], report["n"]))
     weak = [display_name(code) for code, row in report["per_class"].items() if row["n_lesions"] < 30]

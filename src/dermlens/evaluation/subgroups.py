@@ -22,7 +22,7 @@ from dermlens.evaluation.metrics import Bools, Floats
 from dermlens.evaluation.trust_sections import Answers
 
 MIN_LESIONS = 20
-MIN_OF_KIND = 10  # lesions with, and without, what is looked for
+MIN_OF_KIND = 10  # malignant or premalignant lesions, and others
 MEASURES = (
     *("accuracy", "balanced_accuracy", "auc", "referral_sensitivity", "referral_specificity"),
     *("ece", "brier", "log_loss", "coverage", "ok", "accuracy_ok", "rejected"),
@@ -205,7 +205,7 @@ def _answers(part: Answers, weights: Floats, count: int) -> dict[str, Any]:
 
 
 def _place(name: str) -> tuple[int, str]:
-    """Where a group stands in its table: ages and tones by size, all else by name."""
+    """Return the order of a group in its table: ages and tones by size, all others by name."""
     return (_ORDER.index(name), name) if name in _ORDER else (len(_ORDER), name)
 
 
