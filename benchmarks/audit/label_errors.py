@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks import CONSOLE
 from benchmarks.report import markdown
-from dermlens.audit.embed import embed, load_embeddings
+from dermlens.audit.embed import Embedder, embed
 from dermlens.audit.facts import read_facts
 from dermlens.audit.labels import label_suspects
 from dermlens.data.manifest import read_dataset
@@ -29,13 +29,12 @@ AT = (20, 50, 100)
 WAYS = {"drawn evenly from the other classes": False, "drawn as often as it occurs": True}
 
 
-def run(*, data: Path, share: float = 0.05, seeds: int = 5, cache: Path | None = None) -> dict[str, Any]:
+def run(*, data: Path, share: float = 0.05, seeds: int = 5) -> dict[str, Any]:
     """Return precision at k and the share found, by how the wrong labels are drawn."""
     records = _confirmed(data)
-    facts = read_facts(records)
+    facts = read_facts(records, cache=True)
     groups = lesion_groups(records, [f.sha256 for f in facts])
-    known = load_embeddings(cache / "embeddings.npz", VERSION) if cache else {}
-    vectors, keys = embed(records, facts, embedder_graph(CONSOLE), known=known)
+    vectors, keys = embed(records, facts, Embedder(embedder_graph(CONSOLE), VERSION), cache=True)
 
     def rank(by_size: bool) -> dict[str, Any]:
         hits: dict[int, list[tuple[int, bool]]] = {k: [] for k in AT}

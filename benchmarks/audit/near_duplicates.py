@@ -20,9 +20,8 @@ import numpy as np
 
 from benchmarks import CONSOLE
 from benchmarks.report import markdown
-from dermlens.audit.cache import load_facts, save_facts
 from dermlens.audit.duplicates import NearPair, near_duplicates
-from dermlens.audit.embed import embed, load_embeddings, save_embeddings
+from dermlens.audit.embed import Embedder, embed
 from dermlens.audit.facts import ImageFacts, facts_of, read_facts
 from dermlens.audit.lookalikes import candidates, confirmed
 from dermlens.data.manifest import read_dataset
@@ -88,10 +87,9 @@ def run(
     blind: int = 600,
     changes: tuple[str, ...] = tuple(CHANGES),
     seed: int = 0,
-    cache: Path | None = None,
 ) -> dict[str, Any]:
     """Return recall by change, and what real second views are taken for; 0 copies or blind leaves a part out."""
-    pool = read_pool(data, cache)
+    pool = read_pool(data)
     found: dict[str, Any] = {"images": len(pool.records), "copies": copies, "seed": seed}
     if copies:
         found["changes"] = _changes(pool, copies, seed, changes)
@@ -100,16 +98,11 @@ def run(
     return found
 
 
-def read_pool(data: Path, cache: Path | None) -> Pool:
-    """Read HAM10000; facts and embeddings are kept in `cache` where one is named."""
+def read_pool(data: Path) -> Pool:
+    """Read HAM10000; facts and embeddings are kept in the user's cache."""
     records = list(read_dataset(data / "ham10000").records)
-    facts = read_facts(records, known=load_facts(cache / "facts.npz") if cache else {})
-    known = load_embeddings(cache / "embeddings.npz", VERSION) if cache else {}
-    vectors, keys = embed(records, facts, embedder_graph(CONSOLE), known=known)
-    if cache:
-        cache.mkdir(parents=True, exist_ok=True)
-        save_facts(cache / "facts.npz", facts)
-        save_embeddings(cache / "embeddings.npz", VERSION, keys, vectors)
+    facts = read_facts(records, cache=True)
+    vectors, keys = embed(records, facts, Embedder(embedder_graph(CONSOLE), VERSION), cache=True)
     return Pool(records, facts, vectors, keys)
 
 
@@ -140,7 +133,7 @@ def _changed(records: list[Record], change: str, folder: Path) -> list[Record]:
 def _search(pool: Pool, copies: list[Record]) -> tuple[list[NearPair], list[NearPair]]:
     """Return the pairs of a copy and an image of the pool: by hash alone, and by hash or embedding."""
     facts = [facts_of(copy) for copy in copies]
-    vectors, keys = embed(copies, facts, embedder_graph(CONSOLE))
+    vectors, keys = embed(copies, facts, Embedder(embedder_graph(CONSOLE), VERSION))
     n = len(copies)
     every_fact, every_record = [*facts, *pool.facts], [*copies, *pool.records]
     by_hash = [p for p in near_duplicates(every_fact) if p.first < n <= p.second]

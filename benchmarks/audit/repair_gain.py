@@ -46,14 +46,14 @@ MEASURES = ("accuracy", "balanced accuracy")
 SIDES = ("as it is", "repaired", "difference")
 
 
-def run(*, data: Path, seeds: int = 5, cache: Path | None = None) -> dict[str, Any]:
+def run(*, data: Path, seeds: int = 5) -> dict[str, Any]:
     """Return accuracy and balanced accuracy of both models on both tests, and the differences in pairs."""
     reference = data / "isic_reference.csv"
     embedder = Embedder(embedder_graph(CONSOLE), VERSION)
     dataset = read_dataset(data / "isic9", reference=reference, frame_aspect=4 / 3)
     quiet = Console(file=io.StringIO())
-    found = run_audit(dataset, reference=reference, cache=cache, embedder=embedder, console=quiet)
-    vectors = embed(dataset.records, found.facts, embedder.graph)[0].astype(np.float32)
+    found = run_audit(dataset, reference=reference, embedder=embedder, console=quiet)
+    vectors = embed(dataset.records, found.facts, embedder)[0].astype(np.float32)
     lesions = np.array(lesion_groups(dataset.records, found.hashes))
     given = np.array([r.diagnosis for r in dataset.records])
     rows = found.repair().rows
@@ -64,7 +64,7 @@ def run(*, data: Path, seeds: int = 5, cache: Path | None = None) -> dict[str, A
     tests = {
         "clean test images of ISIC-9": Images(vectors[test], given[test], lesions[test]),
         "HAM10000 lesions that are not in ISIC-9": _others(
-            data, dataset.records, embedder.graph, set(corrected[used].tolist())
+            data, dataset.records, embedder, set(corrected[used].tolist())
         ),
     }
     as_is = _right(Images(vectors[learned], given[learned], lesions[learned]), list(tests.values()), seeds)
@@ -177,7 +177,7 @@ def _code_of(record: Record) -> str:
     return "PBK" if record.diagnosis == "BKL" else record.diagnosis
 
 
-def _others(data: Path, own: tuple[Record, ...], graph: Path, codes: set[str]) -> Images:
+def _others(data: Path, own: tuple[Record, ...], embedder: Embedder, codes: set[str]) -> Images:
     """Return HAM10000 images of lesions that are not in ISIC-9, under the reference's diagnoses."""
     reference = data / "isic_reference.csv"
     dataset = read_dataset(data / "ham10000", reference=reference, task="isic2019")
@@ -196,7 +196,7 @@ def _others(data: Path, own: tuple[Record, ...], graph: Path, codes: set[str]) -
     kept = [r for r in kept if len(lesions_of[_code_of(r)]) >= MIN_LESIONS]
     facts = read_facts(kept)
     numbers = lesion_groups(kept, [fact.sha256 for fact in facts])
-    vectors, _ = embed(kept, facts, graph)
+    vectors, _ = embed(kept, facts, embedder)
     return Images(vectors.astype(np.float32), np.array([_code_of(r) for r in kept]), np.array(numbers), {"SK": "PBK"})
 
 

@@ -21,7 +21,7 @@ from dermlens.bundle.nearest import place_of
 from dermlens.bundle.novelty import normalised
 from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import resample_weights, sampled_figure
-from dermlens.evaluation.fit_trust import Labelled, first_of_lesion, index_of, look
+from dermlens.evaluation.fit_trust import Labelled, first_of_lesion, index_of, run_model
 from dermlens.inference.runtime import Runtime
 
 K = 5
@@ -35,8 +35,8 @@ def run(*, data: Path, seed: int = 0) -> dict[str, Any]:
     roles = embedded_roles(bundle, data)
     known, rows = roles["train"], first_of_lesion(roles["train"].lesions)
     part = Labelled([known.records[i] for i in rows], known.y_true[rows], known.lesions[rows])
-    train = look(bundle, runtime, part, CONSOLE, "train")
-    test = look(bundle, runtime, roles["test"], CONSOLE, "test")
+    train = run_model(bundle, runtime, part, CONSOLE, "train")
+    test = run_model(bundle, runtime, roles["test"], CONSOLE, "test")
     index = index_of(train.embedding, train.y_true, list(part.records), bundle.codes)
     small = _nearest(index.places.astype(np.float64), place_of(test.embedding, index.mean, index.components))
     mean = normalised(train.embedding).mean(0)

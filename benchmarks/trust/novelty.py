@@ -27,7 +27,7 @@ from benchmarks.roles import embedded_roles
 from dermlens import Predictor
 from dermlens.bundle.novelty import Novelty, normalised
 from dermlens.data.images import IMAGE_EXTENSIONS, decode, load_image
-from dermlens.evaluation.fit_trust import KEPT, Labelled, Sample, fit_novelty, look, sample_per_class
+from dermlens.evaluation.fit_trust import ACCEPTED_SHARE, Labelled, Sample, fit_novelty, run_model, sample_per_class
 from dermlens.inference.runtime import Runtime
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
@@ -73,8 +73,8 @@ def run(*, data: Path, extra: Path | None = None, seed: int = 0) -> dict[str, An
     runtime = Runtime(bundle.graph_path, precision=bundle.precision)
     roles = embedded_roles(bundle, data)
     rows = sample_per_class(roles["train"].y_true, seed=seed)
-    train = look(bundle, runtime, _pick(roles["train"], rows), CONSOLE, "train")
-    calibrate, test = (look(bundle, runtime, roles[role], CONSOLE, role) for role in ("calibrate", "test"))
+    train = run_model(bundle, runtime, _pick(roles["train"], rows), CONSOLE, "train")
+    calibrate, test = (run_model(bundle, runtime, roles[role], CONSOLE, role) for role in ("calibrate", "test"))
     drawn = np.random.default_rng(seed).choice(len(roles["test"].records), SPOILED, replace=False)
     lesions = [
         load_image(record.path, bundle.input_spec, frame_aspect=record.frame_aspect)
@@ -89,7 +89,7 @@ def run(*, data: Path, extra: Path | None = None, seed: int = 0) -> dict[str, An
     methods = {}
     for name, score in {OURS: lambda e, _: novelty.score(e), **_rivals(train, weights)}.items():
         own, known = (score(s.embedding, s.embedding @ weights + bias) for s in (calibrate, test))
-        threshold = float(np.quantile(own, KEPT))
+        threshold = float(np.quantile(own, ACCEPTED_SHARE))
         methods[name] = {k: _auc_and_rate(known, score(e, lg), threshold) for k, (e, lg) in outputs.items()}
         methods[name]["known lesions"] = {"n": len(known), "accepted": float(np.mean(known <= threshold))}
     return {

@@ -17,12 +17,11 @@ from dermlens.data.records import Record
 from dermlens.evaluation.subgroups import (
     MIN_LESIONS,
     groups_of,
-    scored_of,
     skin_tone_sentence,
     subgroups,
     typology_angle,
 )
-from dermlens.evaluation.trust_figures import answers_of
+from dermlens.evaluation.trust_sections import answers_of
 
 COLUMNS = {
     "accuracy": "accuracy",
@@ -48,7 +47,7 @@ def run(*, data: Path, seed: int = 0) -> dict[str, Any]:
     scored = answers_of(
         bundle, [answers[row] for row in readable], [r.diagnosis for r in records], test.lesions[readable]
     )
-    groups = subgroups([groups_of(r, tone(r)) for r in records], scored_of(scored), seed=seed)
+    groups = subgroups([groups_of(r, tone(r)) for r in records], scored, seed=seed)
     return {
         "model": model_of(bundle),
         "seed": seed,
