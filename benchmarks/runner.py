@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import CONSOLE, RESULTS, ROOT
+from benchmarks.fresh import fresh
 
 AREAS = ("speed", "accuracy", "trust", "audit", "hardening")
 LAB = ROOT / "docs" / "lab"
@@ -290,6 +291,14 @@ def quick_subjects() -> list[Subject]:
     return [subject for subject in subjects().values() if hasattr(subject.module, "QUICK")]
 
 
+def quick_ratios(name: str) -> dict[str, Any]:
+    """Return the ratios of a short run of a subject in this process."""
+    module = find(name).module
+    earlier = {"earlier": {}} if "earlier" in inspect.signature(module.run).parameters else {}
+    ratios: dict[str, Any] = module.run(**module.QUICK, **earlier)["ratios"]
+    return ratios
+
+
 def compare(words: Sequence[str]) -> None:
     """Measure quickly, print each ratio beside the committed one, and fail when one has fallen."""
     parser = argparse.ArgumentParser("python -m benchmarks compare", description=compare.__doc__)
@@ -301,10 +310,7 @@ def compare(words: Sequence[str]) -> None:
         if not hasattr(subject.module, "QUICK"):
             quick = ", ".join(each.name for each in quick_subjects())
             raise SystemExit(f"{subject.name} has no short run to compare. These have one: {quick}.")
-        arguments: dict[str, Any] = dict(subject.module.QUICK)
-        if "earlier" in inspect.signature(subject.module.run).parameters:
-            arguments["earlier"] = {}
-        now = subject.module.run(**arguments)["ratios"]
+        now = fresh(quick_ratios, subject.name).value  # the threads of another subject's TensorFlow would be counted in
         before = subject.read()["found"]["ratios"]
         for name, ratio in now.items():
             was = f"{before[name]['median']:.2f}" if name in before else "not measured"

@@ -141,8 +141,9 @@ def test_only_the_regions_asked_for_are_written_and_bad_ones_are_named(subject: 
 
 
 def test_compare_fails_when_a_ratio_has_fallen_and_names_it(
-    subject: Subject, capsys: pytest.CaptureFixture[str]
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(runner, "fresh", lambda call, name: SimpleNamespace(value=call(name)))
     with pytest.raises(SystemExit, match="counted has no short run to compare"):
         runner.compare(["counted"])
     subject.module.QUICK = {"ratio": 3.0}
