@@ -17,11 +17,12 @@ import numpy.typing as npt
 
 from dermlens.audit.cache import Store, for_each_content
 from dermlens.audit.facts import ImageFacts
-from dermlens.audit.findings import Finding, wilson_interval
+from dermlens.audit.findings import Finding
 from dermlens.data.framing import PIXEL_PATH_VERSION
 from dermlens.data.images import InputSpec, Pixels, load_image
 from dermlens.data.records import Record
 from dermlens.errors import DermlensError
+from dermlens.intervals import wilson_interval
 from dermlens.reporting.progress import Advance
 
 NAMES = ("hair", "ruler", "ink", "dark_corners")

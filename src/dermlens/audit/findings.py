@@ -272,14 +272,6 @@ def _many(count: int, noun: str) -> str:
     return f"{count} {noun if count == 1 else _PLURALS.get(noun, noun + 's')}"
 
 
-def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of n cases (Wilson 1927); good for few cases and for 0 and 1."""
-    z2 = 1.959964**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = (z2 * (share * (1 - share) / n + z2 / (4 * n * n))) ** 0.5 / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def sample_for_folds(
     records: Sequence[Record], groups: Sequence[int], usable: Sequence[int], folds: int, most: int
 ) -> list[int]:
