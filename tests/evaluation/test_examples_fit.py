@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 
 import tiny
-from dermlens.bundle.bundle import load_bundle
+from dermlens.bundle.bundle import Bundle, load_bundle
 from dermlens.data.records import Record
 from dermlens.evaluation import fit_trust
 from dermlens.evaluation.fit_trust import Labelled, first_of_lesion, fit_examples, most_per_class
+from dermlens.inference.runtime import Runtime
 
 QUIET = Console(file=io.StringIO())
 
@@ -28,6 +29,11 @@ def test_common_classes_are_thinned_out_and_rare_ones_kept_whole() -> None:
     most = most_per_class(y, 500)
     assert most == 245 and sum(min(int(n), most) for n in np.bincount(y)) == 500
     assert most_per_class(y, 5000) >= 1000
+
+
+def model(folder: Path) -> tuple[Bundle, Runtime]:
+    bundle = load_bundle(tiny.write(folder / "b"))
+    return bundle, Runtime(bundle.graph_path)
 
 
 def painted(folder: Path, n: int) -> Labelled:
@@ -44,7 +50,7 @@ def painted(folder: Path, n: int) -> Labelled:
 
 
 def test_the_index_names_what_could_be_read_without_its_folder(tmp_path: Path) -> None:
-    index = fit_examples(load_bundle(tiny.write(tmp_path / "b")), painted(tmp_path / "in", 6), seed=0, console=QUIET)
+    index = fit_examples(*model(tmp_path), painted(tmp_path / "in", 6), seed=0, console=QUIET)
     assert index is not None
     assert list(index.texts["image"]) == [f"{row}.png" for row in (0, 4, 6, 8, 10)]
     assert index.diagnosis.tolist() == [0, 2, 0, 1, 2]
@@ -52,11 +58,11 @@ def test_the_index_names_what_could_be_read_without_its_folder(tmp_path: Path) -
 
 def test_too_many_lesions_are_thinned_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit_trust, "MOST", 3)
-    index = fit_examples(load_bundle(tiny.write(tmp_path / "b")), painted(tmp_path / "in", 9), seed=1, console=QUIET)
+    index = fit_examples(*model(tmp_path), painted(tmp_path / "in", 9), seed=1, console=QUIET)
     assert index is not None and 2 <= len(index.places) <= 3
     assert len(set(index.diagnosis.tolist())) == len(index.diagnosis)
 
 
 def test_without_a_readable_image_there_is_none(tmp_path: Path) -> None:
     gone = Labelled([Record(tmp_path / "x.png", "x.png", "RED")], np.array([2]), np.array([0]))
-    assert fit_examples(load_bundle(tiny.write(tmp_path / "b")), gone, seed=0, console=QUIET) is None
+    assert fit_examples(*model(tmp_path), gone, seed=0, console=QUIET) is None

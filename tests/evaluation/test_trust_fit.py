@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,19 @@ from rich.console import Console
 
 import tiny
 from dermlens import Predictor
-from dermlens.bundle.bundle import add_trust, load_bundle
+from dermlens.bundle.bundle import Bundle, add_trust, load_bundle
 from dermlens.data.records import Record
 from dermlens.evaluation import fit_trust as trust_fit
 from dermlens.evaluation.fit_trust import Labelled, fit_trust
+from dermlens.inference.runtime import Runtime
 from dermlens.reporting.terminal import referral_words
 
 GRAVE = [{"code": code, "name": code} for code in ("BCC", "MEL", "NV")]
 QUIET = Console(file=io.StringIO())
+
+
+def fit(bundle: Bundle, roles: Mapping[str, Labelled], *, seed: int, console: Console) -> tuple[Any, Any]:
+    return fit_trust(bundle, Runtime(bundle.graph_path), roles, seed=seed, console=console)
 
 
 def images(folder: Path, n: int, seed: int) -> Labelled:
@@ -51,7 +57,7 @@ def roles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Labelled]:
 
 def test_a_bundle_learns_its_limits_and_predict_applies_them(tmp_path: Path, roles: dict[str, Labelled]) -> None:
     folder = tiny.write(tmp_path / "b")
-    facts, arrays = fit_trust(load_bundle(folder), roles, seed=0, console=QUIET)
+    facts, arrays = fit(load_bundle(folder), roles, seed=0, console=QUIET)
     assert facts["fitted_on"] == {"role": "calibrate", "images": 150, "lesions": 150, "training_images": 120}
     assert facts["measured"]["role"] == "test" and facts["measured"]["images"] == 90
     assert facts["measured"]["prediction_sets"]["coverage"]["value"] >= 0.8
@@ -77,7 +83,7 @@ def _fitted(facts: dict[str, Any]) -> dict[str, Any]:
 def test_the_test_role_has_no_part_in_the_fit(tmp_path: Path, roles: dict[str, Labelled]) -> None:
     bundle = load_bundle(tiny.write(tmp_path / "b", classes=GRAVE))
     other = {**roles, "test": images(tmp_path / "other", 60, 99)}
-    (one, first), (two, second) = (fit_trust(bundle, r, seed=0, console=QUIET) for r in (roles, other))
+    (one, first), (two, second) = (fit(bundle, r, seed=0, console=QUIET) for r in (roles, other))
     assert [point["name"] for point in one["operating_points"]] == [
         *("malignant_95", "malignant_90", "melanoma_95", "melanoma_90")
     ]
@@ -95,7 +101,7 @@ def test_too_few_lesions_leave_the_facts_empty_and_the_bundle_whole(tmp_path: Pa
 
     folder = tiny.write(tmp_path / "b")
     small = {"train": few(roles["train"], 12), "calibrate": few(roles["calibrate"], 9), "test": few(roles["test"], 0)}
-    facts, arrays = fit_trust(load_bundle(folder), small, seed=0, console=QUIET)
+    facts, arrays = fit(load_bundle(folder), small, seed=0, console=QUIET)
     assert facts["prediction_sets"] is None and facts["novelty"] is None and arrays == {}
     assert facts["measured"]["role"] == "calibrate" and facts["min_confidence"] == 0.0
     add_trust(folder, {**load_bundle(folder).card, "trust": facts}, arrays, "# tiny\n")
@@ -106,7 +112,7 @@ def test_too_few_lesions_leave_the_facts_empty_and_the_bundle_whole(tmp_path: Pa
 def test_without_test_lesions_a_threshold_claims_nothing(tmp_path: Path, roles: dict[str, Labelled]) -> None:
     folder = tiny.write(tmp_path / "b", classes=GRAVE)
     fitted = {role: roles[role] for role in ("train", "calibrate")}
-    facts, arrays = fit_trust(load_bundle(folder), fitted, seed=0, console=QUIET)
+    facts, arrays = fit(load_bundle(folder), fitted, seed=0, console=QUIET)
     assert facts["measured"]["role"] == "calibrate"
     add_trust(folder, {**load_bundle(folder).card, "trust": facts}, arrays, "# tiny\n")
     bundle = load_bundle(folder)
@@ -119,9 +125,9 @@ def test_without_test_lesions_a_threshold_claims_nothing(tmp_path: Path, roles: 
 def test_no_calibration_images_at_all_is_no_failure(tmp_path: Path, roles: dict[str, Labelled]) -> None:
     none = Labelled([], np.zeros(0, np.int64), np.zeros(0, np.int64))
     bundle = load_bundle(tiny.write(tmp_path / "b"))
-    facts, arrays = fit_trust(bundle, {**roles, "calibrate": none, "test": none}, seed=0, console=QUIET)
+    facts, arrays = fit(bundle, {**roles, "calibrate": none, "test": none}, seed=0, console=QUIET)
     assert facts["measured"] is None and facts["prediction_sets"] is None and arrays == {}
-    facts, _ = fit_trust(bundle, {**roles, "calibrate": none}, seed=0, console=QUIET)
+    facts, _ = fit(bundle, {**roles, "calibrate": none}, seed=0, console=QUIET)
     assert facts["measured"]["role"] == "test" and facts["measured"]["prediction_sets"] is None
     json.dumps(facts, allow_nan=False)
 
@@ -137,7 +143,7 @@ def test_many_views_of_one_lesion_do_not_move_the_threshold_of_confidence(
     rows = [*range(len(once.records)), *[row] * 300]
     often = Labelled([once.records[i] for i in rows], once.y_true[rows], once.lesions[rows])
     found = [
-        fit_trust(bundle, {**roles, "calibrate": calibrate}, seed=0, console=QUIET)[0]["min_confidence"]
+        fit(bundle, {**roles, "calibrate": calibrate}, seed=0, console=QUIET)[0]["min_confidence"]
         for calibrate in (once, often)
     ]
     assert found[0] == found[1]
@@ -147,7 +153,7 @@ def test_an_unreadable_image_is_left_out(tmp_path: Path, roles: dict[str, Labell
     calibrate = roles["calibrate"]
     gone = Record(path=tmp_path / "gone.png", image="gone.png", diagnosis="RED")
     records = [gone, *calibrate.records[1:]]
-    facts, _ = fit_trust(
+    facts, _ = fit(
         load_bundle(tiny.write(tmp_path / "b")),
         {**roles, "calibrate": Labelled(records, calibrate.y_true, calibrate.lesions)},
         seed=0,

@@ -11,16 +11,16 @@ import dermlens.training.step as step_module
 from dermlens.networks.backend import leaves
 from dermlens.networks.efficientnet import backbone
 from dermlens.training.device import resolve
-from dermlens.training.network import Network, open_backbone, with_head
-from dermlens.training.optimiser import averaged, make_optimiser
+from dermlens.training.network import Network, add_head, open_backbone
+from dermlens.training.optimiser import make_averages, make_optimiser
 from dermlens.training.recipe import Recipe
-from dermlens.training.step import FoldedConvolution, folded, make_step
+from dermlens.training.step import FoldedConvolution, fold_batch_norm, make_step
 
 
 def network(name: str = "lite0", **settings: object) -> Network:
     chosen: dict[str, object] = {"size_px": 32, "weights": "none", "fine_tune": "full", "batch_norm": "frozen"}
     recipe = resolve(Recipe(backbone=name, **{**chosen, **settings}), backbone(name))  # type: ignore[arg-type]
-    made = with_head(open_backbone(recipe), recipe, 3)
+    made = add_head(open_backbone(recipe), recipe, 3)
     rng = np.random.default_rng(0)
     for norm in norms(made.whole):  # as after a training, not the zeros and ones of a new network
         norm.gamma.assign(rng.normal(1, 0.2, norm.gamma.shape))
@@ -48,7 +48,7 @@ def logits_and_gradients(
 )
 def test_answers_and_gradients_are_those_of_the_network(name: str, part: str) -> None:
     model = getattr(network(name), part)
-    other = folded(model)
+    other = fold_batch_norm(model)
     assert sum(isinstance(layer, FoldedConvolution) for layer in leaves(other)) == len(norms(model)) > 0
     assert not norms(other)
     inputs = np.random.default_rng(1).uniform(0, 6, (3, *model.inputs[0].shape[1:])).astype(np.float32)
@@ -62,7 +62,7 @@ def test_answers_and_gradients_are_those_of_the_network(name: str, part: str) ->
 def test_the_weights_are_shared_and_the_network_is_left_as_it_was() -> None:
     made = network()
     names = [variable.path for variable in made.whole.variables]
-    other = folded(made.whole)
+    other = fold_batch_norm(made.whole)
     assert {id(v) for v in other.trainable_variables} == {id(v) for v in made.whole.trainable_variables}
     assert [variable.path for variable in made.whole.variables] == names
     assert len(norms(made.whole)) == 49
@@ -77,7 +77,7 @@ def test_dropout_draws_what_it_would_have_drawn() -> None:
     for mine, theirs in zip(made.whole.variables, again.whole.variables, strict=True):
         theirs.assign(mine.numpy())
     inputs = np.random.default_rng(1).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
-    other = folded(again.whole)
+    other = fold_batch_norm(again.whole)
     for _ in range(2):
         wanted = made.whole(inputs, training=True)[0].numpy()
         np.testing.assert_allclose(other(inputs, training=True)[0].numpy(), wanted, rtol=1e-3, atol=1e-4)
@@ -89,14 +89,14 @@ def test_dropout_draws_what_it_would_have_drawn() -> None:
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_a_step_moves_the_weights_as_it_did(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = []
-    for fold in (folded, lambda model: model):
-        monkeypatch.setattr(step_module, "folded", fold)
+    for fold in (fold_batch_norm, lambda model: model):
+        monkeypatch.setattr(step_module, "fold_batch_norm", fold)
         keras.utils.set_random_seed(0)
         recipe = Recipe(batch_size=4, precision=precision, weights="none", fine_tune="full", dropout=0.0, mixup=0.0)
         model = network(precision=precision, dropout=0.0).classifier
         inputs = np.random.default_rng(1).uniform(0, 6, (4, *model.inputs[0].shape[1:])).astype(np.float32)
         optimiser, labels = make_optimiser(model, recipe), np.array([0, 1, 2, 0])
-        step = make_step(model, recipe, optimiser, averaged(model), labels, 3)
+        step = make_step(model, recipe, optimiser, make_averages(model), labels, 3)
         mix, targets = np.ones(4, np.float32), np.eye(3, dtype=np.float32)[labels]
         before = [variable.numpy() for variable in model.trainable_variables]
         losses = [float(step(inputs, targets, mix, np.float32(1e-3))) for _ in range(3)]
@@ -108,8 +108,8 @@ def test_a_step_moves_the_weights_as_it_did(precision: str, monkeypatch: pytest.
 
 def test_batch_norm_that_follows_the_batches_stays_a_layer() -> None:
     made = network(batch_norm="updated")
-    assert folded(made.whole) is made.whole
-    assert folded(made.head) is made.head
+    assert fold_batch_norm(made.whole) is made.whole
+    assert fold_batch_norm(made.head) is made.head
 
 
 def test_a_convolution_that_feeds_something_else_too_stays_as_it_is() -> None:
@@ -118,9 +118,9 @@ def test_a_convolution_that_feeds_something_else_too_stays_as_it_is() -> None:
     norm = keras.layers.BatchNormalization()
     norm.trainable = False
     model = keras.Model(image, keras.layers.Add()([norm(wide), wide]))
-    assert folded(model) is model
+    assert fold_batch_norm(model) is model
     model = keras.Model(image, [norm(wide), wide])
-    assert folded(model) is model
+    assert fold_batch_norm(model) is model
 
 
 def test_a_depthwise_convolution_may_widen_and_dilate() -> None:
@@ -131,7 +131,7 @@ def test_a_depthwise_convolution_may_widen_and_dilate() -> None:
     model = keras.Model(image, norm(layer(image)))
     norm.gamma.assign(np.arange(1.0, 7.0))
     inputs = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
-    other = folded(model)
+    other = fold_batch_norm(model)
     assert not norms(other)
     np.testing.assert_allclose(other(inputs), model(inputs), atol=1e-4)
 
@@ -141,4 +141,4 @@ def test_what_an_activation_parts_stays_parted() -> None:
     norm = keras.layers.BatchNormalization()
     norm.trainable = False
     model = keras.Model(image, norm(keras.layers.Conv2D(4, 3, use_bias=False, activation="relu")(image)))
-    assert folded(model) is model
+    assert fold_batch_norm(model) is model

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from dermlens.data.records import Record
 from dermlens.errors import LeakageError
-from dermlens.training.material import LEARNED_FROM, Material, check_lineage
+from dermlens.training.material import STARTING_WEIGHTS, Material, check_lineage
 
 QUIET = Console(file=io.StringIO())
 
@@ -45,7 +45,7 @@ def material(**of_test_image: str) -> Material:
 def test_everything_the_weights_met_is_carried_on_whatever_its_role(tmp_path: Path) -> None:
     kept, known = check_lineage(earlier_run(tmp_path), material(), allow_leakage=False, console=QUIET)
     assert not kept.leaky, "meeting the training images again is no leak"
-    assert known[LEARNED_FROM] == {
+    assert known[STARTING_WEIGHTS] == {
         "content_hashes": ["aa" * 16, "bb" * 16],
         "lesion_ids": ["L1"],
         "isic_ids": ["ISIC_0000001"],
@@ -57,7 +57,7 @@ def test_everything_the_weights_met_is_carried_on_whatever_its_role(tmp_path: Pa
 @pytest.mark.parametrize("tie", [{"digest": "bb" * 32}, {"lesion_id": "L1"}, {"isic_id": "ISIC_0000001"}])
 def test_held_out_images_that_the_weights_met_are_refused_or_marked(tmp_path: Path, tie: dict[str, str]) -> None:
     weights = earlier_run(tmp_path)
-    with pytest.raises(LeakageError, match="already met 1 images"):
+    with pytest.raises(LeakageError, match="already seen 1 images"):
         check_lineage(weights, material(**tie), allow_leakage=False, console=QUIET)
     assert check_lineage(weights, material(**tie), allow_leakage=True, console=QUIET)[0].leaky
 
@@ -68,7 +68,7 @@ def test_keras_weights_of_unknown_origin_are_refused_or_marked(tmp_path: Path, t
     (tmp_path / "seen.json").unlink()
     if text is not None:
         (tmp_path / "seen.json").write_text(text)
-    with pytest.raises(LeakageError, match="Nothing is recorded"):
+    with pytest.raises(LeakageError, match="no record of the images"):
         check_lineage(weights, material(), allow_leakage=False, console=QUIET)
     assert check_lineage(weights, material(), allow_leakage=True, console=QUIET)[0].leaky
 
@@ -76,9 +76,9 @@ def test_keras_weights_of_unknown_origin_are_refused_or_marked(tmp_path: Path, t
 def test_other_files_bring_what_lies_beside_them_or_a_warning(tmp_path: Path) -> None:
     earlier_run(tmp_path)
     _, known = check_lineage(str(tmp_path / "some.weights.h5"), material(), allow_leakage=False, console=QUIET)
-    assert known[LEARNED_FROM]["lesion_ids"] == ["L1"]
+    assert known[STARTING_WEIGHTS]["lesion_ids"] == ["L1"]
     (tmp_path / "seen.json").unlink()
     told = Console(file=io.StringIO(), width=200)
     kept, known = check_lineage(str(tmp_path / "some.weights.h5"), material(), allow_leakage=False, console=told)
     assert not kept.leaky and known == {}
-    assert "Nothing is recorded" in told.file.getvalue()  # type: ignore[attr-defined]
+    assert "no record of the images" in told.file.getvalue()  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from dermlens.training.recipe import Recipe
-from dermlens.training.step import answered_prior, make_loss
+from dermlens.training.step import answer_prior, make_loss
 
 EVEN = np.array([0.5, 0.5])
 TARGETS = tf.constant([[1.0, 0.0], [0.0, 1.0]])
@@ -54,12 +54,12 @@ def test_logit_adjustment_shifts_by_the_log_prior() -> None:
 
 def test_the_prior_of_the_answers() -> None:
     labels = np.array([0] * 90 + [1] * 10)
-    np.testing.assert_allclose(answered_prior(labels, 2, Recipe(class_balance=0.0)), [0.9, 0.1])
-    np.testing.assert_allclose(answered_prior(labels, 2, Recipe(class_balance=1.0)), [0.5, 0.5])
+    np.testing.assert_allclose(answer_prior(labels, 2, Recipe(class_balance=0.0)), [0.9, 0.1])
+    np.testing.assert_allclose(answer_prior(labels, 2, Recipe(class_balance=1.0)), [0.5, 0.5])
     full = Recipe(class_balance=0.0, logit_adjustment=1.0)
-    np.testing.assert_allclose(answered_prior(labels, 2, full), [0.5, 0.5])
+    np.testing.assert_allclose(answer_prior(labels, 2, full), [0.5, 0.5])
     half = Recipe(class_balance=0.0, logit_adjustment=0.5)
-    np.testing.assert_allclose(answered_prior(labels, 2, half), [0.75, 0.25])
+    np.testing.assert_allclose(answer_prior(labels, 2, half), [0.75, 0.25])
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])

@@ -35,7 +35,7 @@ from dermlens.cluster.crew import (
 from dermlens.data.records import Record
 from dermlens.errors import DermlensError, ImageError
 from dermlens.inference.runtime import batch_for, compile_graph, shape_of
-from dermlens.training.features import CHUNK, DECODE_THREADS, Engine, Found, Images, Wanted, outputs
+from dermlens.training.features import CHUNK, DECODE_THREADS, Chunks, Engine, FeatureSpec, Images, outputs
 
 
 def ray_features(address: str | None = None, workers: int | None = None) -> Engine:
@@ -47,8 +47,8 @@ def ray_features(address: str | None = None, workers: int | None = None) -> Engi
             the extra `scale`, and should reach the images under the same names.
     """
 
-    def run(graph: ov.Model, images: Images, wanted: Wanted, starts: Sequence[int]) -> Found:
-        return _chunks(graph, images, wanted, starts, address, workers)
+    def run(graph: ov.Model, images: Images, spec: FeatureSpec, starts: Sequence[int]) -> Chunks:
+        return _chunks(graph, images, spec, starts, address, workers)
 
     return run
 
@@ -56,17 +56,17 @@ def ray_features(address: str | None = None, workers: int | None = None) -> Engi
 def _chunks(
     graph: ov.Model,
     images: Images,
-    wanted: Wanted,
+    spec: FeatureSpec,
     starts: Sequence[int],
     address: str | None,
     workers: int | None,
-) -> Found:
-    one = int(np.prod(shape_of(graph, wanted.output, 1)))
-    chunk_bytes = np.dtype(wanted.dtype).itemsize * one * CHUNK * (1 + wanted.view_count)
+) -> Chunks:
+    one = int(np.prod(shape_of(graph, spec.output, 1)))
+    chunk_bytes = np.dtype(spec.dtype).itemsize * one * CHUNK * (1 + spec.view_count)
     at_once = (workers or os.cpu_count() or 1) * (1 + WAITING_A_WORKER)
     with connected(address, workers, OBJECT_STORE_BYTES + at_once * chunk_bytes):
         cores = cluster_cores()
-        crew = Crew(_Worker, (wanted, _witness(images)), min(workers or cores, cores))
+        crew = Crew(_Worker, (spec, _witness(images)), min(workers or cores, cores))
         shared = share(_written(graph))
         units = ((shared, start, _named(images.chunk(start)), None) for start in starts)
         with closing(crew.run(units)) as found:
@@ -108,9 +108,9 @@ class _Outcome:
 class _Worker:
     """One core, one compiled network."""
 
-    def __init__(self, wanted: Wanted, witness: _Witness) -> None:
+    def __init__(self, spec: FeatureSpec, witness: _Witness) -> None:
         cv2.setNumThreads(1)
-        self._wanted, self._compiled = wanted, None
+        self._spec, self._compiled = spec, None
         self._sees = os.path.isfile(witness.path) and os.path.getsize(witness.path) == witness.size
 
     def answer(self, shared: list[Any], start: int, images: Images, files: list[bytes] | None) -> _Outcome:
@@ -126,14 +126,14 @@ class _Worker:
             compiled = self._compiled = self._compiled or self._load(fetch(shared))
             with tempfile.TemporaryDirectory(prefix="dermlens-chunk-") as place:
                 here = images if files is None else _laid_down(images, files, Path(place))
-                pixels = [self._wanted.pixels(r, h) for r, h in zip(here.records, here.hashes, strict=True)]
-            return _Outcome(outputs(compiled, pixels, self._wanted))
+                pixels = [self._spec.pixels(r, h) for r, h in zip(here.records, here.hashes, strict=True)]
+            return _Outcome(outputs(compiled, pixels, self._spec))
         except DermlensError as error:
             return _Outcome(stopped_by=(type(error).__name__, error.as_dict()))
 
     def _load(self, files: tuple[bytes, bytes]) -> ov.CompiledModel:
         graph = ov.Core().read_model(files[0], files[1])
-        return compile_graph(graph, batch=batch_for(self._wanted.spec.size_px), threads=1)
+        return compile_graph(graph, batch=batch_for(self._spec.input.size_px), threads=1)
 
     def pid(self) -> int:
         """Return the number of the process."""

@@ -19,7 +19,7 @@ from typing import Any
 from dermlens.cluster.crew import Board, Crew, Lost, as_here, connected, fetch, share, spare
 from dermlens.errors import DermlensError, UsageError
 from dermlens.training.recipe import Recipe
-from dermlens.tuning.trial import Ended, Heard, Trials
+from dermlens.tuning.trial import OnEpoch, Outcome, Trials
 
 CORES = 4  # of a trial, where the cluster has as many
 
@@ -34,8 +34,8 @@ def ray_trials(address: str | None = None, workers: int | None = None) -> Trials
     """
 
     def run(
-        bench: Any, asked: Iterator[tuple[int, Recipe]], heard: Heard, stop: Callable[[], bool]
-    ) -> Generator[tuple[int, Ended], None, None]:
+        bench: Any, asked: Iterator[tuple[int, Recipe]], on_epoch: OnEpoch, stop: Callable[[], bool]
+    ) -> Generator[tuple[int, Outcome], None, None]:
         with connected(address):
             size, cores, gpus = spare(workers, CORES)
             board = Board()
@@ -46,19 +46,19 @@ def ray_trials(address: str | None = None, workers: int | None = None) -> Trials
             with closing(crew.run(units, stop)) as found:
                 for item in found:
                     for number, (epoch, score) in board.heard():
-                        if heard(number, epoch, score):
+                        if on_epoch(number, epoch, score):
                             board.end(number)
                     if item is not None:
                         (_, number, _), outcome = item
-                        yield number, _ended(outcome)
+                        yield number, _outcome(outcome)
 
     return run
 
 
-def _ended(outcome: Any) -> Ended:
+def _outcome(outcome: Any) -> Outcome:
     if isinstance(outcome, Lost):
-        return Ended("lost")
-    if isinstance(outcome, Ended):
+        return Outcome("lost")
+    if isinstance(outcome, Outcome):
         return outcome
     raise as_here(*outcome)
 
@@ -74,7 +74,7 @@ class _Worker:
         self._board, self._working_folder, self._cores = board, working_folder, cores
         self._bench: Any = None
 
-    def answer(self, shared: list[Any], number: int, recipe: Recipe) -> Ended | tuple[str, dict[str, str]]:
+    def answer(self, shared: list[Any], number: int, recipe: Recipe) -> Outcome | tuple[str, dict[str, str]]:
         """Train as the recipe says; an error of dermlens comes back as a value."""
         begun = time.monotonic()
 
@@ -92,7 +92,7 @@ class _Worker:
             if error.code != "diverged":
                 return type(error).__name__, error.as_dict()
             how = "diverged"
-        return Ended(how, score, time.monotonic() - begun)
+        return Outcome(how, score, time.monotonic() - begun)
 
     def _start(self, made: tuple[Any, ...], recipe: Recipe) -> Any:
         material, folds, out, embeddings = made

@@ -14,14 +14,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from dermlens.bundle.bundle import Bundle
-from dermlens.bundle.decision import decide, probabilities
+from dermlens.bundle.decision import Calibration, DecisionRule, decide, probabilities
 from dermlens.bundle.nearest import TEXTS, TrainingExamples, place_of
 from dermlens.bundle.novelty import Novelty, normalised
 from dermlens.bundle.quality import DEFAULT_LIMITS, Quality, QualityLimits, measure
@@ -63,8 +62,21 @@ class Labelled:
     lesions: Ints
 
 
+class Calibrated(Protocol):
+    """What an answer needs beside the graph: a bundle has it, and a model whose bundle is not written yet."""
+
+    @property
+    def codes(self) -> tuple[str, ...]: ...
+    @property
+    def input_spec(self) -> InputSpec: ...
+    @property
+    def calibration(self) -> Calibration: ...
+    @property
+    def decision_rule(self) -> DecisionRule: ...
+
+
 def fit_trust(
-    bundle: Bundle, roles: Mapping[str, Labelled], *, seed: int, console: Console
+    model: Calibrated, runtime: Runtime, roles: Mapping[str, Labelled], *, seed: int, console: Console
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]]]:
     """Fit the sets, the operating points, the novelty score and the limits of quality.
 
@@ -74,19 +86,18 @@ def fit_trust(
     Returns:
         The `trust` object of bundle.json and the arrays of trust.npz.
     """
-    runtime = Runtime(bundle.graph_path, precision=bundle.precision)
     known = roles["train"]
     rows = sample_per_class(known.y_true, seed=seed)
     part = Labelled([known.records[i] for i in rows], known.y_true[rows], known.lesions[rows])
-    train = look(bundle, runtime, part, console, "Novelty, train")
-    held_out = look(bundle, runtime, roles["calibrate"], console, "Novelty, calibrate")
+    train = look(model, runtime, part, console, "Novelty, train")
+    held_out = look(model, runtime, roles["calibrate"], console, "Novelty, calibrate")
     enough = len(np.unique(held_out.lesions)) >= MIN_LESIONS
     sets, basis = None, None
     if enough:
-        sets, basis = fit_sets(held_out.probability, held_out.y_true, held_out.lesions, bundle.calibration.prior)
+        sets, basis = fit_sets(held_out.probability, held_out.y_true, held_out.lesions, model.calibration.prior)
     novelty = fit_novelty(train.embedding, train.y_true, held_out.embedding, held_out.lesions)
     quality = fit_quality(held_out.qualities)
-    points = fit_points(held_out.probability, held_out.y_true, held_out.lesions, bundle.codes)
+    points = fit_points(held_out.probability, held_out.y_true, held_out.lesions, model.codes)
     facts: dict[str, Any] = {
         "fitted_on": {
             "role": "calibrate",
@@ -96,7 +107,7 @@ def fit_trust(
         },
         "prediction_sets": None
         if sets is None or basis is None
-        else sets.as_dict() | {"basis": dict(zip(bundle.codes, basis, strict=True))},
+        else sets.as_dict() | {"basis": dict(zip(model.codes, basis, strict=True))},
         "min_confidence": _min_confidence(held_out) if enough else 0.0,
         "operating_points": points,
         "referral": REFERRAL if any(point["name"] == REFERRAL for point in points) else None,
@@ -105,25 +116,25 @@ def fit_trust(
     }
     measured_on, sample = "calibrate", held_out
     if "test" in roles and len(roles["test"].records):
-        measured_on, sample = "test", look(bundle, runtime, roles["test"], console, "Novelty, test")
+        measured_on, sample = "test", look(model, runtime, roles["test"], console, "Novelty, test")
     for point in points:
         if measured_on == "test":
-            point |= measure_point(point, sample.probability, sample.y_true, sample.lesions, bundle.codes, seed=seed)
+            point |= measure_point(point, sample.probability, sample.y_true, sample.lesions, model.codes, seed=seed)
         else:  # what a threshold reaches on the lesions that it was chosen on is no promise for others
             point |= not_measured("no test lesions")
     arrays = {} if novelty is None else novelty.arrays()
-    trust = Trust.read({**bundle.card, "trust": facts}, arrays)
+    trust = Trust.read({"trust": facts}, arrays)
     measurable = trust is not None and len(sample.y_true)
-    facts["measured"] = {"role": measured_on, **_measure(bundle, sample, trust)} if trust and measurable else None
+    facts["measured"] = {"role": measured_on, **_measure(model, sample, trust)} if trust and measurable else None
     return facts, arrays
 
 
-def look(bundle: Bundle, runtime: Runtime, images: Labelled, console: Console, what: str) -> Sample:
+def look(model: Calibrated, runtime: Runtime, images: Labelled, console: Console, what: str) -> Sample:
     """Run the model over images; one that cannot be read is left out."""
     kept, embeddings, logits, qualities = [], [], [], []
     with ThreadPoolExecutor(DECODE_THREADS) as pool, track(what, len(images.records), console) as advance:
         for start in range(0, len(images.records), BATCH):
-            places, batch = readable(images.records[start : start + BATCH], bundle.input_spec, pool)
+            places, batch = readable(images.records[start : start + BATCH], model.input_spec, pool)
             kept += [start + place for place in places]
             if batch:
                 outputs = runtime.run(np.stack(batch))
@@ -131,16 +142,14 @@ def look(bundle: Bundle, runtime: Runtime, images: Labelled, console: Console, w
                 logits.append(outputs.logits)
                 qualities += [measure(pixels) for pixels in batch]
             advance(min(BATCH, len(images.records) - start))
-    classes, width = len(bundle.codes), bundle.head()[0].shape[0]
-    empty = np.zeros((0, classes), np.float32)
-    scores = np.concatenate([empty, *logits])
-    probability = probabilities(scores, bundle.calibration)
-    decision = decide(probability, bundle.calibration, bundle.decision_rule)
+    scores = np.concatenate([np.zeros((0, len(model.codes)), np.float32), *logits])
+    probability = probabilities(scores, model.calibration)
+    decision = decide(probability, model.calibration, model.decision_rule)
     rows = np.array(kept, dtype=np.int64)
     return Sample(
         images.y_true[rows],
         images.lesions[rows],
-        np.concatenate([np.zeros((0, width), np.float32), *embeddings]),
+        np.concatenate(embeddings) if embeddings else np.zeros((0, 0), np.float32),
         probability,
         decision,
         tuple(qualities),
@@ -173,12 +182,12 @@ def _min_confidence(sample: Sample) -> float:
     return min(SURE, lesion_quantile(chosen, sample.lesions, LEAST_SURE))
 
 
-def judged(trust: Trust, bundle: Bundle, sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
+def judged(trust: Trust, model: Calibrated, sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the status of each answer, (n,) text, and which classes its set holds, (n, classes) or None."""
     scores = None if trust.novelty is None else trust.novelty.score(sample.embedding)
     inside = None
     if trust.sets is not None:
-        inside = trust.sets.apply(sample.probability, bundle.calibration.prior, sample.decision)
+        inside = trust.sets.apply(sample.probability, model.calibration.prior, sample.decision)
     statuses = []
     for row, quality in enumerate(sample.qualities):
         score = None if scores is None else float(scores[row])
@@ -187,10 +196,10 @@ def judged(trust: Trust, bundle: Bundle, sample: Sample) -> tuple[np.ndarray, np
     return np.array(statuses), inside
 
 
-def _measure(bundle: Bundle, sample: Sample, trust: Trust) -> dict[str, Any]:
-    status, inside = judged(trust, bundle, sample)
+def _measure(model: Calibrated, sample: Sample, trust: Trust) -> dict[str, Any]:
+    status, inside = judged(trust, model, sample)
     right = sample.decision == sample.y_true
-    truth, lesions, codes = sample.y_true, sample.lesions, bundle.codes
+    truth, lesions, codes = sample.y_true, sample.lesions, model.codes
     return {
         "images": len(right),
         "lesions": len(np.unique(sample.lesions)),
@@ -309,7 +318,9 @@ def fit_quality(qualities: Sequence[Quality]) -> QualityLimits:
 MOST = 7000  # lesions: about 1 MB
 
 
-def fit_examples(bundle: Bundle, train: Labelled, *, seed: int, console: Console) -> TrainingExamples | None:
+def fit_examples(
+    model: Calibrated, runtime: Runtime, train: Labelled, *, seed: int, console: Console
+) -> TrainingExamples | None:
     """Return the index of the training lesions, None where no image can be read.
 
     Args:
@@ -319,12 +330,11 @@ def fit_examples(bundle: Bundle, train: Labelled, *, seed: int, console: Console
     rows = first_of_lesion(train.lesions)
     chosen = rows[sample_per_class(train.y_true[rows], seed=seed, most=most_per_class(train.y_true[rows], MOST))]
     part = Labelled([train.records[i] for i in chosen], train.y_true[chosen], train.lesions[chosen])
-    runtime = Runtime(bundle.graph_path, precision=bundle.precision)
-    seen = look(bundle, runtime, part, console, "Training examples")
+    seen = look(model, runtime, part, console, "Training examples")
     if not len(seen.y_true):
         return None
     record_of = dict(zip(part.lesions.tolist(), part.records, strict=True))
-    return index_of(seen.embedding, seen.y_true, [record_of[lesion] for lesion in seen.lesions.tolist()], bundle.codes)
+    return index_of(seen.embedding, seen.y_true, [record_of[lesion] for lesion in seen.lesions.tolist()], model.codes)
 
 
 def index_of(

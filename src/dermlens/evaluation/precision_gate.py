@@ -78,7 +78,13 @@ def choose_precision(
             found = compare(truth, lesions, (full, low), (bundle.calibration, own), bundle.decision_rule, seed=seed)
             gate = {"role": "calibrate", "layers": layers, "float32_layers": n, **found}
             if gate["passed"]:
-                facts, arrays = fit_trust(replace(twin, calibration=own), roles, seed=seed, console=console)
+                facts, arrays = fit_trust(
+                    replace(twin, calibration=own),
+                    Runtime(twin.graph_path, precision=twin.precision),
+                    roles,
+                    seed=seed,
+                    console=console,
+                )
                 record = {"policy": BFLOAT16, "gate": gate, BFLOAT16: {"calibration": own.as_dict(), "trust": facts}}
                 return record, arrays, twin.graph_path.read_text(encoding="utf-8")
     return {"policy": FLOAT32, "gate": gate}, {}, None

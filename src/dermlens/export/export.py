@@ -138,7 +138,7 @@ def _make(
     load_tensorflow()
     from dermlens.export.formats import convert, keras_outputs
     from dermlens.training.network import in_float32
-    from dermlens.training.outputs import load_keras
+    from dermlens.training.network import load_keras
 
     precision = str(bundle.card.get("recipe", {}).get("precision", "float32"))
     model = load_keras(str(keras_path))
