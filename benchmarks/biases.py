@@ -130,7 +130,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(stderr=True, width=120)
     bundle = load_bundle(find_bundle(options.model))
-    runtime = Runtime(bundle.graph_path, precision=bundle.precision)
+    runtime = Runtime(bundle.graph_path)
     roles = embedded_roles(bundle, console)
     seen = {role: look(bundle, runtime, roles[role], console, role) for role in ("calibrate", "select")}
     known, other = (Lesions(each.logits, each.y_true, each.lesions) for each in seen.values())

@@ -150,7 +150,7 @@ def main() -> None:
     networks: dict[str, Any] = {}
     base = None
     for name, bundle in bundles.items():
-        runtime = Runtime(bundle.graph_path, precision=bundle.precision)
+        runtime = Runtime(bundle.graph_path)
         own = told(bundle, {role: look(bundle, runtime, roles[role], console, name).logits for role in CHOOSING}, roles)
         networks[name] = {"minutes": bundle.card["training"]["minutes"], "roles": {}}
         for role, rows in rows_of.items():

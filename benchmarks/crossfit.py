@@ -37,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(stderr=True, width=120)
     bundle = load_bundle(MODELS_DIR / "default")
-    runtime = Runtime(bundle.graph_path, precision=bundle.precision)
+    runtime = Runtime(bundle.graph_path)
     roles = embedded_roles(bundle, console)
     samples = [look(bundle, runtime, roles[role], console, role) for role in ("calibrate", "test")]
     weights, bias = bundle.head()

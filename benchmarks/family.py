@@ -33,6 +33,7 @@ MODES = ("full", "top", "head")
 SETTLED_ON = 512  # values of a channel in the smallest map, at least: fewer leave a network that magnifies rounding
 STEPS = 2  # the first one traces the graph
 CODES = ("A", "B")
+NOT_MEASURED = ("created", "backbone", "recipe", "training", "metrics", "probe", "baselines", "versions")
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "images" / "MEL_ISIC_0000029.jpg"
 KEYS = ("size_px", "batch", "build_s", "step_s", "reload", "export", "peak_gb", "row_s")
 
@@ -78,8 +79,9 @@ def live(
 
 def use(whole: Any, folder: Path, size_px: int) -> dict[str, Any]:
     """Save, export and use a trained network."""
-    from dermlens.networks.openvino import check_export, to_openvino
     from dermlens.training.outputs import save_keras
+
+    from dermlens.networks.openvino import check_export, to_openvino
 
     pixels = pictures(max(1, SETTLED_ON // (size_px // 32) ** 2), size_px)
     settle(whole, pixels)  # again: a few steps on random weights leave statistics that belong to none
@@ -157,6 +159,7 @@ def predict(whole: Any, graph: Any, folder: Path, size_px: int) -> str:
 
     from dermlens import Predictor
     from dermlens.bundle.bundle import write_bundle
+    from dermlens.bundle.trust import NOT_FITTED
     from dermlens.data.images import InputSpec, load_image
     from dermlens.training.network import head_of
 
@@ -167,13 +170,14 @@ def predict(whole: Any, graph: Any, folder: Path, size_px: int) -> str:
         "scope": "A measurement.",
         "classes": [{"code": code, "name": code} for code in CODES],
         "input": spec.as_dict(),
-        "precision": {"policy": "f32", "gate": None},
-        "calibration": {"temperature": 1.0, "prior": [0.5, 0.5], "training_prior": [0.5, 0.5]},
-        "calibration_fit": {"fitted": False, "reason": "a measurement", "lesions": 0},
+        "calibration": {"temperature": 1.0, "prior": [0.5, 0.5], "training_prior": [0.5, 0.5], "bias": [0.0, 0.0]},
+        "calibration_fit": {"fitted": False, "reason": "a measurement", "lesions": 0, "bias": None},
         "decision_rule": {"kind": "largest_probability", "strength": 1.0},
         "data": {"leaky": False},
-        "metrics": {},
         "licence": {"code": "Apache-2.0", "weights": "none"},
+        "modality": "unknown",
+        "trust": NOT_FITTED,
+        **{name: {} for name in NOT_MEASURED},
     }
     write_bundle(
         folder / "bundle",
@@ -182,6 +186,7 @@ def predict(whole: Any, graph: Any, folder: Path, size_px: int) -> str:
         seen={},
         write_graph=lambda path: ov.save_model(graph, path, compress_to_fp16=False),
         model_card="# A measurement\n",
+        arrays={},
     )
     answer = Predictor(folder / "bundle").predict(EXAMPLE)
     wanted = np.asarray(whole(load_image(EXAMPLE, spec)[None].astype(np.float32), training=False)[0])[0]

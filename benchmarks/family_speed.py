@@ -3,9 +3,9 @@
     python benchmarks/family_speed.py [--only NAME ...] [--repeats 20] [--batch 4] [--resume] [--untimed]
 
 Random weights with settled batch norm (`family.py`), 8 classes, each at its own size: milliseconds of one image, and
-images a second in batches on all cores, in float32 and, where the processor is faster in it, bfloat16; how many times
-as long `tf.function` and `model.predict` take; the size of the graph; the largest difference to Keras in logits,
-embedding or feature map as a share of the largest value of each; the peak memory of a process that predicts one image.
+images a second in batches on all cores, in float32; how many times as long `tf.function` and `model.predict` take; the
+size of the graph; the largest difference to Keras in logits, embedding or feature map as a share of the largest value
+of each; the peak memory of a process that predicts one image.
 A row runs in a process of its own and is kept at once, and `--resume` measures only what is not kept yet; `--untimed`
 measures of all rows what is no time: size, memory and difference.
 """
@@ -25,7 +25,6 @@ from family import SETTLED_ON, pictures, settle  # all beside this file
 from measure import classifiers, in_turn, kept, save, spread, times_faster
 from network import compiled
 
-from dermlens.inference.precision import has_bfloat16
 from dermlens.networks.family import BACKBONES
 
 NAME = "family_speed"
@@ -60,7 +59,7 @@ def untimed(model: Any, graph: Any, side: int) -> dict[str, float]:
 
     pixels = pictures(1, side)
     expected = [np.asarray(values) for values in model(pixels.astype(np.float32), training=False)]
-    answered = compiled(graph, 1, "f32")(pixels)
+    answered = compiled(graph, 1)(pixels)
     found = {
         "difference to Keras": max(
             float(np.abs(answered[i] - want).max() / np.abs(want).max()) for i, want in enumerate(expected)
@@ -87,10 +86,9 @@ def measured(name: str, repeats: int, batch: int) -> dict[str, Any]:
         "tf.function": lambda: call(tensor)[0].numpy(),
         "model.predict": lambda: usual.predict(floats, verbose=0),
     }
-    for precision in ["f32", *(["bf16"] if has_bfloat16() else [])]:
-        one, many = compiled(graph, 1, precision), compiled(graph, batch, precision)
-        variants[precision] = lambda r=one: r(pixels[:1], share_inputs=True)
-        variants[f"{precision}, batch"] = lambda r=many: r(pixels, share_inputs=True)
+    one, many = compiled(graph, 1), compiled(graph, batch)
+    variants["f32"] = lambda: one(pixels[:1], share_inputs=True)
+    variants["f32, batch"] = lambda: many(pixels, share_inputs=True)
     took = in_turn(variants, repeats=repeats, warm_up=2)
     found: dict[str, Any] = {"size_px": side, "batch": batch}
     for key, values in took.items():

@@ -84,7 +84,7 @@ def records_of(fold: Fold, data: Path) -> list[Record]:
 
 
 def answers_of(folder: Path, data: Path | None, keep: Path, views: int, console: Console) -> OutOfFold:
-    """Run a fold's network over its test images at the precision that serves, or read what is kept of it.
+    """Run a fold's network over its test images, or read what is kept of it.
 
     Args:
         keep: where `test_outputs.npz` lies; made where it is missing. Views that are there are not run again.
@@ -115,7 +115,7 @@ def outputs_of(
     bundle: Bundle, records: Sequence[Record], views: range, console: Console, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return logits (views, n, classes) and the embedding (n, d) of the first of these views."""
-    runtime = Runtime(bundle.graph_path, precision=bundle.precision)
+    runtime = Runtime(bundle.graph_path)
     logits: list[list[np.ndarray]] = [[] for _ in views]
     embedding = []
     with ThreadPoolExecutor() as pool, track(f"Outputs, {name}", len(records), console) as advance:

@@ -44,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(stderr=True, width=120)
     bundle = load_bundle(MODELS_DIR / "default")
-    runtime = Runtime(bundle.graph_path, precision=bundle.precision)
+    runtime = Runtime(bundle.graph_path)
     roles = embedded_roles(bundle, console)
     known, rows = roles["train"], first_of_lesion(roles["train"].lesions)
     part = Labelled([known.records[i] for i in rows], known.y_true[rows], known.lesions[rows])

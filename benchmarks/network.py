@@ -2,9 +2,8 @@
 
     python benchmarks/network.py [--backbones lite0 b0] [--repeats 20]
 
-Random weights (cost does not depend on them), 8 classes, all cores, float32; bfloat16 too where the processor is faster
-in it, though dermlens does not use it unasked. Per variant milliseconds, and per backbone how near the float32
-graph comes to the limit: its multiply-adds over the fastest matrix product of the same machine.
+Random weights (cost does not depend on them), 8 classes, all cores, float32. Per variant milliseconds, and per
+backbone how near the graph comes to the limit: its multiply-adds over the fastest matrix product of the same machine.
 """
 
 from __future__ import annotations
@@ -19,22 +18,20 @@ import numpy as np
 from measure import REPEATS, classifiers, in_turn, peak_gflops, save, spread, times_faster, with_goal
 
 GOALS = {  # of one image: model.predict, tf.function
-    ("lite0", "f32"): (15, 3),
-    ("lite0", "bf16"): (24, 5),
-    ("b0", "f32"): (11, 3),
-    ("b0", "bf16"): (16, 4.5),
+    "lite0": (15, 3),
+    "b0": (11, 3),
 }
 BATCHES = (1, 32)
 
 
-def compiled(graph: Any, batch: int, precision: str) -> Any:
+def compiled(graph: Any, batch: int) -> Any:
     import openvino as ov
 
     fixed = graph.clone()
     shape = fixed.input(0).get_partial_shape()
     shape[0] = batch
     fixed.reshape(shape)
-    hints = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     return ov.Core().compile_model(fixed, "CPU", hints)
 
 
@@ -44,14 +41,14 @@ def onnx_session(model: Any) -> Any:
         return None
     import onnxruntime
 
-    from dermlens.export.formats import convert
+    from dermlens.export.converters import convert
 
     with tempfile.TemporaryDirectory() as folder:
         convert(model, "onnx", {}, Path(folder) / "model.onnx", precision="float32")
         return onnxruntime.InferenceSession(Path(folder) / "model.onnx", providers=["CPUExecutionProvider"])
 
 
-def measured(name: str, repeats: int, precisions: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def measured(name: str, repeats: int) -> tuple[dict[str, Any], dict[str, Any]]:
     import tensorflow as tf
 
     from dermlens.networks.family import backbone
@@ -72,18 +69,15 @@ def measured(name: str, repeats: int, precisions: list[str]) -> tuple[dict[str, 
         session = onnx_session(whole)
         if session is not None:
             variants["ONNX Runtime"] = lambda x=pixels, s=session: s.run(["logits"], {"pixels": x})
-        for precision in precisions:
-            request = compiled(graph, batch, precision)
-            variants[f"openvino {precision}"] = lambda r=request, x=pixels: r(x, share_inputs=True)
+        request = compiled(graph, batch)
+        variants["openvino f32"] = lambda r=request, x=pixels: r(x, share_inputs=True)
         took = in_turn(variants, repeats=repeats)
         details[f"batch {batch}, ms"] = {key: spread(values) for key, values in took.items()}
         what = f"{name}, {'one image' if batch == 1 else f'batch of {batch}'}"
-        for precision in precisions:
-            ours, who = took[f"openvino {precision}"], "dermlens" if precision == "f32" else f"dermlens in {precision}"
-            goals = GOALS.get((name, precision), (None, None)) if batch == 1 else (None, None)
-            for other, goal in zip(("model.predict", "tf.function"), goals, strict=True):
-                ratio = times_faster(ours, took[other])
-                ratios[f"{what}, {other} / {who}"] = with_goal(ratio, goal) if goal else ratio
+        goals = GOALS.get(name, (None, None)) if batch == 1 else (None, None)
+        for other, goal in zip(("model.predict", "tf.function"), goals, strict=True):
+            ratio = times_faster(took["openvino f32"], took[other])
+            ratios[f"{what}, {other} / dermlens"] = with_goal(ratio, goal) if goal else ratio
         if "ONNX Runtime" in took:
             ratios[f"{what}, ONNX Runtime / dermlens"] = times_faster(took["openvino f32"], took["ONNX Runtime"])
     return ratios, details
@@ -94,20 +88,17 @@ def main() -> None:
     parser.add_argument("--backbones", nargs="+", default=["lite0", "b0"])
     parser.add_argument("--repeats", type=int, default=REPEATS)
     options = parser.parse_args()
-    from dermlens.inference.precision import has_bfloat16
     from dermlens.networks.backend import load_tensorflow
 
     load_tensorflow()
-    precisions = ["f32", *(["bf16"] if has_bfloat16() else [])]
     ratios: dict[str, Any] = {}
-    details: dict[str, Any] = {f"peak {p}, Gmac/s": peak_gflops(p) for p in precisions}
+    details: dict[str, Any] = {"peak f32, Gmac/s": peak_gflops()}
     for name in options.backbones:
-        found, more = measured(name, options.repeats, precisions)
-        for precision in precisions:
-            for batch in BATCHES:
-                fastest = batch * more["multiply_adds"] / details[f"peak {precision}, Gmac/s"] / 1e6
-                took = more[f"batch {batch}, ms"][f"openvino {precision}"]["median"]
-                more[f"share of the limit, {precision}, batch {batch}"] = fastest / took
+        found, more = measured(name, options.repeats)
+        for batch in BATCHES:
+            fastest = batch * more["multiply_adds"] / details["peak f32, Gmac/s"] / 1e6
+            took = more[f"batch {batch}, ms"]["openvino f32"]["median"]
+            more[f"share of the limit, f32, batch {batch}"] = fastest / took
         ratios |= found
         details[name] = more
     save("network", ratios, details)

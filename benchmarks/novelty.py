@@ -171,7 +171,7 @@ def main() -> None:
         return
     predictor = Predictor("default")
     bundle, trust = predictor.bundle, predictor.bundle.trust
-    runtime = Runtime(bundle.graph_path, precision=bundle.precision)
+    runtime = Runtime(bundle.graph_path)
     roles = embedded_roles(bundle, console)
     known = roles["train"]
     rows = sample_per_class(known.y_true, seed=options.seed)

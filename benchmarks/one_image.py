@@ -42,7 +42,7 @@ def stages(predictor: Any, path: Path, repeats: int) -> dict[str, float]:
     from dermlens.data.images import decode
     from dermlens.inference.runtime import Runtime
 
-    runtime = Runtime(predictor.bundle.graph_path, precision=predictor.bundle.precision)
+    runtime = Runtime(predictor.bundle.graph_path)
     raw, spec = path.read_bytes(), predictor.bundle.input_spec
     decoded = decode(raw, spec=spec)
     pixels = frame(decoded, spec)[None]

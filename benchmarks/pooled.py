@@ -80,11 +80,13 @@ def pool_folds(folds: Mapping[int, OutOfFold]) -> Pool:
     trusts = [Trust.read({**part.bundle.card, "trust": _fitted(part)}, {}) for part in parts]
     inside, called = [], []
     for part, share, trust in zip(parts, shares, trusts, strict=True):
-        if trust is not None and trust.sets is not None:
+        if trust.sets is not None:
             inside.append(trust.sets.apply(share, part.bundle.calibration.prior, part.table["decision"]))
-        points = () if trust is None else trust.operating_points
         called.append(
-            {point.name: _score(share, part.bundle.codes, point.codes) >= point.threshold for point in points}
+            {
+                point.name: _score(share, part.bundle.codes, point.codes) >= point.threshold
+                for point in trust.operating_points
+            }
         )
     names = [name for name in called[0] if all(name in row for row in called)]
     prior = np.mean([part.bundle.calibration.prior for part in parts], axis=0)
@@ -102,10 +104,9 @@ def pool_folds(folds: Mapping[int, OutOfFold]) -> Pool:
     )
 
 
-def _fitted(part: OutOfFold) -> dict[str, Any] | None:
+def _fitted(part: OutOfFold) -> dict[str, Any]:
     """The trust facts without the novelty score, whose arrays are not needed here."""
-    facts = part.bundle.card.get("trust")
-    return None if facts is None else {**facts, "novelty": None}
+    return {**part.bundle.card["trust"], "novelty": None}
 
 
 def _score(probability: np.ndarray, codes: tuple[str, ...], members: tuple[str, ...]) -> np.ndarray:

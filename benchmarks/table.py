@@ -25,8 +25,6 @@ ORDER = (
     "training_ways",
     "step_profile",
     "depthwise",
-    "precision",
-    "precision_layers",
 )
 
 
@@ -61,18 +59,16 @@ def _family(rows: dict[str, Any], ratios: dict[str, Any]) -> list[str]:
     lines = [
         "Float32; in brackets the 10th and 90th percentile. `benchmarks/results/speed/family_speed.json` has the rest.",
         "",
-        "| network | px | one image, ms | in bf16, ms | tf.function / ours | model.predict / ours "
+        "| network | px | one image, ms | tf.function / ours | model.predict / ours "
         "| images/s, 4 at once | graph, MB | peak memory, MB | difference to Keras |",
-        "|---" * 10 + "|",
+        "|---" * 9 + "|",
     ]
     for name, row in rows.items():
         keras = [figure(ratios[f"{name}, one image, {way} / dermlens"], 1) for way in ("tf.function", "model.predict")]
-        low = row.get("bf16, one image, ms")
         cells = [
             name,
             str(row["size_px"]),
             figure(row["f32, one image, ms"], 1),
-            figure(low, 1) if low else "",
             *keras,
             figure(row["f32, batch, images/s"], 1),
             f"{row['graph, MB']:.1f}",

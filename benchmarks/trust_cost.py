@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=300)
     options = parser.parse_args()
     bundle = load_bundle(MODELS_DIR / "default")
-    runtime = Runtime(bundle.graph_path, precision=bundle.precision, threads=2)
+    runtime = Runtime(bundle.graph_path, threads=2)
     data = IMAGE.read_bytes()
     pixels = load_image(data, bundle.input_spec)[None]
     outputs = runtime.run(pixels)

@@ -36,7 +36,7 @@ ROLES, HASHES = ("train", "select", "calibrate", "test"), "content_hashes"
 def figures(bundle: Bundle, test: Labelled, console: Console) -> dict[str, Any]:
     """Score a bundle as it is served; `decision` (n,) is left out of the report."""
     what = f"version {bundle.version}"
-    logits = look(bundle, Runtime(bundle.graph_path, precision=bundle.precision), test, console, what).logits
+    logits = look(bundle, Runtime(bundle.graph_path), test, console, what).logits
     shares = probabilities(logits, bundle.calibration)
     decision = decide(shares, bundle.calibration, bundle.decision_rule)
     return network_figures(test, shares, decision, list(bundle.codes))

@@ -35,7 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console(stderr=True, width=120)
     bundle = load_bundle(MODELS_DIR / "default")
-    runtime = Runtime(bundle.graph_path, precision=bundle.precision)
+    runtime = Runtime(bundle.graph_path)
     test = embedded_roles(bundle, console)["test"]
     records, truth, groups = test.records, test.y_true, test.lesions
     logits: dict[int, list[np.ndarray]] = {views: [] for views in VIEWS}

@@ -16,7 +16,7 @@ import tiny
 from dermlens import cli
 from dermlens.cli import options
 from dermlens.data.images import DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS
-from dermlens.inference.predictor import DISCLAIMER
+from dermlens.diagnoses import DISCLAIMER
 from dermlens.training.recipe import Recipe
 
 

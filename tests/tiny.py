@@ -9,7 +9,9 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from dermlens.bundle.bundle import write_bundle
+from dermlens.bundle.bundle import BASELINES_FILE, write_bundle
+from dermlens.bundle.trust import NOT_FITTED
+from dermlens.evaluation.baselines import HeldOut
 
 SIZE_PX = 28
 CODES = ("BLUE", "GREEN", "RED")
@@ -29,27 +31,61 @@ def graph() -> ov.Model:
 
 
 def card(**changes: Any) -> dict[str, Any]:
-    """Return a bundle.json that is complete enough for every verb."""
+    """Return a bundle.json that is complete enough for every verb; a change to an object leaves its other fields."""
     figure = {"value": 0.9, "low": 0.8, "high": 1.0}
-    return {
+    whole: dict[str, Any] = {
         "name": "tiny",
         "version": "0.0.1",
+        "created": "2026-01-01",
         "scope": "Reads plain colours.",
+        "modality": "unknown",
         "classes": [{"code": code, "name": code.lower()} for code in CODES],
         "input": {"size_px": SIZE_PX, "interpolation": "area", "framing": "centre_crop"},
-        "precision": {"policy": "f32", "gate": None},
+        "backbone": {"name": "tiny", "title": "tiny", "weights": "none", "licence": "none"},
         "calibration": {
             "temperature": 2.0,
             "prior": [0.2, 0.3, 0.5],
             "training_prior": [1 / 3, 1 / 3, 1 / 3],
+            "bias": [0.0, 0.0, 0.0],
         },
-        "calibration_fit": {"fitted": True, "reason": None, "lesions": 100},
+        "calibration_fit": {"fitted": True, "reason": None, "lesions": 100, "bias": None},
         "decision_rule": {"kind": "prior_adjusted", "strength": 1.0},
-        "data": {"leaky": False},
-        "metrics": {"balanced_accuracy": figure, "per_class": {}},
+        "recipe": {"backbone": "tiny", "weights": "none", "fine_tune": "head", "precision": "float32"},
+        "data": {
+            "fingerprint": "0" * 64,
+            "images": 300,
+            "unreadable": [],
+            "lesions_known": 0.0,
+            "roles": {},
+            "sources": [],
+            "notes": [],
+            "audit": [],
+            "leaky": False,
+            "not_tested_on": [],
+        },
+        "training": {"best_epoch": 1, "minutes": 0.1},
+        "metrics": {
+            "n": 30,
+            "n_lesions": 30,
+            **dict.fromkeys(("accuracy", "balanced_accuracy", "macro_auc", "ece"), figure),
+            "per_class": {},
+        },
+        "probe": {"balanced_accuracy": figure, "regularisation_c": 0.01, "converged": True},
+        "baselines": {"majority_class": "RED", "methods": {}, "model_minus": {}, "words": []},
         "licence": {"code": "Apache-2.0", "weights": "CC0"},
-        **changes,
+        "versions": {},
+        "trust": dict(NOT_FITTED),
     }
+    for name, value in changes.items():
+        old = whole.get(name)
+        whole[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+    return whole
+
+
+def baselines() -> dict[str, np.ndarray]:
+    """Return the arrays of a baselines.npz that knows no image."""
+    nothing = np.zeros(0, np.int64)
+    return HeldOut((), nothing, nothing, nothing, nothing, majority=0).arrays()
 
 
 def write(folder: Path, *, seen: dict[str, dict[str, list[str]]] | None = None, **changes: Any) -> Path:
@@ -61,6 +97,7 @@ def write(folder: Path, *, seen: dict[str, dict[str, list[str]]] | None = None, 
         seen=seen or {},
         write_graph=lambda path: ov.save_model(graph(), path, compress_to_fp16=False),
         model_card="# tiny\n",
+        arrays={BASELINES_FILE: baselines()},
     )
     return folder
 

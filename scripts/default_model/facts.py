@@ -49,14 +49,9 @@ def refit_facts(folder: Path, dataset: Dataset, console: Console, *, neighbours:
         head=bundle.head(),
         seen=json.loads((folder / "seen.json").read_text(encoding="utf-8")),
         write_graph=copy_graph,
-        arrays={**_baselines(bundle), **arrays},
+        arrays={BASELINES_FILE: read_held_out(bundle).arrays(), **arrays},
         model_card=model_card(card),
     )
-
-
-def _baselines(bundle: Bundle) -> dict[str, dict[str, np.ndarray]]:
-    held_out = read_held_out(bundle)
-    return {} if held_out is None else {BASELINES_FILE: held_out.arrays()}
 
 
 def roles_of(bundle: Bundle, dataset: Dataset, console: Console) -> dict[str, Labelled]:

@@ -84,7 +84,7 @@ def test_the_mean_of_kept_views_is_what_predict_does(fold: tuple[Path, Path], tm
     records = records_of(part.table, data)
     spec = part.bundle.input_spec
     pixels = np.stack([load_image(r.path, spec, frame_aspect=r.frame_aspect) for r in records])
-    runtime = Runtime(part.bundle.graph_path, precision=part.bundle.precision)
+    runtime = Runtime(part.bundle.graph_path)
     for views in (1, 2, 8):
         expected = run_views(runtime.run, pixels, views).logits
         np.testing.assert_allclose(mean_logits(part.logits[:views]), expected, atol=1e-5)

@@ -47,7 +47,8 @@ def out_of_fold(number: int, scale: float, **trust: Any) -> OutOfFold:
         "quality": QualityLimits().as_dict(),
         **trust,
     }
-    bundle: Any = SimpleNamespace(codes=CODES, calibration=calibration, decision_rule=RULE, card={"trust": facts})
+    card = {"modality": "dermoscopy", "trust": facts}
+    bundle: Any = SimpleNamespace(codes=CODES, calibration=calibration, decision_rule=RULE, card=card)
     part = OutOfFold(bundle, {}, logits[None], np.zeros((300, 1), np.float32))
     table = {
         "truth": truth,
@@ -66,7 +67,8 @@ def test_each_fold_passes_through_its_own_bundle() -> None:
 
 
 def test_served_sets_and_thresholds_are_each_bundles_own() -> None:
-    point = {"name": "melanoma_90", "codes": ["MEL"], "threshold": 0.3}
+    share = {"value": None, "low": None, "high": None}
+    point = {"name": "melanoma_90", "codes": ["MEL"], "threshold": 0.3, "sensitivity": share, "specificity": share}
     wide, narrow = (PredictionSets(0.9, (limit,) * 3, 2).as_dict() for limit in (9.0, -9.0))
     parts = {
         0: out_of_fold(0, 1.0, prediction_sets=wide, operating_points=[point]),

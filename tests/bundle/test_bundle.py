@@ -32,7 +32,7 @@ def test_a_written_bundle_loads_with_all_it_holds(tmp_path: Path) -> None:
     assert known.reason("b" * 64, "L9", "ISIC_0000001") is None, "test lesions were not learned from"
 
 
-@pytest.mark.parametrize("name", ["graph.bin", "graph.xml", "head.npz", "seen.json", "MODEL_CARD.md"])
+@pytest.mark.parametrize("name", ["graph.bin", "graph.xml", "head.npz", "seen.json", "baselines.npz", "MODEL_CARD.md"])
 def test_one_changed_byte_in_any_file_is_noticed(tmp_path: Path, name: str) -> None:
     path = tiny.write(tmp_path / "b") / name
     data = bytearray(path.read_bytes())
@@ -47,6 +47,7 @@ def test_one_changed_byte_in_any_file_is_noticed(tmp_path: Path, name: str) -> N
     ("change", "code"),
     [
         (lambda folder: (folder / "graph.bin").unlink(), "bundle_damaged"),
+        (lambda folder: (folder / "baselines.npz").unlink(), "bundle_damaged"),
         (lambda folder: (folder / "bundle.json").unlink(), "bundle_missing"),
         (lambda folder: (folder / "bundle.json").write_text("{"), "bundle_damaged"),
         (lambda folder: (folder / "bundle.json").write_text("[]"), "bundle_version"),
@@ -55,9 +56,7 @@ def test_one_changed_byte_in_any_file_is_noticed(tmp_path: Path, name: str) -> N
         (lambda folder: _edit(folder, classes=[{}]), "bundle_damaged"),
         (lambda folder: _edit(folder, calibration={}), "bundle_damaged"),
         (lambda folder: _edit(folder, input={"size_px": "big"}), "bundle_damaged"),
-        (lambda folder: _edit(folder, precision=None), "bundle_damaged"),
-        (lambda folder: _edit(folder, precision={"policy": "bf16", "gate": None}), "bundle_damaged"),
-        (lambda folder: _edit(folder, precision={"policy": "bf16", "gate": {"passed": False}}), "bundle_damaged"),
+        (lambda folder: _edit(folder, trust=None), "bundle_damaged"),
         (lambda folder: _edit(folder, data={}), "bundle_damaged"),
         (lambda folder: _edit(folder, calibration_fit=None), "bundle_damaged"),
         (lambda folder: _edit(folder, files={"graph.xml": "0" * 64}), "bundle_damaged"),
@@ -77,6 +76,17 @@ def _edit(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+@pytest.mark.parametrize("name", bundles.FIELDS)
+def test_a_missing_field_is_named(tmp_path: Path, name: str) -> None:
+    path = tiny.write(tmp_path / "b") / "bundle.json"
+    card = json.loads(path.read_text())
+    del card[name]
+    path.write_text(json.dumps(card))
+    with pytest.raises(BundleError, match=f"it lacks {name}") as caught:
+        load_bundle(tmp_path / "b")
+    assert caught.value.code == "bundle_damaged"
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("basic_ios::clear: No space")])
 def test_a_failed_write_leaves_the_old_bundle_whole(tmp_path: Path, error: Exception) -> None:
     folder = tiny.write(tmp_path / "b", version="1")
@@ -93,6 +103,7 @@ def test_a_failed_write_leaves_the_old_bundle_whole(tmp_path: Path, error: Excep
             seen={},
             write_graph=no_space,
             model_card="",
+            arrays={bundles.BASELINES_FILE: tiny.baselines()},
         )
     assert load_bundle(folder).version == "1"
     assert [p.name for p in tmp_path.iterdir()] == ["b"], "no half-written folder stays behind"

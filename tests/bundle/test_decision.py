@@ -139,11 +139,6 @@ def test_the_balanced_rule_leaves_the_bias_out_and_the_largest_probability_does_
     assert decide(values, biased, DecisionRule("largest_probability", 0.0)).tolist() == [0]
 
 
-def test_a_calibration_from_before_biases_has_none() -> None:
-    old = {"temperature": 2.0, "prior": [0.5, 0.5], "training_prior": [0.5, 0.5]}
-    assert Calibration.from_dict(old) == Calibration(2.0, (0.5, 0.5), (0.5, 0.5), (0.0, 0.0))
-
-
 def test_through_json_and_back() -> None:
     calibration = Calibration(1.3, (0.7, 0.2, 0.1), (0.4, 0.3, 0.3), (0.1, -0.2, 0.05))
     assert Calibration.from_dict(json.loads(json.dumps(calibration.as_dict()))) == calibration
@@ -155,9 +150,10 @@ def test_through_json_and_back() -> None:
     [
         {},
         {"temperature": 1.0, "prior": [0.5, 0.5]},
-        {"temperature": "1", "prior": [0.5, 0.5], "training_prior": [0.5, 0.5]},
-        {"temperature": 1.0, "prior": "half", "training_prior": [0.5, 0.5]},
-        {"temperature": 1.0, "prior": [0.5, None], "training_prior": [0.5, 0.5]},
+        {"temperature": 1.0, "prior": [0.5, 0.5], "training_prior": [0.5, 0.5]},
+        {"temperature": "1", "prior": [0.5, 0.5], "training_prior": [0.5, 0.5], "bias": [0, 0]},
+        {"temperature": 1.0, "prior": "half", "training_prior": [0.5, 0.5], "bias": [0, 0]},
+        {"temperature": 1.0, "prior": [0.5, None], "training_prior": [0.5, 0.5], "bias": [0, 0]},
     ],
 )
 def test_damaged_calibration_is_refused(values: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The status of an answer: each reason on its own, the gravest wins, old bundles stay as they were."""
+"""The status of an answer: each reason on its own, the gravest wins."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def facts(**changes: Any) -> dict[str, Any]:
             {
                 "name": "malignant_95",
                 "codes": ["RED"],
+                "aimed_at": 0.95,
                 "threshold": 0.5,
                 "sensitivity": {"value": 0.94, "low": 0.9, "high": 0.97},
                 "specificity": {"value": 0.6, "low": 0.5, "high": 0.7},
@@ -103,10 +104,10 @@ def test_an_unusable_picture_is_rejected(tmp_path: Path) -> None:
     assert told["referral"] is None and told["malignant_probability"] is None, "no advice from what means nothing"
 
 
-def test_a_bundle_without_these_facts_answers_as_before(tmp_path: Path) -> None:
+def test_a_bundle_whose_limits_are_not_fitted_says_ok_and_no_more(tmp_path: Path) -> None:
     answer = Predictor(tiny.write(tmp_path / "b")).predict(tiny.colour("RED")).as_dict()
-    assert answer["status"] == "ok" and answer["reasons"] == []
-    for field in ("prediction_set", "malignant_probability", "referral", "novelty", "quality"):
+    assert answer["status"] == "ok" and answer["reasons"] == [] and answer["quality"]
+    for field in ("prediction_set", "malignant_probability", "referral", "novelty"):
         assert answer[field] is None
 
 

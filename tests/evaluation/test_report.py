@@ -152,7 +152,10 @@ def test_what_chance_explains_is_not_said_to_be_read_from_around_the_lesion(
 
 def test_metrics_hold_all_that_the_page_tells(done: tuple[Predictor, Path, dict[str, Any]]) -> None:
     report = done[2]
-    assert report["prediction_sets"] is None and report["status"] is None, "the tiny bundle has no trust facts"
+    assert report["prediction_sets"] is None and report["novelty"] is None, "they are not fitted in the tiny bundle"
+    assert (
+        report["status"]["ok"]["n"] == report["status"]["all"]["n"] == report["n"] and not report["status"]["reasons"]
+    )
     assert report["calibration"]["after"]["log_loss"] != report["calibration"]["before"]["log_loss"]
     by_class = report["calibration"]["after"]["classwise_reliability"]
     assert set(by_class) == set(tiny.CODES) and sum(by_class["RED"]["images"]) == 75
@@ -190,7 +193,8 @@ def test_what_nobody_recorded_is_marked_missing(done: tuple[Predictor, Path, dic
     kept = "Separation of training and test"
     assert rows[kept][0] == MISSING, "of the tiny model's lesions nothing is known"
     for known, where in ((1.0, "data"), (0.95, "data"), (0.2, MISSING)):
-        told = checklist({**predictor.bundle.card, "data": {"leaky": False, "lesions_known": known}}, report)
+        data = {**predictor.bundle.card["data"], "lesions_known": known}
+        told = checklist({**predictor.bundle.card, "data": data}, report)
         assert {item: place for item, place, _ in told}[kept] == where
     known = {**report["counts"], "of_the_models_own_test": 3}
     own = {item: where for item, where, _ in checklist(predictor.bundle.card, {**report, "counts": known})}

@@ -116,7 +116,7 @@ def test_without_test_lesions_a_threshold_claims_nothing(tmp_path: Path, roles: 
     assert facts["measured"]["role"] == "calibrate"
     add_trust(folder, {**load_bundle(folder).card, "trust": facts}, arrays, "# tiny\n")
     bundle = load_bundle(folder)
-    assert bundle.trust is not None and bundle.trust.operating_point is not None
+    assert bundle.trust.operating_point is not None
     point = bundle.trust.operating_point
     assert point.threshold > 0 and (point.sensitivity, point.specificity) == (None, None)
     assert "new to the model" not in referral_words(point)

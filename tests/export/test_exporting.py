@@ -20,16 +20,16 @@ import tensorflow as tf
 
 import tiny
 from dermlens import cli
-from dermlens.bundle.bundle import find_bundle, load_bundle, write_bundle
+from dermlens.bundle.bundle import BASELINES_FILE, find_bundle, load_bundle, write_bundle
 from dermlens.bundle.decision import probabilities
 from dermlens.cli import options
+from dermlens.diagnoses import DISCLAIMER
 from dermlens.errors import DermlensError, UsageError, WeightsError
+from dermlens.export import converters, readback
 from dermlens.export import export as exporting
-from dermlens.export import formats, readback
 from dermlens.export.export import Exported, export
 from dermlens.export.formats import FORMATS
 from dermlens.export.readback import Answer, read_back
-from dermlens.inference.predictor import DISCLAIMER
 from dermlens.networks.openvino import to_openvino
 
 SUFFIX = {"openvino": "m.xml", "onnx": "m.onnx", "litert": "m.tflite", "saved-model": "m"}
@@ -61,6 +61,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seen={},
         write_graph=lambda path: ov.save_model(to_openvino(model), path, compress_to_fp16=False),
         model_card="# tiny\n",
+        arrays={BASELINES_FILE: tiny.baselines()},
     )
     return folder
 
@@ -224,7 +225,7 @@ def test_a_network_that_cannot_be_converted_is_told(
     def fails(*_: object) -> None:
         raise ValueError("no such layer\nand much more")
 
-    monkeypatch.setattr(formats, "_write_saved_model", fails)
+    monkeypatch.setattr(converters, "_write_saved_model", fails)
     with pytest.raises(WeightsError, match="could not be converted to saved-model: no such layer") as caught:
         export(str(run), "saved-model", tmp_path / "m", images=images)
     assert caught.value.code == "export_failed" and list(tmp_path.iterdir()) == []

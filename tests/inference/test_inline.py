@@ -13,9 +13,9 @@ import pytest
 
 import tiny
 from dermlens import Answers, Predictor
+from dermlens.diagnoses import DISCLAIMER
 from dermlens.errors import MissingExtraError, UsageError
 from dermlens.html import Page
-from dermlens.inference.predictor import DISCLAIMER
 
 HOSTILE = '<script>alert("x")</script>.png'
 OUTSIDE = re.compile(r"""(src|href)\s*=\s*["'](?!data:)|url\(|@import|<script""", re.IGNORECASE)

@@ -11,8 +11,7 @@ import pytest
 
 from dermlens.errors import WeightsError
 from dermlens.networks.efficientnet import build_backbone, split_at_block
-from dermlens.networks.weight_files import read_keras, scaling
-from dermlens.networks.weights import fingerprint_image
+from dermlens.networks.weights import fingerprint_image, pixel_scaling, read_keras
 from networks import answer, settle, write_legacy_h5
 
 SIZE = 64
@@ -123,7 +122,7 @@ def test_a_model_that_scales_its_pixels_otherwise_is_refused(tmp_path: Path) -> 
         include_top=False, weights=None, input_shape=(32, 32, 3), include_preprocessing=False
     )
     bare.save(tmp_path / "bare.keras")
-    assert scaling(bare) == []
+    assert pixel_scaling(bare) == []
     with pytest.raises(WeightsError, match="scales its pixels in another way"):
         build_backbone("v2-b0", size_px=32, weights=tmp_path / "bare.keras")
 

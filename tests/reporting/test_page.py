@@ -12,8 +12,8 @@ import pytest
 
 import tiny
 from dermlens import Predictor
+from dermlens.diagnoses import DISCLAIMER
 from dermlens.errors import StorageError
-from dermlens.inference.predictor import DISCLAIMER
 from dermlens.reporting import page as page_module
 from dermlens.reporting.page import write_page
 

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 import live
-from serving_requests import post_image
+from live import post_image
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE, ALL = 300, 10_000

@@ -114,7 +114,6 @@ def test_the_bundle_has_the_decisions_of_the_probe(run: Path) -> None:
     held = read_held_out(bundle)
     with (run / "out" / "test_predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert held is not None
     assert [bundle.codes[i] for i in held.probe] == [row["probe_decision"] for row in rows]
     assert [bundle.codes[i] for i in held.model] == [row["decision"] for row in rows]
     assert all(abs(sum(float(row[f"q_{code}"]) for code in bundle.codes) - 1) < 1e-4 for row in rows)

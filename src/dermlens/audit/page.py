@@ -13,8 +13,8 @@ from string import Template
 import cv2
 
 from dermlens.data.images import InputSpec, load_image
+from dermlens.diagnoses import DISCLAIMER
 from dermlens.errors import ImageError, StorageError
-from dermlens.inference.predictor import DISCLAIMER
 
 _THUMBNAIL = InputSpec(size_px=160, framing="pad")
 _JPEG_QUALITY = 82

@@ -3,9 +3,8 @@
     graph.xml, graph.bin   OpenVINO graph: uint8 (n, h, w, 3) -> logits, embedding, feature_map
     head.npz               weights (d, classes) and bias (classes,) of the last layer, for class activation maps
     trust.npz              what images like those of the training look like (absent where too few were known)
-    trust_bf16.npz         the same in bfloat16, where the bundle may be served in it
-    neighbours.npz         where one image of each training lesion lies, and its name (absent in older bundles)
-    baselines.npz          what model and linear probe said of each test image (absent in older bundles)
+    neighbours.npz         where one image of each training lesion lies, and its name (absent where not asked for)
+    baselines.npz          what model and linear probe said of each test image
     seen.json              what the model has learned from, by role: content hashes, lesion ids, ISIC ids
     bundle.json            labels, input, calibration, decision rule, metrics, licences, SHA-256 of the other files
     MODEL_CARD.md          the same, for people
@@ -34,12 +33,15 @@ from dermlens.bundle.trust import Trust
 from dermlens.data.images import InputSpec
 from dermlens.errors import BundleError, DermlensError, StorageError
 from dermlens.files import atomic_folder, sha256_of_file
-from dermlens.inference.precision import BFLOAT16, BFLOAT16_TRUST_FILE, served
 
 SCHEMA = "dermlens/bundle/1"
 ROLES_LEARNED_FROM = ("train", "select", "calibrate", "weights")  # weights: what the starting weights have met
 TRUST_FILE, NEIGHBOURS_FILE, BASELINES_FILE = "trust.npz", "neighbours.npz", "baselines.npz"
-FILES = {"graph.xml", "graph.bin", "head.npz", "seen.json"}
+FILES = {"graph.xml", "graph.bin", "head.npz", "seen.json", BASELINES_FILE}
+_WHAT_IT_IS = ("name", "version", "created", "scope", "modality", "classes", "licence", "versions")
+_HOW_IT_ANSWERS = ("input", "backbone", "calibration", "calibration_fit", "decision_rule", "trust")
+_HOW_IT_WAS_MADE = ("recipe", "data", "training", "metrics", "probe", "baselines")
+FIELDS = _WHAT_IT_IS + _HOW_IT_ANSWERS + _HOW_IT_WAS_MADE  # of bundle.json; all are needed
 MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
 
 
@@ -80,10 +82,9 @@ class Bundle:
     name: str
     version: str
     scope: str  # what the model reads and what it does not
-    precision: str  # "f32", or "bf16" where its gate was passed and this processor has it; see `precision.py`
     leaky: bool  # training and test shared images or lesions
     calibrated: bool  # False where there was too little to fit a temperature on
-    trust: Trust | None = None  # None for a bundle that was made before these facts existed
+    trust: Trust
 
     @property
     def graph_path(self) -> Path:
@@ -124,16 +125,16 @@ class Bundle:
         by_role = json.loads((self.folder / "seen.json").read_text(encoding="utf-8"))
 
         def union(kind: str) -> frozenset[str]:
-            return frozenset(item for role in roles for item in by_role.get(role, {}).get(kind, ()))
+            return frozenset(item for role in roles if role in by_role for item in by_role[role][kind])
 
         return Seen(union("content_hashes"), union("lesion_ids"), union("isic_ids"))
 
 
-def load_bundle(folder: str | Path, *, float32: bool = False) -> Bundle:
-    """Load a bundle folder and check every file against its SHA-256; `float32`: with the facts of that precision.
+def load_bundle(folder: str | Path) -> Bundle:
+    """Load a bundle folder and check every file against its SHA-256.
 
     Raises:
-        BundleError: a file is missing, changed, unreadable or from a newer version of dermlens.
+        BundleError: a file or field is missing, changed, unreadable or from a newer version of dermlens.
     """
     folder = Path(folder)
     path = folder / "bundle.json"
@@ -155,9 +156,10 @@ def load_bundle(folder: str | Path, *, float32: bool = False) -> Bundle:
             remedy="Upgrade dermlens, or train the model again.",
             code="bundle_version",
         )
+    if missing := [name for name in FIELDS if name not in card]:
+        raise _damaged(path, f"it lacks {', '.join(missing)}")
     _check_files(folder, card.get("files"))
     try:
-        precision, facts = served(card, float32=float32)
         return Bundle(
             folder=folder,
             card=card,
@@ -165,25 +167,23 @@ def load_bundle(folder: str | Path, *, float32: bool = False) -> Bundle:
             codes=tuple(c["code"] for c in card["classes"]),
             names=tuple(c["name"] for c in card["classes"]),
             input_spec=InputSpec.from_dict(card["input"]),
-            calibration=Calibration.from_dict(facts["calibration"]),
+            calibration=Calibration.from_dict(card["calibration"]),
             decision_rule=DecisionRule.from_dict(card["decision_rule"]),
             name=str(card["name"]),
             version=str(card["version"]),
             scope=str(card["scope"]),
-            precision=precision,
             leaky=bool(card["data"]["leaky"]),
             calibrated=bool(card["calibration_fit"]["fitted"]),
-            trust=Trust.read(facts, _trust_arrays(folder, card["files"], precision)),
+            trust=Trust.read(card, _trust_arrays(folder, card["files"])),
         )
     except (KeyError, TypeError, ValueError, AttributeError, DermlensError) as error:
         raise _damaged(path, f"a field is missing or wrong ({error!r})") from error
 
 
-def _trust_arrays(folder: Path, files: Mapping[str, str], precision: str) -> dict[str, npt.NDArray[np.floating]]:
-    name = BFLOAT16_TRUST_FILE if precision == BFLOAT16 else TRUST_FILE
-    if name not in files:
+def _trust_arrays(folder: Path, files: Mapping[str, str]) -> dict[str, npt.NDArray[np.floating]]:
+    if TRUST_FILE not in files:
         return {}
-    with np.load(folder / name, allow_pickle=False) as arrays:
+    with np.load(folder / TRUST_FILE, allow_pickle=False) as arrays:
         return dict(arrays)
 
 
@@ -216,7 +216,7 @@ def write_bundle(
     seen: Mapping[str, Mapping[str, list[str]]],
     write_graph: Callable[[Path], None],
     model_card: str,
-    arrays: Mapping[str, Mapping[str, npt.NDArray[Any]]] | None = None,
+    arrays: Mapping[str, Mapping[str, npt.NDArray[Any]]],
 ) -> None:
     """Write a whole bundle beside its final place, then move it there, so that a failure leaves the old one whole.
 
@@ -234,7 +234,7 @@ def write_bundle(
         write_graph(staging / "graph.xml")
         np.savez(staging / "head.npz", weights=head[0], bias=head[1])
         (staging / "seen.json").write_text(json.dumps(seen, separators=(",", ":")) + "\n", encoding="utf-8")
-        for name, named in (arrays or {}).items():
+        for name, named in arrays.items():
             if named:
                 np.savez_compressed(staging / name, allow_pickle=False, **named)
         (staging / "MODEL_CARD.md").write_text(model_card, encoding="utf-8")
@@ -254,23 +254,19 @@ def add_trust(
     arrays: Mapping[str, npt.NDArray[np.float32]],
     model_card: str,
     examples: TrainingExamples | None = None,
-    bfloat16_arrays: Mapping[str, npt.NDArray[np.float32]] | None = None,
-    graph: str | None = None,
 ) -> None:
     """Give a bundle another card, the arrays of its novelty score, the index of its training lesions; all else stays.
 
     Args:
         card: the whole of bundle.json; `schema` and `files` are written anew.
-        arrays, bfloat16_arrays: for `trust.npz` and `trust_bf16.npz`; none leaves the file out.
+        arrays: for `trust.npz`; none leaves the file out.
         examples: for `neighbours.npz`; None leaves the file out.
-        graph: text of graph.xml, None to leave it.
 
     Raises:
         StorageError: no space or no permission; the bundle is untouched.
     """
     kept = {} if examples is None else examples.arrays()
-    files = {TRUST_FILE: arrays, BFLOAT16_TRUST_FILE: bfloat16_arrays or {}, NEIGHBOURS_FILE: kept}
-    _rewrite(folder, card, files, model_card, graph)
+    _rewrite(folder, card, {TRUST_FILE: arrays, NEIGHBOURS_FILE: kept}, model_card)
 
 
 def add_baselines(folder: Path, card: dict[str, Any], arrays: Mapping[str, npt.NDArray[Any]], model_card: str) -> None:
@@ -287,7 +283,6 @@ def _rewrite(
     card: Mapping[str, Any],
     files: Mapping[str, Mapping[str, npt.NDArray[Any]]],
     model_card: str,
-    graph: str | None = None,
 ) -> None:
     with _staged(folder) as staging:
         shutil.copytree(folder, staging, dirs_exist_ok=True)
@@ -296,8 +291,6 @@ def _rewrite(
             (staging / name).unlink(missing_ok=True)
             if arrays:
                 np.savez_compressed(staging / name, allow_pickle=False, **arrays)
-        if graph is not None:
-            (staging / "graph.xml").write_text(graph, encoding="utf-8")
         (staging / "MODEL_CARD.md").write_text(model_card, encoding="utf-8")
         _write_card(staging, card)
 

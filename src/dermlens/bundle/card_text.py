@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from dermlens.inference.precision import BFLOAT16, told
-from dermlens.inference.predictor import DISCLAIMER
+from dermlens.diagnoses import DISCLAIMER
 from dermlens.text import figure, one_line
 
 PACKAGES = (
@@ -56,7 +55,7 @@ def model_card(card: Mapping[str, Any]) -> str:
 
 
 def _head(card: Mapping[str, Any]) -> str:
-    backbone, recipe, training = card["backbone"], card["recipe"], card["training"]
+    backbone, recipe = card["backbone"], card["recipe"]
     started = _STARTED.get(recipe["weights"], recipe["weights"])
     started += f" ({backbone['licence']})" if recipe["weights"] in _PUBLIC else ""
     classes = ", ".join(f"{c['code']} ({c['name']})" for c in card["classes"])
@@ -68,23 +67,13 @@ def _head(card: Mapping[str, Any]) -> str:
         f"- Input: {card['input']['size_px']} x {card['input']['size_px']} px RGB, framing {card['input']['framing']}\n"
         f"- Classes: {classes}\n"
         f"- Decision rule: {card['decision_rule']['kind']}; {_calibration(card)}\n"
-        f"{_precision(card)}"
-        f"- Made {card['created']} in {training['minutes']} minutes; best epoch {training['best_epoch']}"
+        f"- Made {card['created']} in {card['training']['minutes']} minutes; "
+        f"best epoch {card['training']['best_epoch']}"
     )
 
 
-def _precision(card: Mapping[str, Any]) -> str:
-    words = told(card["precision"])
-    if words is None:
-        return ""
-    served = "float32"
-    if card["precision"]["policy"] == BFLOAT16:
-        served = "bfloat16 where the processor has it, float32 elsewhere; the figures below are those of float32"
-    return f"- Served in {served}; {words}\n"
-
-
 def _trained(recipe: Mapping[str, Any]) -> str:
-    mode = recipe.get("fine_tune", "top")
+    mode = recipe["fine_tune"]
     if mode == "top":
         return f"blocks after {recipe['cut_block']} fine-tuned"
     return {"head": "the last layer trained", "full": "the whole network fine-tuned"}[mode]
@@ -95,10 +84,10 @@ def _calibration(card: Mapping[str, Any]) -> str:
     if not fit["fitted"]:
         return f"probabilities are NOT calibrated ({fit['reason']})"
     found, biases = card["calibration"], ""
-    if any(found.get("bias", ())):
+    if any(found["bias"]):
         codes = (each["code"] for each in card["classes"])
         biases = ", biases " + ", ".join(f"{c} {b:+.2f}" for c, b in zip(codes, found["bias"], strict=True))
-    words = f" {bias_words(fit['bias'])}" if fit.get("bias") else ""
+    words = f" {bias_words(fit['bias'])}" if fit["bias"] else ""
     return (
         f"probabilities calibrated on {fit['lesions']} lesions (temperature {found['temperature']:.3f}{biases}).{words}"
     )
@@ -165,11 +154,13 @@ def _test_sentence(card: Mapping[str, Any]) -> str:
 
 
 def _probe(card: Mapping[str, Any]) -> str:
-    probe, start, found = card["probe"], card["recipe"]["weights"], card.get("baselines")
+    probe, start, found = card["probe"], card["recipe"]["weights"], card["baselines"]
     names = ("balanced_accuracy", "accuracy", "macro_auc")
-    columns = {"linear probe": probe, "this model": card["metrics"]}
-    if found:
-        columns = {f"always {found['majority_class']}": found["methods"]["majority"], **columns}
+    columns = {
+        f"always {found['majority_class']}": found["methods"]["majority"],
+        "linear probe": probe,
+        "this model": card["metrics"],
+    }
     lines = [
         "## Against the simplest answers",
         "",
@@ -186,7 +177,7 @@ def _probe(card: Mapping[str, Any]) -> str:
         "",
         _difference(probe) + ("" if probe["converged"] else " The probe did not converge; it could be better."),
     ]
-    return "\n".join([*lines, *(f"\n{sentence}" for sentence in (found or {}).get("words", ()))])
+    return "\n".join([*lines, *(f"\n{sentence}" for sentence in found["words"])])
 
 
 def _difference(probe: Mapping[str, Any]) -> str:
@@ -195,9 +186,9 @@ def _difference(probe: Mapping[str, Any]) -> str:
 
 
 def _trust(card: Mapping[str, Any]) -> list[str]:
-    """What the bundle knows of its own limits, and what that reaches; nothing for a bundle without these facts."""
-    facts = card.get("trust")
-    if not facts or not facts["measured"]:
+    """What the bundle knows of its own limits, and what that reaches; nothing where it was not measured."""
+    facts = card["trust"]
+    if not facts["measured"]:
         return []
     fitted, measured = facts["fitted_on"], facts["measured"]
     where = "the test role" if measured["role"] == "test" else "the lesions they were fitted on (too good)"
@@ -255,7 +246,7 @@ def _points(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _neighbours(facts: Mapping[str, Any]) -> list[str]:
-    known = facts.get("neighbours")
+    known = facts["neighbours"]
     if not known:
         return []
     return [
@@ -278,15 +269,14 @@ def _licence(card: Mapping[str, Any]) -> str:
 def signature_lines(facts: Mapping[str, Any]) -> list[str]:
     """Return the facts of `packing.signature` in words; what the card says cannot make a line of its own."""
     tested = facts["tested_on"]
-    on = "" if not tested["images"] else f" on {tested['images']} images of {tested['lesions']} lesions"
-    score = "not stated" if not facts["balanced_accuracy"] else figure(facts["balanced_accuracy"]) + on
+    score = f"{figure(facts['balanced_accuracy'])} on {tested['images']} images of {tested['lesions']} lesions"
     melanoma = f"; melanoma AUC {figure(facts['melanoma_auc'])}" if facts["melanoma_auc"] else ""
     lines = {
         "reads": facts["scope"],
         "classes": ", ".join(facts["classes"]),
-        "trained on": ", ".join(facts["trained_on"]) or f"{facts['images'] or 'images'} images of unnamed source",
+        "trained on": ", ".join(facts["trained_on"]) or f"{facts['images']} images of unnamed source",
         "balanced accuracy": score + melanoma + " (as its maker measured it)",
-        "licence": _licence_words(facts["licence"]),
+        "licence": f"weights {facts['licence']['weights']}; code {facts['licence']['code']}",
         "SHA-256": facts["sha256"],
         "known": facts["known"] or "NO: compare the SHA-256 with what its maker published, by another way",
     }
@@ -299,10 +289,6 @@ def signature_lines(facts: Mapping[str, Any]) -> list[str]:
     told = [f"  {name:{width}}  {one_line(value)}" for name, value in lines.items()]
     title = one_line(f"{facts['name']} {facts['version']}")
     return [title, *told, *(f"  {line}" for line in [*warnings, DISCLAIMER])]
-
-
-def _licence_words(licence: Mapping[str, Any]) -> str:
-    return f"weights {licence.get('weights') or 'not stated'}; code {licence.get('code') or 'not stated'}"
 
 
 def bias_words(test: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ class Calibration:
         prior: class shares at which the probabilities are meant, in the order of the classes; all above 0,
             sum 1.
         training_prior: class shares that the network saw, after sampling; same length and rules.
-        bias: added to each class's score; finite, one a class. None given (also: a bundle from before biases): all 0.
+        bias: added to each class's score; finite, one a class. None given: all 0.
 
     Raises:
         BundleError: (code `bad_value`) a value breaks these rules.
@@ -71,12 +71,12 @@ class Calibration:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
         """Read what `as_dict` wrote; raises BundleError when a key is missing or a value makes no sense."""
-        temperature, prior, training_prior = _take(values, "temperature", "prior", "training_prior")
+        temperature, prior, training_prior, bias = _take(values, "temperature", "prior", "training_prior", "bias")
         return cls(
             _number("temperature", temperature),
             _shares("prior", prior),
             _shares("training_prior", training_prior),
-            _shares("bias", values.get("bias", ())),
+            _shares("bias", bias),
         )
 
 
@@ -178,12 +178,8 @@ class OperatingPoint:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> OperatingPoint:
         """Read a point of `bundle.json`; raises BundleError when a key is missing or a value makes no sense."""
-        name, codes, threshold = _take(values, "name", "codes", "threshold")
-        reached = [values.get(key) for key in ("sensitivity", "specificity")]
-        shares = [
-            None if value is None or value["value"] is None else _number("operating point", value["value"])
-            for value in reached
-        ]
+        name, codes, threshold, *reached = _take(values, "name", "codes", "threshold", "sensitivity", "specificity")
+        shares = [None if row["value"] is None else _number("operating point", row["value"]) for row in reached]
         return cls(str(name), tuple(str(c) for c in codes), _number("threshold", threshold), *shares)
 
 

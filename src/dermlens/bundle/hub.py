@@ -103,12 +103,12 @@ def readme(bundle: Bundle) -> str:
 
 def front_matter(bundle: Bundle) -> dict[str, Any]:
     """Return what the hub reads of a model card."""
-    weights = str(bundle.card.get("licence", {}).get("weights", "not stated"))
+    weights = str(bundle.card["licence"]["weights"])
     code = next((code for words, code in _LICENCES if weights.startswith(words)), "other")
     named: dict[str, Any] = {"license_name": weights} if code == "other" else {}
     figures = [
         {"type": kind, "value": figure["value"], "name": words}
-        for kind, words, figure in _figures(bundle.card.get("metrics", {}))
+        for kind, words, figure in _figures(bundle.card["metrics"])
     ]
     result = {
         "task": {"type": "image-classification"},
@@ -128,10 +128,10 @@ def front_matter(bundle: Bundle) -> dict[str, Any]:
 def _figures(metrics: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
     found = []
     for kind in ("balanced_accuracy", "accuracy", "macro_auc"):
-        figure = metrics.get(kind) or {}
-        if figure.get("value") is not None:
+        figure = metrics[kind]
+        if figure["value"] is not None:
             words = kind.replace("_", " ")
-            if figure.get("low") is not None:
+            if figure["low"] is not None:
                 words += f" [{figure['low']:.3f}, {figure['high']:.3f}], 95 % interval over lesions"
             found.append((kind, words, figure))
     return found

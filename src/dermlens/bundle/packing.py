@@ -153,7 +153,7 @@ def signature(bundle: Bundle, known: Mapping[str, str]) -> dict[str, Any]:
         known: SHA-256 of bundles -> where they are known from.
     """
     card = bundle.card
-    data, metrics = card.get("data", {}), card.get("metrics", {})
+    data, metrics = card["data"], card["metrics"]
     return {
         "name": bundle.name,
         "version": bundle.version,
@@ -161,16 +161,16 @@ def signature(bundle: Bundle, known: Mapping[str, str]) -> dict[str, Any]:
         "known": known.get(bundle.sha256),
         "scope": bundle.scope,
         "classes": list(bundle.codes),
-        "licence": card.get("licence", {}),
-        "trained_on": list(data.get("sources", ())),
-        "images": data.get("images"),
-        "tested_on": {"images": metrics.get("n"), "lesions": metrics.get("n_lesions")},
-        "balanced_accuracy": metrics.get("balanced_accuracy"),
-        "melanoma_auc": metrics.get("per_class", {}).get("MEL", {}).get("auc"),
+        "licence": card["licence"],
+        "trained_on": list(data["sources"]),
+        "images": data["images"],
+        "tested_on": {"images": metrics["n"], "lesions": metrics["n_lesions"]},
+        "balanced_accuracy": metrics["balanced_accuracy"],
+        "melanoma_auc": metrics["per_class"].get("MEL", {}).get("auc"),
         "leaky": bundle.leaky,
         "calibrated": bundle.calibrated,
-        "knows_its_limits": bundle.trust is not None,
-        "created": card.get("created"),
+        "knows_its_limits": bundle.trust.novelty is not None,
+        "created": card["created"],
     }
 
 

@@ -4,7 +4,7 @@
     uncertain   too many diagnoses remain possible, the diagnosis is too improbable, or the framing is doubtful
     ok          none of these
 
-Fitted in `dermlens.evaluation.fit_trust`. A bundle made before these facts existed answers "ok" without them.
+Fitted in `dermlens.evaluation.fit_trust`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,18 @@ NOVEL = {
         "This does not look like a dermoscopic picture of a lesion the model knows.",
     ),
 }
+NOT_FITTED: Mapping[str, Any] = {
+    "fitted_on": None,
+    "prediction_sets": None,
+    "min_confidence": 0.0,
+    "operating_points": [],
+    "referral": None,
+    "novelty": None,
+    "quality": QualityLimits(0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0).as_dict(),
+    "measured": None,
+    "neighbours": None,
+}
+"""The `trust` object of a bundle until its limits are fitted: they pass every picture."""
 _NOVEL_ELSEWHERE = ("unlike_training", "This does not look like the pictures that the model learned from.")
 
 
@@ -67,15 +79,13 @@ class Trust:
         return next((point for point in self.operating_points if point.name == self.referral), None)
 
     @classmethod
-    def read(cls, card: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[np.floating]]) -> Trust | None:
-        """Read a bundle's facts, None where it has none.
+    def read(cls, card: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[np.floating]]) -> Trust:
+        """Read a bundle's facts.
 
         Raises:
             BundleError, KeyError, TypeError, ValueError: they are damaged.
         """
-        facts = card.get("trust")
-        if facts is None:
-            return None
+        facts = card["trust"]
         sets, novelty = facts["prediction_sets"], facts["novelty"]
         return cls(
             sets=None if sets is None else PredictionSets.from_dict(sets),
@@ -84,7 +94,7 @@ class Trust:
             referral=facts["referral"],
             novelty=None if novelty is None else Novelty.read(novelty, arrays),
             quality=QualityLimits.from_dict(facts["quality"]),
-            novel=NOVEL.get(str(card.get("modality")), _NOVEL_ELSEWHERE),
+            novel=NOVEL.get(str(card["modality"]), _NOVEL_ELSEWHERE),
         )
 
     def judge(

@@ -52,14 +52,12 @@ class HeldOut:
         return {"content_hash": packed, **rows, "majority": np.int32(self.majority)}
 
 
-def read_held_out(bundle: Bundle) -> HeldOut | None:
-    """Return what the bundle keeps; None for a bundle that keeps nothing.
+def read_held_out(bundle: Bundle) -> HeldOut:
+    """Return what the bundle keeps.
 
     Raises:
         BundleError: the file does not hold what it should.
     """
-    if BASELINES_FILE not in bundle.card["files"]:
-        return None
     path = bundle.folder / BASELINES_FILE
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -101,8 +99,6 @@ def compare_on(
         `available`, and either `reason`, or how many images these are and all that `_compared` tells.
     """
     held = read_held_out(bundle)
-    if held is None:
-        return {"available": False, "reason": NOTHING_KEPT}
     places = {digest: place for place, digest in enumerate(held.hashes)}
     found = np.array([places.get((digest or "")[:HASH_CHARS], -1) for digest in digests], dtype=np.int64)
     here = np.flatnonzero(found >= 0)
@@ -122,10 +118,6 @@ def compare_on(
     }
 
 
-NOTHING_KEPT = (
-    "This bundle keeps no predictions of a linear probe, so nothing is said of whether the model is better than one. "
-    "Train the model again to get them."
-)
 OTHER_IMAGES = (
     "No linear probe is available for these images: none is of the split that the model was tested on in its "
     "training. Whether the model is better than a probe here is not known."

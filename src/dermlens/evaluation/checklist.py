@@ -19,25 +19,25 @@ def checklist(card: Mapping[str, Any], report: Mapping[str, Any]) -> list[tuple[
     Args:
         card: bundle.json; report: the evaluation, as written to metrics.json.
     """
-    data, recipe = card.get("data", {}), card.get("recipe", {})
+    data, recipe = card["data"], card["recipe"]
     groups = report.get("subgroups", {})
-    novelty, status = card.get("trust", {}).get("novelty"), report.get("status")
+    novelty = card["trust"]["novelty"]
     histology = _share(groups.get("diagnosed by", {}), ("histo", "histopathology"))
     recorded = "skin type (Fitzpatrick)" in groups
     counts, compared = report["counts"], report["baselines"]["available"]
     apart = not counts["set_aside_as_seen"] and not counts["of_the_models_own_test"]
     return [
-        ("Kind of image", "model", str(card.get("modality") or "unknown")),
+        ("Kind of image", "model", card["modality"]),
         ("Artefacts in the images", *_told(report.get("controls"), "controls", "run with --controls")),
         ("How the images were taken", *_told(None, "", "devices are not recorded in the data")),
-        ("Preparation of the images", "model", _input(card.get("input", {}))),
+        ("Preparation of the images", "model", _input(card["input"])),
         ("Synthetic images", "model", "none; augmentation only"),
-        ("Sources of public images", *_told(data.get("sources"), "data", "not recorded")),
+        ("Sources of public images", *_told(data["sources"], "data", "not recorded")),
         ("Facts about patients", *_told(groups, "subgroups", "neither age, sex nor site is recorded")),
         ("Skin tone, and how it was found", *_tone(recorded)),
         ("Bias from facts about patients", "subgroups", "the network gets pixels only"),
         ("Separation of training and test", *_separation(data)),
-        ("Sizes of the parts", *_told(data.get("roles"), "data", "not recorded")),
+        ("Sizes of the parts", *_told(data["roles"], "data", "not recorded")),
         (
             "Test from elsewhere",
             *_told(apart or None, "data", "these images are of the data set that the model was made from"),
@@ -48,13 +48,13 @@ def checklist(card: Mapping[str, Any], report: Mapping[str, Any]) -> list[tuple[
         ("Who gave the labels", *_told(groups.get("diagnosed by"), "subgroups", "not recorded in this data set")),
         ("Accepted names of diagnoses", "results", "ISIC 2019 codes with ICD-10 and ICD-11"),
         ("Histology behind malignant labels", *_told(histology, "subgroups", "not recorded in this data set")),
-        ("How the model was made", "model", f"{recipe.get('backbone', 'network')}, recipe in bundle.json"),
+        ("How the model was made", "model", f"{recipe['backbone']}, recipe in bundle.json"),
         ("How others can test it", "model", "the bundle and dermlens evaluate; code under Apache-2.0"),
         ("Measures with intervals", "results", "95 % intervals over lesions"),
         ("Comparison with a simpler model", *_told(compared, "baselines", "no linear probe for these images")),
         ("Bias by group", *_told(groups, "subgroups", "no groups are recorded")),
-        ("Use and limits", "model", str(card.get("scope") or "")),
-        ("When it does not answer", *_told(status, "status", "this bundle has no status facts")),
+        ("Use and limits", "model", card["scope"]),
+        ("When it does not answer", "status", "see there"),
         ("Effect on care", *_told(None, "", "not studied: research and decision support only")),
         *_model_card(card, report),
     ]
@@ -62,11 +62,10 @@ def checklist(card: Mapping[str, Any], report: Mapping[str, Any]) -> list[tuple[
 
 def _model_card(card: Mapping[str, Any], report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """The fields of a model card that CLEAR Derm does not ask for."""
-    licence = card.get("licence", {})
-    dated = f"version {card.get('version', '?')}, made {card.get('created', 'on an unknown day')}"
-    limits = card.get("data", {}).get("not_tested_on")
+    dated = f"version {card['version']}, made {card['created']}"
+    limits = card["data"]["not_tested_on"]
     return [
-        ("Version, date and licence", "model", f"{dated}; {licence.get('weights', 'licence unknown')}"),
+        ("Version, date and licence", "model", f"{dated}; {card['licence']['weights']}"),
         ("Who it is for", "model", "research and decision support by people who know skin; not for self-diagnosis"),
         ("Uses out of scope", *_told(limits, "model", "not recorded in this bundle")),
         (
@@ -75,9 +74,7 @@ def _model_card(card: Mapping[str, Any], report: Mapping[str, Any]) -> list[tupl
         ),
         (
             "How sure the probabilities are",
-            *_told(
-                card.get("calibration_fit", {}).get("fitted"), "calibration", "the probabilities are not calibrated"
-            ),
+            *_told(card["calibration_fit"]["fitted"], "calibration", "the probabilities are not calibrated"),
         ),
         ("Groups that belong to two", MISSING, "each fact about patients is looked at by itself"),
         ("Consent and privacy", MISSING, "the terms of the data's sources are not looked into"),
@@ -93,9 +90,9 @@ def _told(found: Any, where: str, lacking: str) -> tuple[str, str]:
 
 def _separation(data: Mapping[str, Any]) -> tuple[str, str]:
     """No lesion stands in two roles, as far as lesions are known; where few are, nobody can tell."""
-    if data.get("leaky"):
+    if data["leaky"]:
         return "data", "LEAKY"
-    known = data.get("lesions_known", 0.0)
+    known = data["lesions_known"]
     if known >= 1:
         return "data", "no lesion in two roles"
     if known < ENOUGH_KNOWN:
@@ -110,7 +107,7 @@ def _tone(recorded: bool) -> tuple[str, str]:
 
 
 def _input(spec: Mapping[str, Any]) -> str:
-    return f"{spec.get('framing', '')}, {spec.get('size_px', '?')} px, {spec.get('interpolation', '')}"
+    return f"{spec['framing']}, {spec['size_px']} px, {spec['interpolation']}"
 
 
 def _share(groups: Mapping[str, Any], names: tuple[str, ...]) -> str | None:

@@ -117,7 +117,7 @@ def answer_changes(
 
     Each image draws its artefacts from a generator of its own, so two models are shown the same pictures.
     """
-    runtime = Runtime(bundle.graph_path, precision=bundle.precision)
+    runtime = Runtime(bundle.graph_path)
     logits: dict[str, list[np.ndarray]] = {name: [] for name in changes}
     with track("Controls", len(rows), console) as advance:
         for start in range(0, len(rows), BATCH):

@@ -19,7 +19,7 @@ from dermlens.bundle.bundle import Bundle, Seen
 from dermlens.data.images import Pixels, load_image
 from dermlens.data.manifest import manifest_sha256
 from dermlens.data.records import Dataset, Record, data_fingerprint, lesions
-from dermlens.diagnoses import ISIC2019, to_isic2019
+from dermlens.diagnoses import DISCLAIMER, ISIC2019, to_isic2019
 from dermlens.errors import DataError, StorageError
 from dermlens.evaluation.baselines import compare_on, lines_of
 from dermlens.evaluation.controls import run_controls
@@ -30,7 +30,7 @@ from dermlens.evaluation.subgroups import groups_of, scored_of, skin_tone_senten
 from dermlens.evaluation.trust_figures import Answers, answers_of, calibration, decision_rules, trust_sections
 from dermlens.inference.explain import Explanation
 from dermlens.inference.prediction import Prediction
-from dermlens.inference.predictor import DECODE_THREADS, DISCLAIMER, Predictor
+from dermlens.inference.predictor import DECODE_THREADS, Predictor
 from dermlens.reporting.progress import track
 from dermlens.text import figure
 
@@ -316,12 +316,11 @@ def _print_metrics(bundle: Bundle, metrics: dict[str, Any], out: Path, console: 
     for code, row in metrics["per_class"].items():
         console.print(f"  {code:18} sensitivity {figure(row['sensitivity'])}, n = {row['n']}", highlight=False)
     status = metrics["status"]
-    if status:
-        console.print(
-            f"  {'sure (status ok)':18} {status['ok']['share']['value']:.1%} of the images, accuracy "
-            f"{figure(status['ok']['accuracy'])}; rejected {status['rejected']['share']['value']:.1%}",
-            highlight=False,
-        )
+    console.print(
+        f"  {'sure (status ok)':18} {status['ok']['share']['value']:.1%} of the images, accuracy "
+        f"{figure(status['ok']['accuracy'])}; rejected {status['rejected']['share']['value']:.1%}",
+        highlight=False,
+    )
     for line in lines_of(metrics["baselines"]):
         console.print(line, highlight=False, soft_wrap=True)
     console.print(f"In {out}: " + ", ".join(f"{name} ({what})" for name, what in FILES.items()), highlight=False)

@@ -1,7 +1,7 @@
 """A finished bundle and its images by role -> the bundle with all that it needs to know its own limits.
 
 Fitted on the calibrate role (the novelty score also looks at images that were trained on), measured on the test role,
-on the outputs of the runtime at the precision that will serve. Nothing is ever fitted on the test role.
+on the outputs of the runtime that will serve. Nothing is ever fitted on the test role.
 
 Fits what training images look like, and the limits of a picture's quality.
 
@@ -123,9 +123,9 @@ def fit_trust(
         else:  # what a threshold reaches on the lesions that it was chosen on is no promise for others
             point |= not_measured("no test lesions")
     arrays = {} if novelty is None else novelty.arrays()
-    trust = Trust.read({"trust": facts}, arrays)
-    measurable = trust is not None and len(sample.y_true)
-    facts["measured"] = {"role": measured_on, **_measure(model, sample, trust)} if trust and measurable else None
+    trust = Trust.read({"trust": facts, "modality": "unknown"}, arrays)  # which only words depend on
+    measurable = len(sample.y_true) > 0
+    facts["measured"] = {"role": measured_on, **_measure(model, sample, trust)} if measurable else None
     return facts, arrays
 
 

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from dermlens.diagnoses import DISCLAIMER
 from dermlens.errors import StorageError
-from dermlens.inference.predictor import DISCLAIMER
 
 _JPEG_QUALITY = 85
 _FIGURE = re.compile(r"-?\d[\d.]*( \[[-\d., ]+\])?$")  # 0.712 [0.650, 0.771], not to be broken

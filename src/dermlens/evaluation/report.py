@@ -81,7 +81,7 @@ def _figures(report: Mapping[str, Any]) -> dict[str, str]:
         "AUC, mean of the classes": report["macro_auc"],
         "melanoma AUC": report["per_class"].get("MEL", {}).get("auc"),
         "calibration error": report["ece"],
-        "accuracy where it is sure": report["status"] and report["status"]["ok"]["accuracy"],
+        "accuracy where it is sure": report["status"]["ok"]["accuracy"],
     }
     tiles = {}
     for name, row in rows.items():
@@ -94,7 +94,7 @@ def _figures(report: Mapping[str, Any]) -> dict[str, str]:
 
 def _model(report: Mapping[str, Any], answers: Answers) -> Part:
     card = answers.bundle.card
-    limits = card["data"].get("not_tested_on", [])
+    limits = card["data"]["not_tested_on"]
     lines = [answers.bundle.scope, f"SHA-256 of its bundle.json: {answers.bundle.sha256}."]
     if limits:
         lines.append(f"Not tested on: {'; '.join(limits)}.")
@@ -195,16 +195,14 @@ def _data(report: Mapping[str, Any], answers: Answers) -> Part:
         "that the model's own data set was split into.",
         *report["notes"],
         *(f"Audit: {line}" for line in report["audit"]),
-        f"Fingerprint of this data: {report['fingerprint']}; of the training data: {data.get('fingerprint', MISSING)}.",
+        f"Fingerprint of this data: {report['fingerprint']}; of the training data: {data['fingerprint']}.",
     ]
-    roles = data.get("roles", {})
     rows = [
         [code, *(f"{cells[r][0]} ({cells[r][1]})" if r in cells else "0" for r in _ROLES)]
-        for code, cells in roles.items()
+        for code, cells in data["roles"].items()
     ]
     table = [Table(("trained from, images (lesions)", *_ROLES), rows)] if rows else ()
-    sources = data.get("sources", [])
-    return Part("data", "The data", [*lines, *(f"Trained from: {s}" for s in sources)], table)
+    return Part("data", "The data", [*lines, *(f"Trained from: {s}" for s in data["sources"])], table)
 
 
 _ROLES = ("train", "select", "calibrate", "test")
@@ -249,12 +247,10 @@ def verdict(report: Mapping[str, Any]) -> list[str]:
         )
         lines += _least_caught(report["subgroups"])
     status = report["status"]
-    if status:
-        sure, every = status["ok"]["accuracy"], status["all"]["accuracy"]
-        lines.append(
-            f"It answers without reserve in {status['ok']['share']['value']:.0%} of these images, and is right in "
-            f"{_percent(sure)} of them, against {_percent(every)} of all."
-        )
+    lines.append(
+        f"It answers without reserve in {status['ok']['share']['value']:.0%} of these images, and is right in "
+        f"{_percent(status['ok']['accuracy'])} of them, against {_percent(status['all']['accuracy'])} of all."
+    )
     lines.append(_calibration_words(report["calibration"], report["n"]))
     weak = [code for code, row in report["per_class"].items() if row["n_lesions"] < 30]
     if weak:

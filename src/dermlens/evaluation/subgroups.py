@@ -78,16 +78,16 @@ def groups_of(record: Record, angle: float | None) -> dict[str, str]:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What is known of n scored images; null where the bundle has no such facts.
+    """What is known of n scored images.
 
     Attributes:
         y_true, decision, lesions: (n,) classes, and lesion numbers.
         probability: (n, classes), calibrated.
         codes: the classes' names.
         grave: places of the malignant and premalignant classes.
-        referred: (n,) whether a specialist is advised at the bundle's threshold.
-        covered: (n,) whether the prediction set holds the truth.
         status: (n,) "ok", "uncertain" or "rejected".
+        referred: (n,) whether a specialist is advised; None for a bundle without an operating point.
+        covered: (n,) whether the prediction set holds the truth; None for a bundle without sets.
     """
 
     y_true: Ints
@@ -96,9 +96,9 @@ class Scored:
     probability: Floats
     codes: tuple[str, ...]
     grave: tuple[int, ...]
+    status: npt.NDArray[np.str_]
     referred: Bools | None = None
     covered: Bools | None = None
-    status: npt.NDArray[np.str_] | None = None
 
     def part(self, rows: Bools) -> Scored:
         """Return the chosen images alone."""
@@ -111,9 +111,6 @@ def scored_of(answers: Answers) -> Scored:
     """Return what the answers of an evaluation say of each image."""
     bundle, trust = answers.bundle, answers.bundle.trust
     grave = tuple(bundle.codes.index(code) for code in grave_codes(bundle.codes))
-    plain = Scored(answers.y_true, answers.decision, answers.lesions, answers.probability, bundle.codes, grave)
-    if trust is None:
-        return plain
     point, covered, referred = trust.operating_point, None, None
     if trust.sets is not None:
         pairs = zip(answers.predictions, answers.y_true, strict=True)
@@ -121,8 +118,17 @@ def scored_of(answers: Answers) -> Scored:
     if point is not None:
         columns = [bundle.codes.index(code) for code in point.codes]
         referred = answers.probability[:, columns].sum(axis=1) >= point.threshold
-    status = np.array([p.status for p in answers.predictions])
-    return replace(plain, referred=referred, covered=covered, status=status)
+    return Scored(
+        answers.y_true,
+        answers.decision,
+        answers.lesions,
+        answers.probability,
+        bundle.codes,
+        grave,
+        status=np.array([p.status for p in answers.predictions]),
+        referred=referred,
+        covered=covered,
+    )
 
 
 def subgroups(groups: Sequence[Mapping[str, str]], scored: Scored, *, seed: int = 0) -> dict[str, Any]:
@@ -247,26 +253,21 @@ def _probabilities(part: Scored, weights: Floats, count: int) -> dict[str, Any]:
 def _answers(part: Scored, weights: Floats, count: int) -> dict[str, Any]:
     """Coverage of the prediction sets, shares of the statuses, and accuracy where the status is ok."""
 
-    def share(chosen: Bools | None, lacking: str) -> dict[str, Any]:
+    def share(chosen: Bools | None) -> dict[str, Any]:
         if chosen is None:
-            return unknown(lacking)
+            return unknown("no prediction sets in this bundle")
         return sampled_figure(metrics.mean_loss(chosen.astype(np.float64), weights), reason=_FEW, lesions=count)
 
-    none = "no status in this bundle"
-    if part.status is None:
-        sure = unknown(none)
-    else:
-        ok, right = part.status == "ok", part.decision == part.y_true
-        sure = sampled_figure(
+    ok, right = part.status == "ok", part.decision == part.y_true
+    return {
+        "coverage": share(part.covered),
+        "ok": share(ok),
+        "rejected": share(part.status == "rejected"),
+        "accuracy_ok": sampled_figure(
             metrics.ratio(weights @ (ok & right).astype(np.float64), weights @ ok.astype(np.float64)),
             reason="no image is ok",
             lesions=len(np.unique(part.lesions[ok])),
-        )
-    return {
-        "coverage": share(part.covered, "no prediction sets in this bundle"),
-        "ok": share(None if part.status is None else part.status == "ok", none),
-        "rejected": share(None if part.status is None else part.status == "rejected", none),
-        "accuracy_ok": sure,
+        ),
     }
 
 

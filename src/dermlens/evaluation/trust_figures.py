@@ -76,7 +76,7 @@ def calibration(answers: Answers, *, seed: int = 0) -> dict[str, Any]:
     result: dict[str, Any] = {
         "temperature": fitted.temperature,
         "bias": dict(zip(codes, fitted.bias, strict=True)),
-        "bias_test": answers.bundle.card["calibration_fit"].get("bias"),
+        "bias_test": answers.bundle.card["calibration_fit"]["bias"],
     }
     for name, values in both.items():
         result[name] = {
@@ -169,21 +169,16 @@ def decision_rules(answers: Answers) -> dict[str, Any]:
 
 
 def trust_sections(answers: Answers, *, seed: int) -> dict[str, Any]:
-    """Return sets, operating points, decision curves, statuses and novelty; null for a bundle without these facts."""
+    """Return sets, operating points, decision curves, statuses and novelty; null where a bundle lacks them."""
     bundle, trust = answers.bundle, answers.bundle.trust
     curves = {
         aim: decision_curve(answers.probability, answers.y_true, [bundle.codes.index(c) for c in members])
         for aim, members in aims(bundle.codes).items()
     }
-    if trust is None:
-        return {"prediction_sets": None, "operating_points": [], "decision_curves": curves, "status": None} | {
-            "referral": None,
-            "novelty": None,
-        }
     points = []
     for point in bundle.card["trust"]["operating_points"]:
         fresh = measure_point(point, answers.probability, answers.y_true, answers.lesions, bundle.codes, seed=seed)
-        kept = {key: point[key] for key in ("name", "codes", "threshold", "aimed_at") if key in point}
+        kept = {key: point[key] for key in ("name", "codes", "threshold", "aimed_at")}
         points.append({**kept, **fresh})
     sets = None
     if trust.sets is not None:
@@ -226,9 +221,10 @@ def _statuses(answers: Answers, seed: int) -> dict[str, Any]:
 def _novelty(answers: Answers) -> dict[str, Any] | None:
     """Return how these images score, and what other thresholds would keep of them and reach on what they keep."""
     scores = [p.novelty["score"] for p in answers.predictions if p.novelty]
-    if not scores or answers.bundle.trust is None or answers.bundle.trust.novelty is None:
+    novelty = answers.bundle.trust.novelty
+    if not scores or novelty is None:
         return None
-    threshold = answers.bundle.trust.novelty.threshold
+    threshold = novelty.threshold
     values = np.array(scores)
     others = [float(np.quantile(values, share)) for share in KEPT_SHARES]
     return {

@@ -72,8 +72,6 @@ def _biases(found: Mapping[str, Any]) -> list[str]:
 def status(report: Mapping[str, Any]) -> Part:
     """Return how often it says that it cannot tell, and whether it should."""
     status = report["status"]
-    if not status:
-        return Part("status", "Does it know when it cannot tell?", ["This bundle has no facts for it."])
     rows = [
         [name, str(status[name]["n"]), figure(status[name]["share"], 2), figure(status[name]["accuracy"], 2)]
         for name in ("all", *STATUSES)

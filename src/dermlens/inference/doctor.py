@@ -18,7 +18,6 @@ import openvino as ov
 from dermlens.bundle.bundle import MODELS_DIR, embedded_models, load_bundle, user_models, user_models_dir
 from dermlens.errors import DermlensError
 from dermlens.inference.machine import advice, instructions, threads
-from dermlens.inference.precision import told
 from dermlens.inference.runtime import Runtime
 
 PACKAGES = (
@@ -87,7 +86,7 @@ def _try_model(name: str, folder: Path) -> dict[str, Any]:
     try:
         bundle = load_bundle(folder)
         size = bundle.input_spec.size_px
-        runtime = Runtime(bundle.graph_path, precision=bundle.precision)
+        runtime = Runtime(bundle.graph_path)
         runtime.run(np.zeros((1, size, size, 3), np.uint8))
     except DermlensError as error:
         return {"name": name, "status": "error", "error": error.as_dict()}
@@ -95,8 +94,6 @@ def _try_model(name: str, folder: Path) -> dict[str, Any]:
         "name": name,
         "status": "ok",
         "version": bundle.version,
-        "precision": bundle.precision,
-        "precision_gate": told(bundle.card["precision"]),
         "load_and_first_answer_ms": round((time.perf_counter() - start) * 1000),
         "graph": str(bundle.graph_path),
         "input_px": size,

@@ -43,8 +43,6 @@ def judge(
     grave = [bundle.codes.index(code) for code in grave_codes(bundle.codes)]
     malignant = [float(row[grave].sum()) if grave else None for row in probability]
     trust = bundle.trust
-    if trust is None:
-        return [_plain(value) for value in malignant]
     novelty = None if trust.novelty is None else trust.novelty.score(outputs.embedding)
     sets = _sets(bundle, trust, probability, decisions)
     judgements = []
@@ -68,19 +66,6 @@ def judge(
             )
         )
     return judgements
-
-
-def _plain(malignant: float | None) -> Judgement:
-    """The judgement of a bundle without trust facts."""
-    return Judgement(
-        status="ok",
-        reasons=(),
-        prediction_set=None,
-        malignant_probability=malignant,
-        referral=None,
-        novelty=None,
-        quality=None,
-    )
 
 
 def _sets(

@@ -48,16 +48,16 @@ def answers_html(answers: Sequence[Prediction]) -> str:
 
 def model_html(bundle: Bundle) -> str:
     """Return what a model reads, how good it is, and how it is told from others."""
-    figure = bundle.card.get("metrics", {}).get("balanced_accuracy", {})
+    figure = bundle.card["metrics"]["balanced_accuracy"]
     score = "not known"
-    if figure.get("value") is not None:
+    if figure["value"] is not None:
         score = f"{figure['value']:.3f}"
-        if figure.get("low") is not None:
+        if figure["low"] is not None:
             score += f" [{figure['low']:.3f}, {figure['high']:.3f}]"
     facts = {
         "reads": bundle.scope,
         "classes": ", ".join(bundle.names),
-        "input": f"{bundle.input_spec.size_px} px, {bundle.precision}",
+        "input": f"{bundle.input_spec.size_px} px",
         "balanced accuracy": score + (" (LEAKY: too good)" if bundle.leaky else ""),
         "SHA-256": bundle.sha256,
     }

@@ -9,7 +9,6 @@ import numpy as np
 
 from dermlens.bundle.nearest import Neighbour
 from dermlens.bundle.trust import Reason
-from dermlens.diagnoses import DISCLAIMER as DISCLAIMER
 from dermlens.inference.notebook import prediction_html
 
 SCHEMA = "dermlens/prediction/1"

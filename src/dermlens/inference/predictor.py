@@ -28,7 +28,6 @@ from dermlens.bundle.decision import decide, probabilities, softmax
 from dermlens.bundle.nearest import Neighbour, TrainingExamples
 from dermlens.bundle.trust import Reason
 from dermlens.data.images import DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS, load_image
-from dermlens.diagnoses import DISCLAIMER as DISCLAIMER
 from dermlens.errors import ImageError, UsageError
 from dermlens.inference.explain import Explanation, explain
 from dermlens.inference.judge import Judgement, judge
@@ -72,7 +71,7 @@ class Predictor:
     ) -> None:
         self.views = check_views(views)
         self.bundle: Bundle = load_bundle(find_bundle(model))
-        self._runtime = Runtime(self.bundle.graph_path, precision=self.bundle.precision, threads=threads)
+        self._runtime = Runtime(self.bundle.graph_path, threads=threads)
         self._workers = self._runtime.lanes + 1  # one more, so that a core is not idle while another reads a file
         self._limits = {"max_bytes": max_bytes, "max_pixels": max_pixels}
         self._pixels = PixelBudget(PIXELS_AT_ONCE)

@@ -1,6 +1,6 @@
 """The OpenVINO session: pixels -> logits, embedding and feature map, in one pass.
 
-The precision hint is always set: left alone, OpenVINO runs in bfloat16 on processors with AMX and answers differently.
+The precision hint is always f32: left alone, OpenVINO runs in bfloat16 on processors with AMX and answers differently.
 The graph is compiled twice, each with a static shape, which is what makes it fast: for one image on all cores, and, on
 first use, for a few images on one core of many. Passes on one core never wait for another, whatever else the cores
 do, and so few images at a time stay in its cache.
@@ -47,14 +47,12 @@ class Runtime:
 
     Args:
         graph_path: graph.xml with graph.bin beside it.
-        precision: "f32" or "bf16", as recorded in the bundle.
         threads: processor threads, all cores when None.
     """
 
-    def __init__(self, graph_path: Path, *, precision: str = "f32", threads: int | None = None) -> None:
+    def __init__(self, graph_path: Path, *, threads: int | None = None) -> None:
         self._core = ov.Core()
         self._graph_path = graph_path
-        self._precision = precision
         self._lock, self._making = threading.Lock(), threading.Lock()
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:  # unpinned: several such processes would all be pinned to the same first cores
@@ -73,7 +71,7 @@ class Runtime:
             shape = model.input(0).get_partial_shape()
             shape[0] = batch
             model.reshape(shape)
-            return self._core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": self._precision, **config})
+            return self._core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", **config})
         except RuntimeError as error:
             raise BundleError(
                 f"OpenVINO cannot run {self._graph_path}: {str(error).splitlines()[0]}.",

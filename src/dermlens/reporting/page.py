@@ -17,10 +17,9 @@ import cv2
 
 from dermlens.bundle.bundle import Bundle
 from dermlens.data.images import load_image
-from dermlens.diagnoses import DIAGNOSES, display_name
+from dermlens.diagnoses import DIAGNOSES, DISCLAIMER, display_name
 from dermlens.errors import ImageError, StorageError
 from dermlens.inference.prediction import Prediction
-from dermlens.inference.predictor import DISCLAIMER
 from dermlens.reporting.terminal import neighbours_words, percent, referral_words, shown
 
 THUMBNAIL_PX = 320
@@ -73,7 +72,7 @@ def _rule(bundle: Bundle) -> str:
 
 
 def _referral(bundle: Bundle) -> str:
-    point = None if bundle.trust is None else bundle.trust.operating_point
+    point = bundle.trust.operating_point
     return "" if point is None else f"<p>A specialist is {html.escape(referral_words(point))}</p>"
 
 

@@ -14,9 +14,8 @@ from dermlens.bundle.bundle import Bundle
 from dermlens.bundle.decision import OperatingPoint
 from dermlens.bundle.nearest import Neighbour
 from dermlens.bundle.trust import Trust
-from dermlens.diagnoses import DIAGNOSES, display_name
+from dermlens.diagnoses import DIAGNOSES, DISCLAIMER, display_name
 from dermlens.inference.prediction import Prediction
-from dermlens.inference.predictor import DISCLAIMER
 from dermlens.text import figure, one_line
 
 BAR_WIDTH = 8
@@ -52,19 +51,15 @@ def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Co
     folder = common_folder([answer.image for answer in answers])
     wide = console.width >= WIDE
     table.add_column("image" if not folder else f"in {printable(folder)}", overflow="fold", min_width=20)
-    judged = bundle.trust is not None
-    if judged:
-        table.add_column("status", no_wrap=True)
+    table.add_column("status", no_wrap=True)
     table.add_column("diagnosis", overflow="fold")
     table.add_column("most probable" if wide else "probable", no_wrap=True)
     if wide:
         table.add_column("then", overflow="fold")
-    if judged:
-        table.add_column("compatible with", overflow="fold")
+    table.add_column("compatible with", overflow="fold")
     for answer in answers:
         if answer.error is None:
-            cells = _judged_cells(answer, top, wide) if judged else _cells(answer, top, wide)
-            table.add_row(Text(printable(answer.image.removeprefix(folder))), *cells)
+            table.add_row(Text(printable(answer.image.removeprefix(folder))), *_cells(answer, top, wide))
     if table.row_count:
         console.print(table)
     _show_doubts(answers, console)
@@ -84,11 +79,10 @@ def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Co
         console.print(Text(RULE_WORDS, style="dim"))
     if any(a.prediction_set and a.prediction_set[0] != a.top(1)[0][0] for a in answers if a.status != "rejected"):
         console.print(Text(SET_WORDS, style="dim"))
-    if bundle.trust is not None:
-        _show_referrals(answers, bundle.trust, console)
+    _show_referrals(answers, bundle.trust, console)
     if bundle.leaky:
         console.print(Text("LEAKY model: its training and test images overlap; its scores are too good.", style="red"))
-    if bundle.trust is None or bundle.trust.novelty is None:
+    if bundle.trust.novelty is None:
         console.print(
             Text("This model cannot tell pictures that are strange to it; it answers for any.", style="yellow")
         )
@@ -103,7 +97,7 @@ def common_folder(names: Sequence[str]) -> str:
     return f"{folders.pop()}/" if len(names) > 1 and len(folders) == 1 and "" not in folders else ""
 
 
-def _cells(answer: Prediction, top: int, wide: bool) -> tuple[Text, ...]:
+def _diagnosis_cells(answer: Prediction, top: int, wide: bool) -> tuple[Text, ...]:
     """Diagnosis, the most probable class and, where there is room, its bar and the classes after it."""
     diagnosis = DIAGNOSES.get(answer.diagnosis_code or "")
     style = STYLE.get(diagnosis.malignancy, "") if diagnosis else "bold"
@@ -117,12 +111,12 @@ def _cells(answer: Prediction, top: int, wide: bool) -> tuple[Text, ...]:
     return (Text(label, style=style), bar, then) if wide else (Text(label, style=style), bar)
 
 
-def _judged_cells(answer: Prediction, top: int, wide: bool) -> tuple[Text, ...]:
-    """The row of an answer whose bundle knows its limits: a rejected one names no diagnosis."""
+def _cells(answer: Prediction, top: int, wide: bool) -> tuple[Text, ...]:
+    """The row of an answer; a rejected one names no diagnosis."""
     status = Text(answer.status, style=STATUS_STYLE.get(answer.status, ""))
     if answer.status == "rejected":
         return status, Text("not answered", style="dim")
-    return status, *_cells(answer, top, wide), Text(" ".join(answer.prediction_set or ()), style="dim")
+    return status, *_diagnosis_cells(answer, top, wide), Text(" ".join(answer.prediction_set or ()), style="dim")
 
 
 def _show_doubts(answers: Sequence[Prediction], console: Console) -> None:
@@ -192,16 +186,16 @@ def percent(probability: float) -> str:
 def model_facts(bundle: Bundle) -> dict[str, Any]:
     """Return what `dermlens models` shows of a bundle."""
     card = bundle.card
-    metrics = card.get("metrics", {})
+    metrics = card["metrics"]
     return {
         "name": bundle.name,
         "version": bundle.version,
         "scope": bundle.scope,
         "classes": list(bundle.codes),
-        "balanced_accuracy": metrics.get("balanced_accuracy"),
-        "melanoma_auc": metrics.get("per_class", {}).get("MEL", {}).get("auc"),
+        "balanced_accuracy": metrics["balanced_accuracy"],
+        "melanoma_auc": metrics["per_class"].get("MEL", {}).get("auc"),
         "leaky": bundle.leaky,
-        "weights_licence": card.get("licence", {}).get("weights"),
+        "weights_licence": card["licence"]["weights"],
         "size_mb": round(sum(p.stat().st_size for p in bundle.folder.iterdir()) / 1e6, 1),
         "sha256": bundle.sha256,
     }
@@ -218,9 +212,9 @@ def show_models(bundles: Sequence[Bundle], console: Console, added: Mapping[str,
         console.print(Text(f"  {one_line(facts['scope'])}"))
         classes = ", ".join(f"{c} {display_name(c)}" for c in facts["classes"])
         console.print(Text(f"  classes: {one_line(classes)}"))
-        score = figure(facts["balanced_accuracy"]) if facts["balanced_accuracy"] else "not stated"
+        score = figure(facts["balanced_accuracy"])
         console.print(Text(f"  balanced accuracy on unseen lesions {score} (95 % interval)"))
-        console.print(Text(f"  weights: {one_line(facts['weights_licence'] or 'not stated')}"))
+        console.print(Text(f"  weights: {one_line(facts['weights_licence'])}"))
         console.print(f"  {DISCLAIMER}", style="bold", highlight=False)
 
 
@@ -257,9 +251,8 @@ def _threads(facts: Mapping[str, Any]) -> str:
 
 
 def _runs(model: Mapping[str, Any]) -> str:
-    runs, gate = model["runs"], model["precision_gate"]
+    runs = model["runs"]
     return (
         f"ok, first answer after {model['load_and_first_answer_ms']} ms; runs {Path(model['graph']).name} at "
         f"{model['input_px']} px on {runs['device']} in {runs['precision']} with {runs['threads']} threads"
-        + (f"; {gate}" if gate else "")
     )

@@ -231,7 +231,6 @@ def _card(candidate: Candidate, about: About, dataset: Dataset, fit: Fit, test: 
             "weights": candidate.recipe.weights,
             "licence": row.licence,
         },
-        "precision": {"policy": "f32", "gate": None},
         "calibration": fit.calibration.as_dict(),
         "calibration_fit": {
             "fitted": fit.reason is None,

@@ -19,7 +19,7 @@ from dermlens.bundle.bundle import HASH_CHARS, Seen
 from dermlens.data.records import Dataset, Record, lesions
 from dermlens.errors import DataError, LeakageError
 from dermlens.files import write_csv, write_text
-from dermlens.networks.weights import WORDS, published_for
+from dermlens.networks.weight_files import WORDS, published_for
 from dermlens.reporting.progress import track
 from dermlens.training.features import Images
 from dermlens.training.recipe import Recipe
@@ -196,8 +196,8 @@ def _seen_by(weights: Path) -> dict[str, list[str]] | None:
     """Return everything that the run of a weight file has seen, in any role, from the `seen.json` beside it."""
     try:
         by_role: SeenByRole = json.loads((weights.parent / "seen.json").read_text(encoding="utf-8"))
-        return {kind: sorted({item for role in by_role.values() for item in role.get(kind, ())}) for kind in KINDS}
-    except (OSError, ValueError, AttributeError, TypeError):
+        return {kind: sorted({item for role in by_role.values() for item in role[kind]}) for kind in KINDS}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
 
 

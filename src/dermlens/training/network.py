@@ -23,7 +23,7 @@ from dermlens.files import atomic_file
 from dermlens.networks.backend import leaves
 from dermlens.networks.efficientnet import Backbone, backbone, build_backbone, split_at_block
 from dermlens.networks.openvino import to_openvino
-from dermlens.networks.weights import resolve_weights
+from dermlens.networks.weight_files import resolve_weights
 from dermlens.training.features import Engine, FeatureSpec, Images, plain_outputs
 from dermlens.training.recipe import Recipe
 

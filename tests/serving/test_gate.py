@@ -14,7 +14,7 @@ from dermlens import Predictor
 from dermlens.serving.app import create_app
 from dermlens.serving.batching import Batcher
 from dermlens.serving.envelope import Life
-from dermlens.serving.gate import Held, RateLimit
+from dermlens.serving.gate import RateLimit, UploadMemory
 from dermlens.serving.problems import Problem
 from dermlens.serving.settings import Settings
 
@@ -81,7 +81,7 @@ def test_without_the_token_nothing_is_answered(client: Client, red: bytes, heade
 def test_with_the_token_everything_and_without_it_page_and_health(client: Client, red: bytes) -> None:
     api = client(token="long-token")
     assert api.post(PREDICT, content=red, headers={**PNG, "authorization": "bearer long-token"}).status_code == 200
-    assert [api.get(path).status_code for path in ("/", "/static/app.js", "/healthz", "/readyz")] == [200] * 4
+    assert [api.get(path).status_code for path in ("/", "/static/page.js", "/healthz", "/readyz")] == [200] * 4
 
 
 def test_a_page_of_another_site_is_refused(client: Client, red: bytes) -> None:
@@ -121,7 +121,7 @@ def test_one_ipv6_network_is_one_client() -> None:
         limit.check("192.0.2.1")
 
 
-def test_the_rate_limit_is_told_over_http(client: Client) -> None:
+def test_the_rate_limit_is_a_problem_over_http(client: Client) -> None:
     api = client(rate_limit=6)
     assert api.get("/api/v1/model").status_code == 200
     response = api.get("/api/v1/model")
@@ -130,9 +130,9 @@ def test_the_rate_limit_is_told_over_http(client: Client) -> None:
 
 
 def test_uploads_in_memory_are_bounded() -> None:
-    held = Held(100)
+    held = UploadMemory(100)
     held.take(80)
-    with pytest.raises(Problem, match="may hold"):
+    with pytest.raises(Problem, match="All uploads together exceed"):
         held.take(30)
     held.give_back(80)
     held.take(100)
@@ -140,7 +140,7 @@ def test_uploads_in_memory_are_bounded() -> None:
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT"])
 def test_a_body_where_none_is_read_changes_nothing(client: Client, red: bytes, method: str) -> None:
-    api = client(max_held_bytes=10)
+    api = client(max_upload_bytes=10)
     bare, loaded = (api.request(method, "/metrics/no", content=content) for content in (None, red))
     assert (bare.status_code, loaded.status_code) == (404, 404)
 
