@@ -156,7 +156,7 @@ def test_early_stopping_gives_its_reason() -> None:
     _, history = trained(replace(STAGE, epochs=30, learning_rate=0.0, patience=2))
     assert len(history.rows) == 3 and history.best_epoch == 0
     assert history.stopped is not None
-    assert "after epoch 2: 2 epochs without a better one than epoch 0" in history.stopped
+    assert "after epoch 2: no improvement in 2 epochs since epoch 0" in history.stopped
 
 
 def test_ctrl_c_ends_between_two_steps_with_a_checkpoint(tmp_path: Path) -> None:

@@ -17,11 +17,13 @@ import optuna
 import pytest
 from rich.console import Console
 
+import networks
 from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Dataset
 from dermlens.errors import UsageError, WeightsError
 from dermlens.training.material import Material
 from dermlens.training.recipe import Recipe, make_recipe, read_recipe
+from dermlens.tuning import trial as trial_module
 from dermlens.tuning import tune as tune_module
 from dermlens.tuning.trial import Bench, Interrupted, without_held_out
 from dermlens.tuning.tune import BEST, TABLE, Limits, tune
@@ -86,7 +88,7 @@ def scored(monkeypatch: pytest.MonkeyPatch, score: Score) -> None:
 def test_a_real_trial_learns_from_train_and_select_alone(
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files of the other roles are gone before the first trial."""
+    """The files of the other roles are gone before the first trial; the network is a tiny one."""
     hidden: list[Path] = []
 
     def without_the_rest(material: Material) -> Material:
@@ -95,6 +97,8 @@ def test_a_real_trial_learns_from_train_and_select_alone(
             path.rename(path.with_suffix(".hidden"))
         return without_held_out(material)
 
+    for module in (tune_module, trial_module):
+        monkeypatch.setattr(module, "open_backbone", networks.tiny_stem)
     monkeypatch.setattr(tune_module, "without_held_out", without_the_rest)
     try:
         whole, told = search(data, tmp_path / "out", 1, folds=2)

@@ -1,4 +1,4 @@
-"""How a model is made: split, pipeline, trunk, fine-tuning, export. The only part of dermlens that imports Keras."""
+"""How a model is made: split, views, features, network, training, bundle; `run.train` is the whole."""
 
 from __future__ import annotations
 
