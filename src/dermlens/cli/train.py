@@ -112,7 +112,7 @@ def train(
             remedy="Choose another --out, or add --overwrite; --resume continues a run that was stopped.",
         )
     flags: dict[str, Any] = {"backbone": backbone, "weights": weights, "epochs": epochs, "views": views, "seed": seed}
-    flags |= _blocks(fine_tune, unfreeze) | {"devices": _device_count(devices)}
+    flags |= _blocks(fine_tune, unfreeze) | {"devices": device_count(devices)}
     console = console_of_messages()
     from dermlens.data.manifest import isic_ids_of_lesions, read_dataset
     from dermlens.training.recipe import make_recipe
@@ -176,7 +176,7 @@ def _blocks(fine_tune: FineTune | None, unfreeze: int | None) -> dict[str, Any]:
     return {"fine_tune": "top", "cut_block": unfreeze - 1}
 
 
-def _device_count(devices: str | None) -> int | None:
+def device_count(devices: str | None) -> int | None:
     """Return the recipe setting that --devices stands for."""
     if devices is None or devices == "all":
         return None if devices is None else 0

@@ -29,8 +29,7 @@ def tune(
         float | None, typer.Option(min=0.0, metavar="MINUTES", help="Stop this call after so many minutes.")
     ] = None,
     folds: Annotated[
-        int,
-        typer.Option(min=1, help="Trainings per trial; 1 scores on the select role alone: quick, but noisy."),
+        int, typer.Option(min=1, help="Trainings per trial; 1 scores on the select role alone: quick, but noisy.")
     ] = 3,
     recipe: RecipeFile = None,
     settings: Annotated[
@@ -46,8 +45,7 @@ def tune(
     ] = EngineName.local,
     address: Address = None,
     workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Trials at a time on Ray; default: one per GPU, or one per four cores."),
+        int | None, typer.Option(min=1, help="Trials at a time on Ray; default: one per GPU, or one per four cores.")
     ] = None,
 ) -> None:
     """Search for a better recipe on the train and select images; the same command continues after a stop.
@@ -77,12 +75,6 @@ def tune(
     from dermlens.tuning.tune import Limits
     from dermlens.tuning.tune import tune as search
 
-    read_with = {
-        "--images": images,
-        "--reference": reference,
-        "--task": None if task is Task.as_is else task.value,
-        "--frame-aspect": frame_aspect,
-    }
     whole = search(
         dataset,
         out,
@@ -90,8 +82,19 @@ def tune(
         given,
         Limits(trials, None if timeout is None else 60 * timeout, folds),
         allow_leakage=allow_leakage,
-        reading=[word for option, value in read_with.items() if value is not None for word in (option, str(value))],
+        reading=reading_options(images, reference, task, frame_aspect),
         console=console,
         **on_ray,
     )
     raise typer.Exit(0 if whole else EXIT_INTERRUPTED)
+
+
+def reading_options(images: Path | None, reference: Path | None, task: Task, frame_aspect: float | None) -> list[str]:
+    """Return the options that say how the data is read, as `train` takes them; none that was left out."""
+    values = {
+        "--images": images,
+        "--reference": reference,
+        "--task": None if task is Task.as_is else task.value,
+        "--frame-aspect": frame_aspect,
+    }
+    return [word for name, value in values.items() if value is not None for word in (name, str(value))]

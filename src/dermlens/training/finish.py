@@ -135,13 +135,7 @@ def finish(
 
 
 def trust_facts(
-    model: Calibrated,
-    runtime: Runtime,
-    roles: Mapping[str, Labelled],
-    *,
-    neighbours: bool,
-    seed: int,
-    console: Console,
+    model: Calibrated, runtime: Runtime, roles: Mapping[str, Labelled], *, neighbours: bool, seed: int, console: Console
 ) -> tuple[dict[str, Any], dict[str, Arrays]]:
     """Fit what a model knows of its own limits: the `trust` object of bundle.json, and arrays by file name.
 
@@ -225,12 +219,7 @@ def _card(candidate: Candidate, about: About, dataset: Dataset, fit: Fit, test: 
         "modality": about.modality,
         "classes": [{"code": c, "name": n} for c, n in zip(material.codes, names, strict=True)],
         "input": candidate.stem.spec.as_dict(),
-        "backbone": {
-            "name": row.name,
-            "title": row.title,
-            "weights": candidate.recipe.weights,
-            "licence": row.licence,
-        },
+        "backbone": {"name": row.name, "title": row.title, "weights": candidate.recipe.weights, "licence": row.licence},
         "calibration": fit.calibration.as_dict(),
         "calibration_fit": {
             "fitted": fit.reason is None,

@@ -204,8 +204,7 @@ def _seen_by(weights: Path) -> dict[str, list[str]] | None:
 def _refuse_or_mark(message: str, material: Material, allow_leakage: bool, console: Console) -> Material:
     if not allow_leakage:
         raise LeakageError(
-            message,
-            remedy="Start from other weights, or pass --allow-leakage to train anyway with the mark 'leaky'.",
+            message, remedy="Start from other weights, or pass --allow-leakage to train anyway with the mark 'leaky'."
         )
     console.print(f"LEAKY: {message}", style="red")
     return replace(material, leaky=True)

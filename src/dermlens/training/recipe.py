@@ -193,8 +193,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         settings = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise RecipeError(
-            f"The recipe {path} cannot be read: {error.strerror or error}.",
-            remedy="Give an existing TOML file.",
+            f"The recipe {path} cannot be read: {error.strerror or error}.", remedy="Give an existing TOML file."
         ) from error
     except ValueError as error:
         raise RecipeError(
@@ -216,8 +215,7 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         if not equals or not name.strip():
             raise RecipeError(
-                f"--set got {pair!r}. It takes name=value.",
-                remedy="Write for example --set learning_rate=0.0005.",
+                f"--set got {pair!r}. It takes name=value.", remedy="Write for example --set learning_rate=0.0005."
             )
         try:
             settings[name.strip()] = tomllib.loads(f"value = {text.strip()}")["value"]

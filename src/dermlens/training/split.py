@@ -32,11 +32,7 @@ class _Group:
 
 
 def assign_roles(
-    records: Sequence[Record],
-    hashes: Sequence[str | None],
-    *,
-    fractions: Mapping[str, float],
-    seed: int,
+    records: Sequence[Record], hashes: Sequence[str | None], *, fractions: Mapping[str, float], seed: int
 ) -> list[str]:
     """Give every record a role.
 
@@ -109,9 +105,7 @@ def role_table(
 
 
 def find_crossing_groups(
-    records: Sequence[Record],
-    hashes: Sequence[str | None],
-    roles: Sequence[str | None],
+    records: Sequence[Record], hashes: Sequence[str | None], roles: Sequence[str | None]
 ) -> list[tuple[int, ...]]:
     """Return the groups (as ascending record indices) whose records are in more than one role; None is no role."""
     crossing = []
@@ -211,9 +205,7 @@ def _counts(free: int, have: Mapping[str, int], shares: Mapping[str, float]) -> 
 
 
 def _refuse_small_classes(
-    by_class: Mapping[str, Sequence[_Group]],
-    role_of: Mapping[_Group, str],
-    shares: Mapping[str, float],
+    by_class: Mapping[str, Sequence[_Group]], role_of: Mapping[_Group, str], shares: Mapping[str, float]
 ) -> None:
     small = [
         f"{code} has {len(groups)}"
