@@ -124,6 +124,7 @@ def train(
     stem = open_backbone(settings)
     material = prepare(dataset, settings, allow_leakage=allow_leakage, console=console)
     material, seen_before = check_lineage(stem.weights, material, allow_leakage=allow_leakage, console=console)
+
     network = add_head(stem, settings, len(material.codes))
     state = read_state(out)
     model, key_of = network.last_stage(settings.fine_tune), partial(_key, stem=stem, material=material)
@@ -133,13 +134,16 @@ def train(
     engine = engine or local_engine
     run = _Run(out, settings, stem, network, material, seen, key, state, chosen, console, checkpoint_every_s, engine)
     _check_folder(run, resume=resume, overwrite=overwrite)
-    if resume and _is_finished(run, about):
+    finished = state.get("bundle") and (out / "bundle" / "bundle.json").is_file()
+    if resume and finished and state.get("neighbours") == about.neighbours:
         run.say(f"This run is finished; its model is in {out / 'bundle'}.")
         return out / "bundle"
+
     note = _prepare_folder(run, about, allow_leakage=allow_leakage)
     started -= 60 * note["minutes"]  # earlier tries count too
     embeddings, probe = cached_probe(out / "cache" / "frozen.npz", key, lambda: _fit_probe(run), console)
     history, whole = _earlier_training(run) or _fit_network(run, embeddings, note, started)
+
     probe_test = probe.probabilities(embeddings[material.rows("test")])
     candidate = Candidate(whole, stem, settings, material, history, probe, probe_test, seen)
     try:
@@ -209,11 +213,6 @@ def _check_folder(run: _Run, *, resume: bool, overwrite: bool) -> None:
             remedy="Choose another --out, continue that run with --resume, or replace it with --overwrite.",
             code="another_run",
         )
-
-
-def _is_finished(run: _Run, about: About) -> bool:
-    written = run.state.get("bundle") and (run.out / "bundle" / "bundle.json").is_file()
-    return bool(written) and run.state.get("neighbours") == about.neighbours
 
 
 def _prepare_folder(run: _Run, about: About, *, allow_leakage: bool) -> dict[str, Any]:
