@@ -1,7 +1,8 @@
-"""Networks with random weights that behave like trained ones, and weight files laid out as Keras publishes them."""
+"""Networks with random weights that behave like trained ones, a tiny one for whole trainings, and weight files."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,34 @@ import h5py
 import keras
 import numpy as np
 
+from dermlens.data.images import InputSpec
+from dermlens.networks.family import backbone
 from dermlens.networks.weights import fingerprint_image
+from dermlens.training.network import Stem
+from dermlens.training.recipe import Recipe
+
+TINY_CHANNELS = 8
+
+
+def tiny_stem(recipe: Recipe) -> Stem:
+    """Stand in for `open_backbone`: four convolutions with the same weights each time, cut where the mode cuts."""
+
+    def conv(x: keras.KerasTensor, name: str, strides: int, size: int = 3) -> keras.KerasTensor:
+        start = keras.initializers.GlorotUniform(seed=len(name))
+        options = {"padding": "same", "use_bias": False, "kernel_initializer": start}
+        x = keras.layers.Conv2D(TINY_CHANNELS, size, strides, name=f"{name}_conv", **options)(x)
+        return keras.layers.ReLU(name=f"{name}_relu")(keras.layers.BatchNormalization(name=f"{name}_bn")(x))
+
+    pixels = keras.Input((recipe.size_px, recipe.size_px, 3), name="pixels")
+    stem = conv(keras.layers.Rescaling(1 / 64, name="rescaling")(pixels), "stem", 4)
+    first = conv(stem, "block1a", 2)
+    second = conv(first, "block2a", 1)
+    features = conv(second, "top", 1, size=1)
+    row = replace(backbone("lite0"), embedding_size=TINY_CHANNELS)
+    seam = {0: stem, row.blocks: second}.get(recipe.cut_block, first)
+    trunk, top = keras.Model(pixels, seam, name="lite0_trunk"), keras.Model(seam, features, name="lite0_top")
+    spec = InputSpec(size_px=recipe.size_px, framing=recipe.framing)  # type: ignore[arg-type]
+    return Stem(row, spec, pixels, trunk, top, "lite", f"tiny-{recipe.cut_block}", "tiny")
 
 
 def settle(model: keras.Model) -> keras.Model:

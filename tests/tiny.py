@@ -9,7 +9,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from dermlens.bundle.bundle import write_bundle
+from dermlens.bundle.bundle import BASELINES_FILE, write_bundle
 from dermlens.bundle.trust import NOT_FITTED
 from dermlens.evaluation.baselines import HeldOut
 
@@ -97,7 +97,7 @@ def write(folder: Path, *, seen: dict[str, dict[str, list[str]]] | None = None, 
         seen=seen or {},
         write_graph=lambda path: ov.save_model(graph(), path, compress_to_fp16=False),
         model_card="# tiny\n",
-        baselines=baselines(),
+        arrays={BASELINES_FILE: baselines()},
     )
     return folder
 

@@ -3,32 +3,55 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
 from dermlens.audit.findings import hash_records
-from dermlens.bundle.bundle import HASH_CHARS, Bundle, load_bundle
+from dermlens.bundle.bundle import BASELINES_FILE, HASH_CHARS, Bundle, load_bundle, write_bundle
+from dermlens.bundle.card_text import model_card
 from dermlens.data.records import Dataset, lesions
 from dermlens.errors import DataError
+from dermlens.evaluation.baselines import read_held_out
 from dermlens.evaluation.fit_trust import Labelled
+from dermlens.inference.runtime import Runtime
 from dermlens.reporting.progress import track
-from dermlens.training.finish import fit_facts
+from dermlens.training.finish import trust_facts
 from scripts.default_model.recipe import ABOUT, RECIPE
 
 ROLES = ("train", "select", "calibrate", "test")
 
 
-def refit_facts(folder: Path, dataset: Dataset, console: Console) -> None:
-    """Fit the trust facts of the bundle at `folder` again, and write them and the model card into it.
+def refit_facts(folder: Path, dataset: Dataset, console: Console, *, neighbours: bool = ABOUT.neighbours) -> None:
+    """Fit the trust facts of the bundle at `folder` again and replace the bundle; its network and scores stay.
 
     Raises:
         DataError: the images of its training are not in the data set.
         StorageError: the bundle cannot be written; it is unchanged.
     """
-    roles = roles_of(load_bundle(folder), dataset, console)
-    fit_facts(folder, roles, seed=RECIPE.seed, console=console, neighbours=ABOUT.neighbours)
+    bundle = load_bundle(folder)
+    roles = roles_of(bundle, dataset, console)
+    runtime = Runtime(bundle.graph_path)
+    facts, arrays = trust_facts(bundle, runtime, roles, neighbours=neighbours, seed=RECIPE.seed, console=console)
+    card = {name: value for name, value in bundle.card.items() if name not in ("schema", "files")} | {"trust": facts}
+    if not neighbours:
+        card["data"] = {**card["data"], "unreadable": []}
+
+    def copy_graph(path: Path) -> None:
+        for suffix in (".xml", ".bin"):
+            shutil.copy(bundle.graph_path.with_suffix(suffix), path.with_suffix(suffix))
+
+    write_bundle(
+        folder,
+        card,
+        head=bundle.head(),
+        seen=json.loads((folder / "seen.json").read_text(encoding="utf-8")),
+        write_graph=copy_graph,
+        arrays={BASELINES_FILE: read_held_out(bundle).arrays(), **arrays},
+        model_card=model_card(card),
+    )
 
 
 def roles_of(bundle: Bundle, dataset: Dataset, console: Console) -> dict[str, Labelled]:

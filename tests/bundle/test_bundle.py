@@ -103,7 +103,7 @@ def test_a_failed_write_leaves_the_old_bundle_whole(tmp_path: Path, error: Excep
             seen={},
             write_graph=no_space,
             model_card="",
-            baselines=tiny.baselines(),
+            arrays={bundles.BASELINES_FILE: tiny.baselines()},
         )
     assert load_bundle(folder).version == "1"
     assert [p.name for p in tmp_path.iterdir()] == ["b"], "no half-written folder stays behind"

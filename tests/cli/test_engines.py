@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 
 from dermlens.cli.app import app
 from dermlens.cli.options import EngineName, wants_ray
-from dermlens.cli.train import _count
-from dermlens.cli.train import _features as features
+from dermlens.cli.train import check_address, device_count
 from dermlens.errors import MissingExtraError, UsageError
 
 
@@ -35,18 +34,18 @@ def test_a_missing_ray_is_told_with_the_extra(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_address_where_nobody_listens_is_told_at_once() -> None:
     with pytest.raises(UsageError, match="does not answer"):
-        features(EngineName.ray, "127.0.0.1:1", None)
+        check_address("127.0.0.1:1")
 
 
 @pytest.mark.parametrize(("given", "setting"), [(None, None), ("all", 0), ("3", 3)])
 def test_devices_are_a_recipe_setting(given: str | None, setting: int | None) -> None:
-    assert _count(given) == setting
+    assert device_count(given) == setting
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "two", "1.5", ""])
 def test_devices_that_are_no_number_are_refused(given: str) -> None:
     with pytest.raises(UsageError, match="--devices is"):
-        _count(given)
+        device_count(given)
 
 
 @pytest.mark.long

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dermlens.cli.train import Task
-from dermlens.cli.tune import _given
+from dermlens.cli.tune import reading_options
 
 
 @pytest.mark.parametrize(
@@ -15,9 +15,9 @@ from dermlens.cli.tune import _given
     [(Task.as_is, None, ""), (Task.isic2019, 1.333, "--task isic2019 --frame-aspect 1.333")],
 )
 def test_only_what_was_given_is_named(task: Task, frame_aspect: float | None, words: str) -> None:
-    assert " ".join(_given(images=None, reference=None, task=task, frame_aspect=frame_aspect)) == words
+    assert " ".join(reading_options(None, None, task, frame_aspect)) == words
 
 
 def test_folders_are_named_as_they_were_given() -> None:
-    found = _given(images=Path("pictures"), reference=Path("who.csv"), task=Task.as_is, frame_aspect=None)
+    found = reading_options(Path("pictures"), Path("who.csv"), Task.as_is, None)
     assert found == ["--images", "pictures", "--reference", "who.csv"]

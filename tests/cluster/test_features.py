@@ -24,7 +24,8 @@ from dermlens.data.images import InputSpec
 from dermlens.data.records import Record
 from dermlens.errors import DermlensError, ImageError, UsageError
 from dermlens.training import features as features_module
-from dermlens.training.features import CHUNK, Engine, Images, Wanted, frozen_outputs, local, trunk_cache
+from dermlens.training.caches import trunk_cache
+from dermlens.training.features import CHUNK, Engine, FeatureSpec, Images, local_engine, plain_outputs
 from ray_nodes import workers
 
 import psutil  # isort: skip  # inside Ray: found once Ray is imported
@@ -32,7 +33,7 @@ import psutil  # isort: skip  # inside Ray: found once Ray is imported
 pytestmark = pytest.mark.xdist_group("ray")
 
 SIZE_PX, N = 48, 3 * CHUNK + 5
-WANTED = Wanted(InputSpec(size_px=SIZE_PX), view_count=2, seed=3, artefacts=0.3)
+SPEC = FeatureSpec(InputSpec(size_px=SIZE_PX), view_count=2, seed=3, artefacts=0.3)
 SILENT = Console(file=io.StringIO())
 
 
@@ -58,30 +59,19 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
 
 
 def cache(folder: Path, graph: ov.Model, images: Images, engine: Engine, console: Console = SILENT) -> np.ndarray:
-    options: dict[str, Any] = {"view_count": WANTED.view_count, "seed": WANTED.seed, "artefacts": WANTED.artefacts}
-    found = trunk_cache(
-        folder,
-        graph,
-        images.records,
-        images.hashes,
-        WANTED.spec,
-        weights_id="w",
-        console=console,
-        engine=engine,
-        **options,
-    )
-    return np.array(found)
+    spec = replace(SPEC, dtype="float16")
+    return np.array(trunk_cache(folder, graph, images, spec, weights_id="w", console=console, engine=engine))
 
 
 def float32(graph: ov.Model, images: Images, engine: Engine) -> np.ndarray:
     """Return the outputs for all views as the network gives them."""
-    with closing(engine(graph, images, WANTED, range(0, N, CHUNK))) as found:
+    with closing(engine(graph, images, SPEC, range(0, N, CHUNK))) as found:
         parts = {start: np.array(part) for start, part in found}
     return np.concatenate([parts[start] for start in sorted(parts)])
 
 
 def test_two_nodes_give_the_float32_bits_of_one_process(two_nodes: str, graph: ov.Model, images: Images) -> None:
-    here = float32(graph, images, local)
+    here = float32(graph, images, local_engine)
     assert here.dtype == np.float32 and here.shape == (N, 3, 24, 6, 6) and (here != here.astype(np.float16)).any()
     np.testing.assert_array_equal(float32(graph, images, ray_features(two_nodes)), here)
 
@@ -99,7 +89,7 @@ def test_a_killed_worker_costs_nothing(two_nodes: str, graph: ov.Model, images: 
 
     found = cache(tmp_path / "ray", graph, images, engine)
     assert killed and not psutil.pid_exists(killed[0])
-    np.testing.assert_array_equal(found, cache(tmp_path / "local", graph, images, local))
+    np.testing.assert_array_equal(found, cache(tmp_path / "local", graph, images, local_engine))
     state = json.loads((tmp_path / "ray" / "features.json").read_text())
     assert state == json.loads((tmp_path / "local" / "features.json").read_text()), "either engine takes it as its own"
 
@@ -116,18 +106,18 @@ def test_images_that_a_node_does_not_see_are_sent(
         return real(chunk)
 
     monkeypatch.setattr(ray_module, "_bytes_of", counted)
-    wanted = replace(WANTED, view_count=0)
+    wanted = replace(SPEC, view_count=0)
     told: dict[str, Any] = {"console": SILENT, "what": "x"}
-    found = frozen_outputs(graph, images, wanted, engine=ray_features(two_nodes), **told)
+    found = plain_outputs(graph, images, wanted, engine=ray_features(two_nodes), **told)
     assert sum(sent) == N
-    np.testing.assert_array_equal(found, frozen_outputs(graph, images, wanted, engine=local, **told))
+    np.testing.assert_array_equal(found, plain_outputs(graph, images, wanted, engine=local_engine, **told))
 
 
 def test_chunks_may_come_in_any_order_and_ctrl_c_keeps_those_without_a_gap(
     graph: ov.Model, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(*job: Any) -> Any:
-        found = list(local(*job))
+        found = list(local_engine(*job))
         yield from (found[1], found[0], found[3])
         raise KeyboardInterrupt
 
@@ -137,25 +127,25 @@ def test_chunks_may_come_in_any_order_and_ctrl_c_keeps_those_without_a_gap(
     computed: list[int] = []
     real = features_module.outputs
 
-    def counted(compiled: Any, pixels: list[np.ndarray], wanted: Wanted) -> np.ndarray:
+    def counted(compiled: Any, pixels: list[np.ndarray], wanted: FeatureSpec) -> np.ndarray:
         computed.append(len(pixels))
         return real(compiled, pixels, wanted)
 
     monkeypatch.setattr(features_module, "outputs", counted)
-    found = cache(tmp_path / "cache", graph, images, local)
+    found = cache(tmp_path / "cache", graph, images, local_engine)
     assert computed == [CHUNK, N - 3 * CHUNK]
-    np.testing.assert_array_equal(found, cache(tmp_path / "whole", graph, images, local))
+    np.testing.assert_array_equal(found, cache(tmp_path / "whole", graph, images, local_engine))
 
 
 def test_chunks_that_never_come_are_told(graph: ov.Model, images: Images, tmp_path: Path) -> None:
     def lossy(*job: Any) -> Any:
-        yield from list(local(*job))[:-1]
+        yield from list(local_engine(*job))[:-1]
 
     with pytest.raises(DermlensError, match=f"for {3 * CHUNK} of {N} images"):
         cache(tmp_path / "cache", graph, images, lossy)
     told: dict[str, Any] = {"console": SILENT, "what": "x"}
     with pytest.raises(DermlensError, match=f"for {3 * CHUNK} of {N} images"):
-        frozen_outputs(graph, images, replace(WANTED, view_count=0), engine=lossy, **told)
+        plain_outputs(graph, images, replace(SPEC, view_count=0), engine=lossy, **told)
 
 
 @pytest.mark.long
@@ -171,8 +161,8 @@ def test_ctrl_c_ends_the_workers_and_the_other_engine_goes_on(
         cache(tmp_path / "cache", graph, images, stopped)
     for process in workers():
         process.wait(60)
-    found = cache(tmp_path / "cache", graph, images, local)
-    np.testing.assert_array_equal(found, cache(tmp_path / "whole", graph, images, local))
+    found = cache(tmp_path / "cache", graph, images, local_engine)
+    np.testing.assert_array_equal(found, cache(tmp_path / "whole", graph, images, local_engine))
 
 
 @pytest.mark.long
@@ -188,16 +178,16 @@ def test_an_image_that_cannot_be_read_is_told_as_in_one_process(
 @pytest.mark.long
 def test_what_ends_every_worker_is_told(two_nodes: str, graph: ov.Model, images: Images) -> None:
     engine = ray_features(two_nodes)
-    wanted = deadly()(WANTED.spec, WANTED.view_count, WANTED.seed)
+    wanted = deadly()(SPEC.input, SPEC.view_count, SPEC.seed)
     with pytest.raises(DermlensError, match="ended their worker 4 times") as caught:
         list(engine(graph, images, wanted, [0]))
     assert caught.value.code == "worker_died"
 
 
-def deadly() -> type[Wanted]:
+def deadly() -> type[FeatureSpec]:
     """Return a class that Ray carries to its processes by value, since tests are no package there."""
 
-    class Deadly(Wanted):
+    class Deadly(FeatureSpec):
         def pixels(self, record: Record, digest: str) -> np.ndarray:
             import os
 
@@ -208,7 +198,7 @@ def deadly() -> type[Wanted]:
 
 def test_a_cluster_that_is_not_there_is_an_error(no_cluster: None, graph: ov.Model, images: Images) -> None:
     with pytest.raises(UsageError, match="does not answer"):
-        list(ray_features("127.0.0.1:1")(graph, images, WANTED, [0]))
+        list(ray_features("127.0.0.1:1")(graph, images, SPEC, [0]))
 
 
 def test_workers_load_neither_tensorflow_nor_scikit_learn() -> None:

@@ -16,9 +16,9 @@ from dermlens.bundle.bundle import HASH_CHARS
 from dermlens.data.images import content_hash
 from dermlens.data.manifest import read_dataset
 from dermlens.errors import DataError
-from dermlens.training import finish
+from scripts.default_model import facts as facts_module
 from scripts.default_model.__main__ import main
-from scripts.default_model.facts import refit_facts, roles_of
+from scripts.default_model.facts import refit_facts
 
 QUIET = Console(file=io.StringIO(), width=200)
 ROLES = {"train": 60, "calibrate": 60, "test": 30}
@@ -56,7 +56,7 @@ CARD = {
 
 def test_facts_are_fitted_on_the_roles_of_the_bundle(made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, data = made
-    monkeypatch.setattr(finish, "model_card", lambda card: f"# {card['trust']['fitted_on']['lesions']}\n")
+    monkeypatch.setattr(facts_module, "model_card", lambda card: f"# {card['trust']['fitted_on']['lesions']}\n")
     refit_facts(folder, read_dataset(data), QUIET)
     predictor = Predictor(folder)
     facts = predictor.bundle.card["trust"]
@@ -68,8 +68,7 @@ def test_facts_are_fitted_on_the_roles_of_the_bundle(made: tuple[Path, Path], mo
     assert facts["neighbours"] == {"lesions": 60}
     near = predictor.neighbours(answer, 3)
     assert [n.diagnosis for n in near] == ["GREEN"] * 3 and near[0].image.startswith("train")
-    roles = roles_of(predictor.bundle, read_dataset(data), QUIET)
-    finish.fit_facts(folder, roles, seed=0, console=QUIET, neighbours=False)
+    refit_facts(folder, read_dataset(data), QUIET, neighbours=False)
     bundle = Predictor(folder).bundle
     assert not bundle.has_examples and bundle.card["data"]["unreadable"] == []
 

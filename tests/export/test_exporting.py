@@ -20,7 +20,7 @@ import tensorflow as tf
 
 import tiny
 from dermlens import cli
-from dermlens.bundle.bundle import find_bundle, load_bundle, write_bundle
+from dermlens.bundle.bundle import BASELINES_FILE, find_bundle, load_bundle, write_bundle
 from dermlens.bundle.decision import probabilities
 from dermlens.cli import options
 from dermlens.diagnoses import DISCLAIMER
@@ -61,7 +61,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         seen={},
         write_graph=lambda path: ov.save_model(to_openvino(model), path, compress_to_fp16=False),
         model_card="# tiny\n",
-        baselines=tiny.baselines(),
+        arrays={BASELINES_FILE: tiny.baselines()},
     )
     return folder
 

@@ -11,6 +11,7 @@ import pytest
 from dermlens.data.images import InputSpec, load_image
 from dermlens.data.records import Record
 from dermlens.training.feed import Feed, batches, from_arrays, from_images
+from dermlens.training.material import Material
 from dermlens.training.recipe import Recipe
 
 RECIPE = Recipe(batch_size=6, mixup=0.2)
@@ -71,10 +72,9 @@ def test_images_give_views_never_seen_before_and_plain_ones_to_score_on(tmp_path
         records.append(Record(image=path.name, path=path, diagnosis="A"))
     spec = InputSpec(size_px=32)
     hashes = [f"{i:064x}" for i in range(4)]
-    made = [
-        from_images(records, hashes, np.array([0, 1, 0, 1]), records, np.array([0, 1, 0, 1]), spec, seed=0)
-        for _ in range(2)
-    ]
+    labels, rows = np.array([0, 1, 0, 1]), np.arange(4)
+    material = Material(tuple(records), tuple(hashes), np.array(["train"] * 4), labels, ("A", "B"), (), False, ())
+    made = [from_images(material, rows, rows, spec, RECIPE) for _ in range(2)]
     first, again = (list(batches(f, RECIPE, 2, mixup=0, salt=1, steps=range(3))) for f in made)
     assert first[0].inputs.shape == (6, 32, 32, 3) and first[0].inputs.dtype == np.uint8
     np.testing.assert_array_equal(first[2].inputs, again[2].inputs)

@@ -18,11 +18,10 @@ from dermlens.errors import WeightsError
 from dermlens.reporting.plots import kept_epoch
 from dermlens.training import fit as fit_module
 from dermlens.training.checkpoint import Checkpoint, values_of
-from dermlens.training.feed import Feed, from_arrays
+from dermlens.training.feed import Draw, Feed, from_arrays
 from dermlens.training.fit import History, Stage, fine_tuning, fit, head_training
 from dermlens.training.network import classifier
 from dermlens.training.recipe import Recipe
-from dermlens.training.views import Draw
 from dermlens.training.watch import Watch
 
 RECIPE = Recipe(batch_size=16, dropout=0.2, mixup=0.2, batch_norm="updated", precision="float32")
@@ -85,7 +84,7 @@ def test_the_epoch_with_the_best_auc_is_kept_even_where_another_decides_better(m
 
     monkeypatch.setattr(fit_module._Loop, "_scores", scores)
     model, history = trained()
-    assert (history.best_epoch, history.kept_score) == (2, 0.5)
+    assert (history.best_epoch, history.best_score) == (2, 0.5)
     np.testing.assert_allclose(logits(model), met[2], rtol=1e-5)
     assert all(np.abs(met[2] - other).max() > 1e-3 for other in (met[0], met[1], met[3]))
 
@@ -157,7 +156,7 @@ def test_early_stopping_gives_its_reason() -> None:
     _, history = trained(replace(STAGE, epochs=30, learning_rate=0.0, patience=2))
     assert len(history.rows) == 3 and history.best_epoch == 0
     assert history.stopped is not None
-    assert "after epoch 2: 2 epochs without a better one than epoch 0" in history.stopped
+    assert "after epoch 2: no improvement in 2 epochs since epoch 0" in history.stopped
 
 
 def test_ctrl_c_ends_between_two_steps_with_a_checkpoint(tmp_path: Path) -> None:
@@ -216,7 +215,7 @@ def test_a_training_that_had_ended_early_is_not_trained_on(tmp_path: Path) -> No
         patch.setattr(fit_module._Loop, "_exhausted", lambda self: False)
         patch.setattr(fit_module._Loop, "_interrupted", fit_module._Loop.save)
         seen = iter(range(100))
-        patch.setattr(fit_module, "defer_interrupt", lambda: nullcontext(Stopping(lambda: next(seen) >= 11)))
+        patch.setattr(fit_module, "defer_interrupt", lambda notice: nullcontext(Stopping(lambda: next(seen) >= 11)))
         trained(stage, checkpoint=checkpoint)
     assert fit_module._Loop._exhausted is real
     _, history = trained(stage, checkpoint=checkpoint)
@@ -230,7 +229,7 @@ class Stopping:
         self._now = now
 
     @property
-    def wanted(self) -> bool:
+    def requested(self) -> bool:
         return self._now()
 
 

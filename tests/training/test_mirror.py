@@ -32,7 +32,7 @@ from dermlens.training.device import devices, resolve
 from dermlens.networks.family import backbone
 from dermlens.training.feed import from_arrays
 from dermlens.training.step import Mirror
-from dermlens.training.network import classifier, open_backbone, with_head
+from dermlens.training.network import add_head, classifier, open_backbone
 from dermlens.training.recipe import Recipe
 from dermlens.training.watch import Watch
 
@@ -81,7 +81,7 @@ def trained(recipe, spread, norm_trainable=False, checkpoint=None):
 def compared(recipe):
     (one, model_1, _), (two, model_2, history) = trained(recipe, ()), trained(recipe, TWO)
     difference = max(float(np.abs(a - b).max()) for a, b in zip(values_of(model_1.weights), values_of(model_2.weights)))
-    return {"one": one, "two": two, "weights": difference, "best": history.kept_score}
+    return {"one": one, "two": two, "weights": difference, "best": history.best_score}
 
 
 def resumed():
@@ -112,9 +112,9 @@ def paths(model):
 
 def copied():
     recipe = resolve(Recipe(fine_tune="full", size_px=32, batch_size=5, precision="float32"), backbone("lite0"))
-    whole = with_head(open_backbone(recipe), recipe, 3).whole
+    whole = add_head(open_backbone(recipe), recipe, 3).whole
     mirror = Mirror(whole, devices(recipe), recipe.batch_size)
-    mirror.take_up()
+    mirror.copy_weights()
     pixels = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3)).astype(np.float32)
     own, copy = whole(pixels, training=False)[0], mirror._copy(pixels, training=False)[0]
     return {"devices": devices(recipe), "difference": float(np.abs(np.asarray(own) - np.asarray(copy)).max()),

@@ -1,22 +1,33 @@
-"""One network, four views of it: which weights each mode trains, and what batch norm and precision do."""
+"""One network in its parts: which weights each mode trains, what batch norm and precision do, and its Keras file."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
+from dermlens.errors import StorageError, WeightsError
 from dermlens.networks.backend import leaves
 from dermlens.networks.efficientnet import backbone
 from dermlens.networks.openvino import check_export, to_openvino
 from dermlens.training.device import resolve
-from dermlens.training.network import Network, head_of, in_float32, open_backbone, with_head
+from dermlens.training.network import (
+    Network,
+    add_head,
+    head_of,
+    in_float32,
+    load_keras,
+    open_backbone,
+    save_keras,
+)
 from dermlens.training.recipe import Recipe
 
 
 def network(**settings: object) -> Network:
     recipe = resolve(Recipe(size_px=32, **settings), backbone("lite0"))  # type: ignore[arg-type]
-    return with_head(open_backbone(recipe), recipe, 3)
+    return add_head(open_backbone(recipe), recipe, 3)
 
 
 def test_the_parts_share_their_layers() -> None:
@@ -59,3 +70,38 @@ def test_a_network_of_mixed_precision_is_exported_in_float32(precision: str) -> 
     with in_float32(made.whole, precision):
         assert check_export(made.whole, to_openvino(made.whole), pixels) < 1e-3
     assert conv.compute_dtype == precision.removeprefix("mixed_")
+
+
+def model() -> keras.Model:
+    inputs = keras.Input((2,))
+    return keras.Model(inputs, keras.layers.Dense(3, name="logits")(inputs))
+
+
+def test_a_saved_model_loads_by_run_folder_or_file(tmp_path: Path) -> None:
+    save_keras(model(), tmp_path / "model.keras")
+    assert load_keras(tmp_path).output_shape == (None, 3) == load_keras(tmp_path / "model.keras").output_shape
+    assert [p.name for p in tmp_path.iterdir()] == ["model.keras"]
+
+
+def test_a_full_disk_is_one_clear_error_and_the_earlier_model_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_keras(model(), tmp_path / "model.keras")
+    before = (tmp_path / "model.keras").read_bytes()
+
+    def no_space(self: keras.Model, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keras.Model, "save", no_space)
+    with pytest.raises(StorageError, match="No space left"):
+        save_keras(model(), tmp_path / "model.keras")
+    assert (tmp_path / "model.keras").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model.keras"]
+
+
+def test_the_embedded_models_missing_copy_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="make train-default"):
+        load_keras("default")
+    with pytest.raises(WeightsError, match="dermlens train DATA --out RUN"):
+        load_keras(tmp_path)

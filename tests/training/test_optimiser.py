@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dermlens.training.optimiser import average_in, averaged, make_optimiser, rate_at, rate_scales
+from dermlens.training.optimiser import make_averages, make_optimiser, rate_at, rate_scales, update_averages
 from dermlens.training.recipe import Recipe
 
 
@@ -65,9 +65,9 @@ def test_weight_decay_follows_the_rate_and_spares_biases() -> None:
 
 def test_averages_forget_the_start_first_and_then_follow_slowly() -> None:
     model = tiny()
-    averages = averaged(model)
+    averages = make_averages(model)
     model.weights[0].assign(np.full((2, 2), 2.0))
-    average_in(averages, model, tf.constant(0), 0.995)
+    update_averages(averages, model, tf.constant(0), 0.995)
     assert float(averages[0][0, 0]) == pytest.approx(1.9)
-    average_in(averages, model, tf.constant(10**6), 0.995)
+    update_averages(averages, model, tf.constant(10**6), 0.995)
     assert float(averages[0][0, 0]) == pytest.approx(1.9 + 0.005 * 0.1)

@@ -147,7 +147,7 @@ def test_too_small_class_is_an_error_with_the_remedy() -> None:
     with pytest.raises(DataError, match=r"DF has 3; eczema has 1. Each class needs at least 4") as caught:
         assign(records)
     assert caught.value.code == "class_too_small"
-    assert "take its folder out" in caught.value.remedy
+    assert "remove its folder" in caught.value.remedy
     assert set(assign(lesions("NV", 20) + lesions("DF", 3), train=0.6, select=0.2, test=0.2)) == {
         "train",
         "select",

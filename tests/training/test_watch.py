@@ -73,9 +73,7 @@ def test_a_brief_stage_is_told_in_one_line() -> None:
             watch.epoch("head", {**ROW, "epoch": float(epoch), "select_balanced_accuracy": 0.5}, better=epoch == 1)
             step(4, 0.1)
     lines = [line for line in file.getvalue().splitlines() if "of 8" not in line]
-    assert lines == [
-        "Head over frozen features: best AUC on select 0.900 in epoch 1, with a balanced accuracy of 0.500."
-    ]
+    assert lines == ["Head on frozen features: best AUC on select 0.900 in epoch 1, with a balanced accuracy of 0.500."]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,10 +16,9 @@ from rich.console import Console
 
 from dermlens.data.images import InputSpec
 from dermlens.data.records import Record
-from dermlens.training.feed import Feed
+from dermlens.training.feed import Draw, Feed
 from dermlens.training.material import Material
 from dermlens.training.recipe import Recipe
-from dermlens.training.views import Draw
 from dermlens.tuning import trial as trial_module
 from dermlens.tuning.trial import Bench, Fold
 
@@ -42,7 +40,7 @@ def bench(tmp_path: Path) -> Bench:
 def feed(bench: Bench, **settings: Any) -> Feed:
     stem: Any = SimpleNamespace(spec=InputSpec(size_px=32), trunk_id="w")
     network: Any = SimpleNamespace(trunk=None)
-    return bench._feed(stem, network, Recipe(**settings), FOLD)
+    return bench._feed(stem, network, Recipe(**{"batch_size": 2, **settings}), FOLD)
 
 
 def test_fresh_views_hold_the_artefacts_of_the_recipe(bench: Bench) -> None:
@@ -53,8 +51,7 @@ def test_fresh_views_hold_the_artefacts_of_the_recipe(bench: Bench) -> None:
 def test_cached_views_hold_the_artefacts_of_the_recipe(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = ops.parameter([-1, 32, 32, 3], ov.Type.u8, name="pixels")
     graph = ov.Model([ops.result(ops.convert(pixels, ov.Type.f32))], [pixels], "pixels")
-    monkeypatch.setattr(trial_module, "to_openvino", lambda trunk: graph)
-    monkeypatch.setattr(trial_module, "in_float32", lambda trunk, precision: nullcontext())
+    monkeypatch.setattr(trial_module, "export_graph", lambda trunk, precision: graph)
     found = []
     for share in (0.0, 1.0):
         loaded = feed(bench, fine_tune="top", cut_block=1, views=1, artefacts=share).load(FIRST_VIEWS)

@@ -19,7 +19,7 @@ from dermlens.data.records import Dataset
 from dermlens.errors import DermlensError
 from dermlens.training.recipe import Recipe, make_recipe, read_recipe
 from dermlens.tuning import tune as tune_module
-from dermlens.tuning.trial import Bench, Ended, Heard, Trials
+from dermlens.tuning.trial import Bench, OnEpoch, Outcome, Trials
 from dermlens.tuning.tune import BEST, TABLE, Limits, tune
 
 GIVEN: dict[str, Any] = {
@@ -32,7 +32,7 @@ GIVEN: dict[str, Any] = {
     "calibrate": 0.2,
     "test": 0.2,
 }
-Found = Generator[tuple[int, Ended], None, None]
+Found = Generator[tuple[int, Outcome], None, None]
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +70,15 @@ def states(out: Path) -> list[str]:
 def by_dropout(dies: Callable[[int], bool] = lambda number: False) -> Trials:
     """Two trials at a time, in step; less dropout is better. `dies` names the trials whose workers die."""
 
-    def run(bench: Any, asked: Iterator[tuple[int, Recipe]], heard: Heard, stop: Callable[[], bool]) -> Found:
+    def run(bench: Any, asked: Iterator[tuple[int, Recipe]], on_epoch: OnEpoch, stop: Callable[[], bool]) -> Found:
         while not stop() and (pair := list(islice(asked, 2))):
             for number, recipe in pair:
                 if dies(number):
-                    yield number, Ended("lost")
-                elif any(heard(number, epoch, (1 - recipe.dropout) * (epoch + 1) / 4) for epoch in range(4)):
-                    yield number, Ended("pruned", None, 0.1)
+                    yield number, Outcome("lost")
+                elif any(on_epoch(number, epoch, (1 - recipe.dropout) * (epoch + 1) / 4) for epoch in range(4)):
+                    yield number, Outcome("pruned", None, 0.1)
                 else:
-                    yield number, Ended("complete", 1 - recipe.dropout, 0.2)
+                    yield number, Outcome("complete", 1 - recipe.dropout, 0.2)
 
     return run
 
@@ -90,7 +90,7 @@ def test_trials_side_by_side_end_early_and_either_way_goes_on(
     assert len(states(tmp_path)) == 10 and {"complete", "pruned"} == set(states(tmp_path))
     assert make_recipe(read_recipe(tmp_path / BEST)).dropout <= Recipe().dropout
     whole, told = search(data, tmp_path, 12, None)
-    assert whole and len(states(tmp_path)) == 12 and "Going on after 10 trials" in told
+    assert whole and len(states(tmp_path)) == 12 and "Continuing after 10 trials" in told
 
 
 def test_every_cut_is_prepared_before_the_workers_start(data: Dataset, tmp_path: Path, no_network: list[int]) -> None:
@@ -112,10 +112,10 @@ def test_a_trial_that_ends_every_worker_counts_for_nothing(
 
 
 def test_time_that_is_over_leaves_no_trial_open(data: Dataset, tmp_path: Path, no_network: list[int]) -> None:
-    def slow(bench: Any, asked: Iterator[tuple[int, Recipe]], heard: Heard, stop: Callable[[], bool]) -> Found:
+    def slow(bench: Any, asked: Iterator[tuple[int, Recipe]], on_epoch: OnEpoch, stop: Callable[[], bool]) -> Found:
         next(asked)
         number, _ = next(asked)
-        yield number, Ended("complete", 0.5)
+        yield number, Outcome("complete", 0.5)
         search_ends.append(stop())
 
     search_ends: list[bool] = []
@@ -133,13 +133,13 @@ def test_a_killed_worker_of_a_cluster_is_survived(data: Dataset, tmp_path: Path)
     killed: list[int] = []
     with cluster_of_two() as (cluster, _):
 
-        def run(bench: Any, asked: Iterator[tuple[int, Recipe]], heard: Heard, stop: Callable[[], bool]) -> Found:
+        def run(bench: Any, asked: Iterator[tuple[int, Recipe]], on_epoch: OnEpoch, stop: Callable[[], bool]) -> Found:
             def kill_one(number: int, epoch: int, score: float) -> bool:
                 if not killed:
                     victim = workers()[0]
                     killed.append(victim.pid)
                     victim.kill()
-                return heard(number, epoch, score)
+                return on_epoch(number, epoch, score)
 
             yield from ray_trials(cluster.address, 2)(bench, asked, kill_one, stop)
 

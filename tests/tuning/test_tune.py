@@ -17,13 +17,15 @@ import optuna
 import pytest
 from rich.console import Console
 
+import networks
 from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Dataset
 from dermlens.errors import UsageError, WeightsError
 from dermlens.training.material import Material
 from dermlens.training.recipe import Recipe, make_recipe, read_recipe
+from dermlens.tuning import trial as trial_module
 from dermlens.tuning import tune as tune_module
-from dermlens.tuning.trial import Bench, Interrupted, learnable
+from dermlens.tuning.trial import Bench, Interrupted, without_held_out
 from dermlens.tuning.tune import BEST, TABLE, Limits, tune
 
 Score = Callable[[Bench, Recipe, Callable[[int, float], None]], float]
@@ -86,22 +88,24 @@ def scored(monkeypatch: pytest.MonkeyPatch, score: Score) -> None:
 def test_a_real_trial_learns_from_train_and_select_alone(
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The files of the other roles are gone before the first trial."""
+    """The files of the other roles are gone before the first trial; the network is a tiny one."""
     hidden: list[Path] = []
 
     def without_the_rest(material: Material) -> Material:
         hidden.extend(r.path for r, role in zip(material.records, material.roles, strict=True) if role not in LEARNED)
         for path in hidden:
             path.rename(path.with_suffix(".hidden"))
-        return learnable(material)
+        return without_held_out(material)
 
-    monkeypatch.setattr(tune_module, "learnable", without_the_rest)
+    for module in (tune_module, trial_module):
+        monkeypatch.setattr(module, "open_backbone", networks.tiny_stem)
+    monkeypatch.setattr(tune_module, "without_held_out", without_the_rest)
     try:
         whole, told = search(data, tmp_path / "out", 1, folds=2)
     finally:
         for path in hidden:
             path.with_suffix(".hidden").rename(path)
-    assert whole and len(hidden) == 8 and "12 in all" in told
+    assert whole and len(hidden) == 8 and "on the 12 train and select images" in told
     (row,) = table(tmp_path / "out")
     assert row["state"] == "complete" and row["epochs"] == "8" and 0.5 <= float(row["balanced_accuracy"]) <= 1
 
@@ -119,7 +123,7 @@ def test_the_same_command_goes_on_and_leaves_a_recipe(
     assert float(first["dropout"]) == Recipe().dropout, "the first trial is the recipe as it is"
     whole, told = search(data, out, 12)
     rows = table(out)
-    assert whole and len(rows) == 12 and rows[0] == first and "Going on after 3 trials" in told
+    assert whole and len(rows) == 12 and rows[0] == first and "Continuing after 3 trials" in told
     assert "pruned" in {row["state"] for row in rows}, "hopeless trials end early"
     recipe = make_recipe(read_recipe(out / BEST))
     best = max((row for row in rows if row["state"] == "complete"), key=lambda row: float(row["balanced_accuracy"]))
@@ -141,7 +145,7 @@ def test_ctrl_c_keeps_what_is_there(data: Dataset, tmp_path: Path, monkeypatch: 
     for done in (2, 3):
         whole, told = search(data, tmp_path / "out", 5)
         states = [row["state"] for row in table(tmp_path / "out")]
-        assert not whole and states.count("complete") == done and "Stopped." in told and "goes on" in told
+        assert not whole and states.count("complete") == done and "Stopped." in told and "continues" in told
     assert search(data, tmp_path / "out", 5)[0]
     assert [row["state"] for row in table(tmp_path / "out")].count("complete") == 5
 
@@ -184,7 +188,7 @@ def test_a_timeout_in_the_midst_of_a_trial_is_no_stop(
 
     scored(monkeypatch, long)
     whole, told = search(data, tmp_path, 5, timeout_s=3600.0)
-    assert whole and "Stopped." not in told and "goes on" in told
+    assert whole and "Stopped." not in told and "continues" in told
     assert [row["state"] for row in table(tmp_path)] == ["fail"]
 
 
@@ -203,7 +207,7 @@ def test_files_of_no_search_are_not_overwritten(data: Dataset, tmp_path: Path, m
         out = tmp_path / name
         out.mkdir()
         (out / name).write_text("mine\n")
-        with pytest.raises(UsageError, match="stands there already"):
+        with pytest.raises(UsageError, match="already exists"):
             search(data, out, 1)
         assert [path.name for path in out.iterdir()] == [name] and (out / name).read_text() == "mine\n"
 

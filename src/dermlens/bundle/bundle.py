@@ -216,7 +216,7 @@ def write_bundle(
     seen: Mapping[str, Mapping[str, list[str]]],
     write_graph: Callable[[Path], None],
     model_card: str,
-    baselines: Mapping[str, npt.NDArray[Any]],
+    arrays: Mapping[str, Mapping[str, npt.NDArray[Any]]],
 ) -> None:
     """Write a whole bundle beside its final place, then move it there, so that a failure leaves the old one whole.
 
@@ -226,7 +226,7 @@ def write_bundle(
         seen: role -> {"content_hashes", "lesion_ids", "isic_ids"} -> sorted identifiers.
         write_graph: called with the path of graph.xml, writes it and graph.bin.
         model_card: the text of MODEL_CARD.md.
-        baselines: for `baselines.npz`, see `evaluation/baselines.py`.
+        arrays: file name -> arrays of that `.npz`; a file without arrays is left out.
     Raises:
         StorageError: no space or no permission; the previous bundle is untouched.
     """
@@ -234,7 +234,9 @@ def write_bundle(
         write_graph(staging / "graph.xml")
         np.savez(staging / "head.npz", weights=head[0], bias=head[1])
         (staging / "seen.json").write_text(json.dumps(seen, separators=(",", ":")) + "\n", encoding="utf-8")
-        np.savez_compressed(staging / BASELINES_FILE, allow_pickle=False, **baselines)
+        for name, named in arrays.items():
+            if named:
+                np.savez_compressed(staging / name, allow_pickle=False, **named)
         (staging / "MODEL_CARD.md").write_text(model_card, encoding="utf-8")
         _write_card(staging, card)
 

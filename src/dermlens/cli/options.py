@@ -67,4 +67,4 @@ def need(extra: str, *modules: str) -> None:
 
 def console_of_messages() -> Console:
     """Return the console for all that is not the result; it does not wrap lines where nobody looks."""
-    return Console(stderr=True, width=None if sys.stderr.isatty() else 140)
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 140)

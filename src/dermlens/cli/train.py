@@ -22,7 +22,6 @@ from dermlens.cli.options import (
 from dermlens.errors import UsageError
 
 if TYPE_CHECKING:
-    from dermlens.training.features import Engine
     from dermlens.training.recipe import Recipe
 
 
@@ -41,6 +40,8 @@ class FineTune(StrEnum):
     full = "full"
 
 
+RecipeFile = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
+TaskOption = Annotated[Task, typer.Option(help="isic2019 maps the labels to its eight classes.")]
 Weights = Annotated[
     str | None,
     typer.Option(
@@ -51,13 +52,13 @@ Weights = Annotated[
 ]
 Mode = Annotated[
     FineTune | None,
-    typer.Option(help="What is trained: the head, the top blocks, or the full network (default on a GPU)."),
+    typer.Option(help="What to train: the head, the top blocks, or the full network (default on a GPU)."),
 ]
 Unfreeze = Annotated[
     int | None, typer.Option(min=1, metavar="BLOCK", help="Train from this block on; implies --fine-tune top.")
 ]
 Devices = Annotated[
-    str | None, typer.Option(metavar="N|all", help="GPUs that share each batch with --fine-tune full; all by default.")
+    str | None, typer.Option(metavar="N|all", help="GPUs that share each batch with --fine-tune full; default: all.")
 ]
 
 
@@ -66,67 +67,75 @@ def train(
         Path, typer.Argument(help="Folder per class, Train/Test folders, CSV, HAM10000, ISIC or PAD-UFES-20.")
     ],
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
-    recipe: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="A name from `dermlens backbones`; lite0 by default.")] = None,
+    recipe: RecipeFile = None,
+    backbone: Annotated[str | None, typer.Option(help="A name from `dermlens backbones`; default: lite0.")] = None,
     weights: Weights = None,
     fine_tune: Mode = None,
     unfreeze: Unfreeze = None,
     devices: Devices = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     views: Annotated[
-        int | None, typer.Option(help="Augmented views of each image to cache; 0: fresh ones in every epoch.")
+        int | None, typer.Option(help="Augmented views per image to cache; 0: new ones in every epoch.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of split, views and training.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of split, views and training.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any recipe setting, as name=value.")] = None,
     images: Images = None,
     reference: Reference = None,
-    task: Annotated[Task, typer.Option(help="isic2019 joins the labels to its eight classes.")] = Task.as_is,
+    task: TaskOption = Task.as_is,
     frame_aspect: FrameAspect = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model; the run folder's by default.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model; default: the name of the run folder.")] = None,
     allow_leakage: Annotated[bool, typer.Option(help="Train although the split leaks; marks the model leaky.")] = False,
-    no_neighbours: Annotated[bool, typer.Option("--no-neighbours", help="Keep no names of training images.")] = False,
+    no_neighbours: Annotated[
+        bool, typer.Option("--no-neighbours", help="Do not store names of training images.")
+    ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, at the step where it was stopped or killed.")
+        bool, typer.Option("--resume", help="Continue the run in --out at the step where it stopped or was killed.")
     ] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace the model of an earlier run in --out.")] = False,
     engine: Annotated[
-        EngineName, typer.Option(help="Who computes frozen features: this process, or Ray workers of one core each.")
+        EngineName, typer.Option(help="What computes frozen features: this process, or Ray workers of one core each.")
     ] = EngineName.local,
     address: Address = None,
     workers: Workers = None,
 ) -> None:
     """Train a model on a folder of labelled images; audits the data first."""
     need("train", "tensorflow", "sklearn", "matplotlib")
-    features = _features(engine, address, workers)
-    if not overwrite and not resume:
-        _refuse_a_trained(out)
+    features = None
+    if wants_ray(engine, address, workers):
+        from dermlens.cluster.features import ray_features
+
+        check_address(address)
+        features = ray_features(address, workers)
+    if (out / "bundle").exists() and not overwrite and not resume:
+        raise UsageError(
+            f"{out} already holds a trained model. A run folder is not overwritten by default.",
+            remedy="Choose another --out, or add --overwrite; --resume continues a run that was stopped.",
+        )
     flags: dict[str, Any] = {"backbone": backbone, "weights": weights, "epochs": epochs, "views": views, "seed": seed}
-    flags |= _blocks(fine_tune, unfreeze) | {"devices": _count(devices)}
+    flags |= _blocks(fine_tune, unfreeze) | {"devices": device_count(devices)}
     console = console_of_messages()
     from dermlens.data.manifest import isic_ids_of_lesions, read_dataset
     from dermlens.training.recipe import make_recipe
 
     given = given_settings(recipe, settings or [], flags)
-    given, begun = _begun(out, given) if resume else (given, {})
+    given, earlier = _earlier_run(out, given) if resume else (given, {})
     chosen = make_recipe(given)
     check_network(chosen, out)
     dataset = read_dataset(data, images=images, reference=reference, task=task.value, frame_aspect=frame_aspect)
-    console.print("Starting TensorFlow ...", highlight=False)
+    console.print("Starting TensorFlow ...")
     from dermlens.networks.backend import load_tensorflow
 
     load_tensorflow()
     from dermlens.training.run import About
     from dermlens.training.run import train as run_training
 
+    neighbours = not no_neighbours and bool(earlier.get("neighbours", True))
     run_training(
         dataset,
         out,
         chosen,
-        About(
-            name=name or begun.get("name") or out.resolve().name,
-            neighbours=not no_neighbours and bool(begun.get("neighbours", True)),
-        ),
-        allow_leakage=allow_leakage or bool(begun.get("allow_leakage")),
+        About(name=name or earlier.get("name") or out.resolve().name, neighbours=neighbours),
+        allow_leakage=allow_leakage or bool(earlier.get("allow_leakage")),
         resume=resume,
         overwrite=overwrite,
         console=console,
@@ -135,28 +144,16 @@ def train(
     )
 
 
-def _refuse_a_trained(out: Path) -> None:
-    if (out / "bundle").exists():
-        raise UsageError(
-            f"{out} already holds a trained model. A run folder is not overwritten by default.",
-            remedy="Choose another --out, or add --overwrite; --resume goes on with a run that was stopped.",
-        )
-
-
-def _features(engine: EngineName, address: str | None, workers: int | None) -> Engine | None:
-    """Return who computes frozen features, None for this process; an address where nobody listens is told at once."""
-    if not wants_ray(engine, address, workers):
-        return None
-    from dermlens.cluster.crew import check_that_somebody_listens
-    from dermlens.cluster.features import ray_features
-
+def check_address(address: str | None) -> None:
+    """Refuse an address without a Ray cluster before the data is read."""
     if address is not None:
+        from dermlens.cluster.crew import check_that_somebody_listens
+
         check_that_somebody_listens(address)
-    return ray_features(address, workers)
 
 
 def given_settings(recipe: Path | None, settings: list[str], flags: dict[str, Any]) -> dict[str, Any]:
-    """Return all settings that were given, the file's under --set under the flags."""
+    """Return all settings that were given: flags go before --set, and --set before the file."""
     from dermlens.training.recipe import parse_settings, read_recipe
 
     given = read_recipe(recipe) if recipe else {}
@@ -179,7 +176,7 @@ def _blocks(fine_tune: FineTune | None, unfreeze: int | None) -> dict[str, Any]:
     return {"fine_tune": "top", "cut_block": unfreeze - 1}
 
 
-def _count(devices: str | None) -> int | None:
+def device_count(devices: str | None) -> int | None:
     """Return the recipe setting that --devices stands for."""
     if devices is None or devices == "all":
         return None if devices is None else 0
@@ -190,9 +187,10 @@ def _count(devices: str | None) -> int | None:
     return int(devices)
 
 
-def _begun(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return settings and notes of the run that --resume goes on with."""
-    from dermlens.training.recipe import make_recipe, read_recipe, read_state
+def _earlier_run(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return settings and notes of the run that --resume continues."""
+    from dermlens.training.checkpoint import read_state
+    from dermlens.training.recipe import make_recipe, read_recipe
 
     if not (out / "recipe.json").is_file():
         raise UsageError(
@@ -200,13 +198,12 @@ def _begun(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
             remedy="Name the folder of the run as --out, or leave --resume out to start one.",
             code="nothing_to_resume",
         )
-    saved = read_recipe(out / "recipe.json")
-    wanted = make_recipe(given).as_dict()
-    other = [name for name in given if name in saved and name != "devices" and wanted[name] != saved[name]]
+    saved, asked = read_recipe(out / "recipe.json"), make_recipe(given).as_dict()
+    other = [name for name in given if name in saved and name != "devices" and asked[name] != saved[name]]
     if other:
-        differ = ", ".join(f"{name} is {saved[name]!r}, got {wanted[name]!r}" for name in other)
+        differ = ", ".join(f"{name} is {saved[name]!r}, got {asked[name]!r}" for name in other)
         raise UsageError(
-            f"--resume goes on with the settings of the run: {differ}.",
+            f"--resume continues with the settings of the run: {differ}.",
             remedy="Leave them out, or start a new run in another --out.",
         )
     return saved | {name: value for name, value in given.items() if name == "devices"}, read_state(out)
@@ -222,6 +219,6 @@ def check_network(recipe: Recipe, out: Path) -> None:
     weights = resolve_weights(row, recipe.weights)
     if isinstance(weights, Path) and weights.resolve().parent == out.resolve():
         raise UsageError(
-            f"The weights {weights} lie in the run folder that is to be written.",
-            remedy="Choose another --out; to go on with a run that was stopped use --resume.",
+            f"The weights {weights} are in the run folder that is to be written.",
+            remedy="Choose another --out; to continue a run that was stopped use --resume.",
         )

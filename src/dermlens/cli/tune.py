@@ -18,27 +18,26 @@ from dermlens.cli.options import (
     need,
     wants_ray,
 )
-from dermlens.cli.train import Task, check_network, given_settings
+from dermlens.cli.train import RecipeFile, Task, TaskOption, check_address, check_network, given_settings
 
 
 def tune(
     data: Annotated[Path, typer.Argument(help="Labelled images, in any layout that `train` reads.")],
     out: Annotated[Path, typer.Option(help="Folder for recipe.toml, trials.csv, study.db and the caches.")],
-    trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of earlier calls among them.")] = 20,
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of earlier calls included.")] = 20,
     timeout: Annotated[
-        float | None, typer.Option(min=0.0, metavar="MINUTES", help="End this call after so long.")
+        float | None, typer.Option(min=0.0, metavar="MINUTES", help="Stop this call after so many minutes.")
     ] = None,
     folds: Annotated[
-        int,
-        typer.Option(min=1, help="How often each trial learns; 1 scores on the select role alone: quick and noisy."),
+        int, typer.Option(min=1, help="Trainings per trial; 1 scores on the select role alone: quick, but noisy.")
     ] = 3,
-    recipe: Annotated[Path | None, typer.Option(help="TOML file of settings; what it sets is not varied.")] = None,
+    recipe: RecipeFile = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A recipe setting as name=value; it is not varied.")
     ] = None,
     images: Images = None,
     reference: Reference = None,
-    task: Annotated[Task, typer.Option(help="isic2019 joins the labels to its eight classes.")] = Task.as_is,
+    task: TaskOption = Task.as_is,
     frame_aspect: FrameAspect = None,
     allow_leakage: Annotated[bool, typer.Option(help="Search although the split leaks.")] = False,
     engine: Annotated[
@@ -46,13 +45,21 @@ def tune(
     ] = EngineName.local,
     address: Address = None,
     workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Trials at a time on Ray; one for each GPU, or for each four cores, by default."),
+        int | None, typer.Option(min=1, help="Trials at a time on Ray; default: one per GPU, or one per four cores.")
     ] = None,
 ) -> None:
-    """Search for a better recipe on the train and select images; the same command goes on after a stop."""
+    """Search for a better recipe on the train and select images; the same command continues after a stop.
+
+    What the recipe file and --set give is not varied.
+    """
     need("tune", "tensorflow", "sklearn", "matplotlib", "optuna")
-    on_ray = _on_ray(address, workers) if wants_ray(engine, address, workers) else {}
+    on_ray: dict[str, Any] = {}
+    if wants_ray(engine, address, workers):
+        from dermlens.cluster.features import ray_features
+        from dermlens.cluster.trials import ray_trials
+
+        check_address(address)
+        on_ray = {"engine": ray_features(address), "parallel": ray_trials(address, workers)}
     from dermlens.data.manifest import read_dataset
     from dermlens.training.recipe import make_recipe
 
@@ -61,41 +68,28 @@ def tune(
     check_network(chosen, out)
     dataset = read_dataset(data, images=images, reference=reference, task=task.value, frame_aspect=frame_aspect)
     console = console_of_messages()
-    console.print("Starting TensorFlow ...", highlight=False)
+    console.print("Starting TensorFlow ...")
     from dermlens.networks.backend import load_tensorflow
 
     load_tensorflow()
     from dermlens.tuning.tune import Limits
     from dermlens.tuning.tune import tune as search
 
-    limits = Limits(trials, None if timeout is None else 60 * timeout, folds)
-    reading = _given(images=images, reference=reference, task=task, frame_aspect=frame_aspect)
     whole = search(
         dataset,
         out,
         chosen,
         given,
-        limits,
+        Limits(trials, None if timeout is None else 60 * timeout, folds),
         allow_leakage=allow_leakage,
-        reading=reading,
+        reading=reading_options(images, reference, task, frame_aspect),
         console=console,
         **on_ray,
     )
     raise typer.Exit(0 if whole else EXIT_INTERRUPTED)
 
 
-def _on_ray(address: str | None, workers: int | None) -> dict[str, Any]:
-    """Return who computes trunk features and who tries recipes; an address where nobody listens is told at once."""
-    from dermlens.cluster.crew import check_that_somebody_listens
-    from dermlens.cluster.features import ray_features
-    from dermlens.cluster.trials import ray_trials
-
-    if address is not None:
-        check_that_somebody_listens(address)
-    return {"engine": ray_features(address), "parallel": ray_trials(address, workers)}
-
-
-def _given(*, images: Path | None, reference: Path | None, task: Task, frame_aspect: float | None) -> list[str]:
+def reading_options(images: Path | None, reference: Path | None, task: Task, frame_aspect: float | None) -> list[str]:
     """Return the options that say how the data is read, as `train` takes them; none that was left out."""
     values = {
         "--images": images,

@@ -33,7 +33,7 @@ from dermlens.cluster.crew import (
 from dermlens.data.records import Record
 from dermlens.errors import DermlensError, ImageError
 from dermlens.inference.runtime import batch_for, compile_graph, shape_of
-from dermlens.training.features import CHUNK, DECODE_THREADS, Engine, Found, Images, Wanted, outputs
+from dermlens.training.features import CHUNK, DECODE_THREADS, Chunks, Engine, FeatureSpec, Images, outputs
 
 
 def ray_features(address: str | None = None, workers: int | None = None) -> Engine:
@@ -45,13 +45,13 @@ def ray_features(address: str | None = None, workers: int | None = None) -> Engi
             the extra `scale`, and should reach the images under the same names.
     """
 
-    def run(graph: ov.Model, images: Images, wanted: Wanted, starts: Sequence[int]) -> Found:
-        one = int(np.prod(shape_of(graph, wanted.output, 1)))
-        chunk_bytes = np.dtype(wanted.dtype).itemsize * one * CHUNK * (1 + wanted.view_count)
+    def run(graph: ov.Model, images: Images, spec: FeatureSpec, starts: Sequence[int]) -> Chunks:
+        one = int(np.prod(shape_of(graph, spec.output, 1)))
+        chunk_bytes = np.dtype(spec.dtype).itemsize * one * CHUNK * (1 + spec.view_count)
         at_once = (workers or os.cpu_count() or 1) * (1 + WAITING_A_WORKER)
         with connected(address, workers, OBJECT_STORE_BYTES + at_once * chunk_bytes):
             cores = cluster_cores()
-            crew = Crew(_Worker, (wanted, *_witness(images)), min(workers or cores, cores))
+            crew = Crew(_Worker, (spec, *_witness(images)), min(workers or cores, cores))
             shared = share(_to_bytes(graph))
             units = ((shared, start, _with_absolute_names(images.chunk(start)), None) for start in starts)
             with closing(crew.run(units)) as results:
@@ -78,9 +78,9 @@ def _witness(images: Images) -> tuple[str, int]:
 class _Worker:
     """One core, one compiled network."""
 
-    def __init__(self, wanted: Wanted, witness: str, witness_bytes: int) -> None:
+    def __init__(self, spec: FeatureSpec, witness: str, witness_bytes: int) -> None:
         cv2.setNumThreads(1)
-        self._wanted, self._compiled = wanted, None
+        self._spec, self._compiled = spec, None
         self._sees = os.path.isfile(witness) and os.path.getsize(witness) == witness_bytes
 
     def answer(self, shared: list[Any], start: int, images: Images, files: list[bytes] | None) -> np.ndarray | None:
@@ -95,12 +95,12 @@ class _Worker:
         compiled = self._compiled = self._compiled or self._load(fetch(shared))
         with tempfile.TemporaryDirectory(prefix="dermlens-chunk-") as place:
             here = images if files is None else _write_files(images, files, Path(place))
-            pixels = [self._wanted.pixels(r, h) for r, h in zip(here.records, here.hashes, strict=True)]
-        return outputs(compiled, pixels, self._wanted)
+            pixels = [self._spec.pixels(r, h) for r, h in zip(here.records, here.hashes, strict=True)]
+        return outputs(compiled, pixels, self._spec)
 
     def _load(self, files: tuple[bytes, bytes]) -> ov.CompiledModel:
         graph = ov.Core().read_model(files[0], files[1])
-        return compile_graph(graph, batch=batch_for(self._wanted.spec.size_px), threads=1)
+        return compile_graph(graph, batch=batch_for(self._spec.input.size_px), threads=1)
 
 
 def _with_absolute_names(images: Images) -> Images:

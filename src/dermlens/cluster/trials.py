@@ -18,7 +18,7 @@ from typing import Any
 from dermlens.cluster.crew import Board, Crew, WorkerDied, connected, enter, fetch, plan_workers, share
 from dermlens.errors import DermlensError
 from dermlens.training.recipe import Recipe
-from dermlens.tuning.trial import Ended, Heard, Trials
+from dermlens.tuning.trial import OnEpoch, Outcome, Trials
 
 CORES = 4  # of a trial, where the cluster has as many
 
@@ -33,8 +33,8 @@ def ray_trials(address: str | None = None, workers: int | None = None) -> Trials
     """
 
     def run(
-        bench: Any, recipes: Iterator[tuple[int, Recipe]], heard: Heard, stop: Callable[[], bool]
-    ) -> Generator[tuple[int, Ended], None, None]:
+        bench: Any, recipes: Iterator[tuple[int, Recipe]], on_epoch: OnEpoch, stop: Callable[[], bool]
+    ) -> Generator[tuple[int, Outcome], None, None]:
         with connected(address):
             size, cores, gpus = plan_workers(workers, CORES)
             board = Board()
@@ -44,11 +44,11 @@ def ray_trials(address: str | None = None, workers: int | None = None) -> Trials
             with closing(crew.run(units, stop)) as results:
                 for item in results:
                     for number, (epoch, score) in board.read():
-                        if heard(number, epoch, score):
+                        if on_epoch(number, epoch, score):
                             board.stop(number)
                     if item is not None:
                         (_, number, _), result = item
-                        yield number, Ended("lost") if isinstance(result, WorkerDied) else result
+                        yield number, Outcome("lost") if isinstance(result, WorkerDied) else result
 
     return run
 
@@ -64,7 +64,7 @@ class _Worker:
         self._board, self._working_folder, self._cores = board, working_folder, cores
         self._bench: Any = None
 
-    def answer(self, shared: list[Any], number: int, recipe: Recipe) -> Ended:
+    def answer(self, shared: list[Any], number: int, recipe: Recipe) -> Outcome:
         """Train as the recipe says."""
         begun = time.monotonic()
 
@@ -82,7 +82,7 @@ class _Worker:
             if error.code != "diverged":
                 raise
             how = "diverged"
-        return Ended(how, score, time.monotonic() - begun)
+        return Outcome(how, score, time.monotonic() - begun)
 
     def _start(self, shared: tuple[Any, ...], recipe: Recipe) -> Any:
         material, folds, out, embeddings = shared

@@ -135,8 +135,7 @@ def _make(
 
     load_tensorflow()
     from dermlens.export.converters import convert, keras_outputs
-    from dermlens.training.network import in_float32
-    from dermlens.training.outputs import load_keras
+    from dermlens.training.network import in_float32, load_keras
 
     precision = str(bundle.card["recipe"]["precision"])
     model = load_keras(str(keras_path))

@@ -1,17 +1,15 @@
-"""The state of a training in one file, so that a run which was killed goes on at the step where it was saved.
+"""The state of a training on disk, so that a run that was killed resumes at the step where it was saved.
 
-Weights, optimiser, averages, the state of every seed generator, the best weights and the history. What is drawn in a
-step follows from the step's number, so no position of a loader need be kept. The file is written beside its place,
-brought to the disk and then moved: whatever happens, the last good one stands.
+`state.json` says which run is in a folder and how far it came. `checkpoint.npz` holds weights, optimiser, averages, the
+state of every seed generator, the best weights and the history. What a step draws follows from its number, so no
+position of a loader is needed. Files are written beside their place and moved: the last good one always stays.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import time
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,16 +17,34 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from dermlens.files import write_text
+from dermlens.training.caches import UNREADABLE, load_arrays, save_arrays
+
 EVERY_S = 60.0
 LARGEST_SHARE = 0.05  # of the time that may go into writing
+STATE = "state.json"
 _VERSION = 1
 
 Arrays = dict[str, list[np.ndarray]]
 
 
+def read_state(out: Path) -> dict[str, Any]:
+    """Return what `write_state` left: the run's key and name, its history once trained; empty where there is none."""
+    try:
+        state = json.loads((out / STATE).read_text(encoding="utf-8"))
+        return state if isinstance(state, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def write_state(out: Path, state: Mapping[str, Any]) -> None:
+    """Note which run is in the folder. Raises OSError; the older note is unchanged."""
+    write_text(out / STATE, json.dumps(state) + "\n")
+
+
 @dataclass(frozen=True)
 class Saved:
-    """A state read back: the stage it belongs to, its arrays by kind, and plain values."""
+    """A state read back: its stage, its arrays by kind, and plain values."""
 
     stage: str
     arrays: Arrays
@@ -40,7 +56,7 @@ class Checkpoint:
     """Writes `path` now and then, and reads it.
 
     Attributes:
-        key: identifies recipe, data, weights; a file with another key is not read.
+        key: identifies recipe, data and weights; a file with another key is not read.
         every_s: shortest time between two files; longer where writing is slow.
     """
 
@@ -56,25 +72,16 @@ class Checkpoint:
         return time.monotonic() - self._last >= max(self.every_s, self._cost_s / LARGEST_SHARE)
 
     def save(self, stage: str, arrays: Arrays, values: dict[str, Any]) -> bool:
-        """Write the state; a full disk is told, leaves the last file as it is and does not end the training."""
+        """Write the state. A full disk is reported; the last file stays and the training continues."""
         start = time.monotonic()
-        temporary = self.path.with_name(f".{self.path.name}.new")
         head = {"version": _VERSION, "key": self.key, "stage": stage, "values": values}
         named = {f"{kind}/{i:05d}": array for kind, items in arrays.items() for i, array in enumerate(items)}
         try:
-            with temporary.open("wb") as file:
-                np.savez(file, head=np.array(json.dumps(head)), **named)  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.path)
+            save_arrays(self.path, head, named)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
-            self.console.print(
+            self._warn(
                 f"Warning: the checkpoint {self.path} could not be written: {error.strerror or error}. "
-                "Training goes on; the last good checkpoint is kept. Free some space.",
-                style="yellow",
-                highlight=False,
-                soft_wrap=True,
+                "Training continues; the last good checkpoint is kept. Free some space."
             )
             return False
         finally:
@@ -83,26 +90,23 @@ class Checkpoint:
         return True
 
     def load(self) -> Saved | None:
-        """Return the state of exactly this run; None where there is none, or none that can be read."""
+        """Return the state of exactly this run; None where there is none that can be read."""
         try:
-            with np.load(self.path, allow_pickle=False) as file:
-                head = json.loads(str(file["head"]))
-                if head["version"] != _VERSION or head["key"] != self.key:
-                    return None
-                arrays: Arrays = {}
-                for name in sorted(set(file.files) - {"head"}):
-                    arrays.setdefault(name.split("/")[0], []).append(file[name])
-                return Saved(str(head["stage"]), arrays, dict(head["values"]))
+            head, named = load_arrays(self.path)
+            if head["version"] != _VERSION or head["key"] != self.key:
+                return None
+            arrays: Arrays = {}
+            for name, array in named.items():
+                arrays.setdefault(name.split("/")[0], []).append(array)
+            return Saved(str(head["stage"]), arrays, dict(head["values"]))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            self.console.print(
-                f"The checkpoint {self.path} cannot be read ({error}); this part of the training starts anew.",
-                style="yellow",
-                highlight=False,
-                soft_wrap=True,
-            )
+        except UNREADABLE as error:
+            self._warn(f"The checkpoint {self.path} cannot be read ({error}); this stage of the training starts again.")
             return None
+
+    def _warn(self, line: str) -> None:
+        self.console.print(line, style="yellow", soft_wrap=True)
 
 
 def values_of(variables: Sequence[Any]) -> list[np.ndarray]:
@@ -111,7 +115,7 @@ def values_of(variables: Sequence[Any]) -> list[np.ndarray]:
 
 
 def assign(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
-    """Give variables the values kept by `values_of`; raises ValueError where number or shape differ."""
+    """Give variables the values from `values_of`; raises ValueError where number or shape differ."""
     for variable, value in zip(variables, values, strict=True):
         if tuple(variable.shape) != value.shape:
             raise ValueError(f"shape {value.shape} for a variable of shape {tuple(variable.shape)}")

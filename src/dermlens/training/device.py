@@ -1,21 +1,29 @@
-"""What the machine offers and what follows from it: mode, precision, threads and devices."""
+"""What the machine offers and what follows from it: mode, precision, threads, devices, and the batch that fits."""
 
 from __future__ import annotations
 
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
 from dermlens.errors import RecipeError
+from dermlens.networks.backend import keep_freed_memory, leaves
 from dermlens.networks.family import Backbone, block_cuts
 from dermlens.training.recipe import Recipe
+from dermlens.training.step import foldable_norms
 
 CUT_DEPTH = 7 / 16  # share of the blocks below the cut: for lite0 the second block at 14 x 14
 CLEARLY_FASTER = 1.1
+BATCH_SIZE, BATCH_STEP = 64, 8  # where the recipe leaves it open: as much as fits, in multiples of 8
+BYTES_PER_ACTIVATION = 4 * 1.15  # float32; most outputs are kept for the gradients (benchmarks)
+WORKSPACE_BYTES = 500_000_000  # of a step, whatever the batch
+COPIES_OF_WEIGHTS = 7  # weights, gradients, two moments, average, best, and one in passing
 
 
 def on_gpu() -> bool:
@@ -36,6 +44,7 @@ def resolve(recipe: Recipe, row: Backbone) -> Recipe:
     precision = recipe.precision
     if precision == "auto":
         precision = faster_precision() if on_gpu() else "float32"
+    recipe = replace(recipe, batch_size=recipe.batch_size or BATCH_SIZE)
     return replace(
         recipe,
         backbone=row.name,
@@ -97,20 +106,19 @@ def _cut(cut: int, mode: str, row: Backbone) -> int:
 
 
 def set_up(recipe: Recipe, console: Console) -> None:
-    """Fix the threads, switch deterministic operations on where wanted, and seed everything.
+    """Fix the threads, switch deterministic operations on where the recipe says so, and seed everything.
 
     Where TensorFlow has already computed something in this process its threads stay, and deterministic operations
     stay on once they are.
     """
+    keep_freed_memory()
     threads = recipe.threads or _processors()
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError:
         if tf.config.threading.get_intra_op_parallelism_threads() not in (0, threads):
-            console.print(
-                f"TensorFlow is running already; its threads stay, {threads} were asked for.", highlight=False
-            )
+            console.print(f"TensorFlow is already running and keeps its threads; the recipe asks for {threads}.")
     if recipe.deterministic:
         tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(recipe.seed)
@@ -142,3 +150,96 @@ def _trial(dtype: str, repeats: int) -> float:
 
 def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def fit_batch(model: keras.Model, recipe: Recipe, console: Console) -> Recipe:
+    """Return the recipe with the largest batch up to its own that the memory holds, in multiples of 8."""
+    free = None if on_gpu() else free_bytes()
+    fits = recipe.batch_size if free is None else _batch_that_fits(model, free)
+    if fits >= recipe.batch_size:
+        return recipe
+    size = fits // BATCH_STEP * BATCH_STEP
+    if size < BATCH_STEP:
+        check_memory(model, recipe)
+    console.print(
+        f"batch_size is {size}: the largest multiple of {BATCH_STEP} that fits into the free memory (the default is "
+        f"{recipe.batch_size}). To choose another: --set batch_size=N.",
+        soft_wrap=True,
+    )
+    return replace(recipe, batch_size=size)
+
+
+def check_memory(model: keras.Model, recipe: Recipe) -> None:
+    """Refuse a batch that the machine's memory cannot hold, before the system ends the process for it.
+
+    Raises:
+        RecipeError: names the batch that fits. On a GPU, or where the free memory is unknown, nothing is refused.
+    """
+    free = None if on_gpu() else free_bytes()
+    if free is None or recipe.batch_size <= (fits := _batch_that_fits(model, free)):
+        return
+    need = fixed_bytes(model) + recipe.batch_size * bytes_per_image(model)
+    remedy = f"A batch of {fits} fits: --set batch_size={fits}."
+    if fits < 1:
+        remedy = "Choose a smaller backbone or size_px, or train less of it with --fine-tune top."
+    raise RecipeError(
+        f"A training step with batch_size {recipe.batch_size} needs about {need / 1e9:.1f} GB; "
+        f"{free / 1e9:.1f} GB are free.",
+        remedy=remedy,
+        code="memory_too_small",
+    )
+
+
+def _batch_that_fits(model: keras.Model, free: int) -> int:
+    return max(0, (free - fixed_bytes(model)) // bytes_per_image(model))
+
+
+def out_of_memory(recipe: Recipe) -> RecipeError:
+    """Return the error for a step that ran out of the device's memory."""
+    half = max(1, recipe.batch_size // 2)
+    return RecipeError(
+        f"The device ran out of memory with batch_size {recipe.batch_size} at {recipe.size_px} px.",
+        remedy=f"Try --set batch_size={half}; with --overwrite the run continues from its caches.",
+        code="memory_too_small",
+    )
+
+
+def bytes_per_image(model: keras.Model) -> int:
+    """Return about what one image costs in a training step of the trainable part, in bytes."""
+    inside = {id(norm) for norm in foldable_norms(model).values()}  # of their convolutions, in `make_step`
+    elements = sum(_elements(layer) for layer in leaves(model) if id(layer) not in inside)
+    return int(elements * BYTES_PER_ACTIVATION)
+
+
+def fixed_bytes(model: keras.Model) -> int:
+    """Return about what a training step costs whatever the batch, in bytes: mostly copies of the weights."""
+    return WORKSPACE_BYTES + 4 * COPIES_OF_WEIGHTS * sum(int(np.prod(v.shape)) for v in model.weights)
+
+
+def _elements(layer: keras.layers.Layer) -> int:
+    shapes = [node.outputs[0].shape for node in layer._inbound_nodes[:1]]
+    return sum(int(np.prod([n for n in shape[1:] if n])) for shape in shapes)
+
+
+def free_bytes() -> int | None:
+    """Return the memory that this process may still take, by system and control group; None where unknown."""
+    known = [value for value in (_available(), _group_left()) if value is not None]
+    return min(known) if known else None
+
+
+def _available() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def _group_left() -> int | None:
+    try:
+        group = Path("/sys/fs/cgroup")
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        cached = int(stat["active_file"]) + int(stat["inactive_file"])  # given back on demand
+        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()) + cached
+    except (OSError, ValueError, KeyError):  # no such group, or "max"
+        return None

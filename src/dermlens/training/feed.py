@@ -1,12 +1,14 @@
-"""What each stage of a training learns from: embeddings for the head, cached trunk features for the upper blocks,
-fresh views of the images for the whole network; and plain inputs of the select role to score on.
+"""What each stage of a training learns from, and the order in which its images are drawn.
+
+Embeddings for the head, cached trunk features for the upper blocks, fresh views of the images for the whole network;
+and plain inputs of the select role to score on.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +16,71 @@ from typing import Any
 import numpy as np
 
 from dermlens.data.images import InputSpec
-from dermlens.data.records import Record
 from dermlens.training.features import DECODE_THREADS
+from dermlens.training.material import Material
 from dermlens.training.recipe import Recipe
-from dermlens.training.views import Draw, Draws, fresh_view, larger_copy, plain_view
+from dermlens.training.views import fresh_view, larger_copy, plain_view
 
-EVAL_BATCH = 128
-EVAL_BATCH_PIXELS = 32
+EVAL_BATCH, EVAL_BATCH_PIXELS = 128, 32  # scored at once, if the memory of two training steps allows
 FRESH_VIEWS = 2**31 - 1
+
+
+def sampling_weights(labels: np.ndarray, classes: int, class_balance: float) -> np.ndarray:
+    """Return the probability with which each image is drawn, float64 (n,), sums to 1.
+
+    An image of a class with n_c images has weight n_c ** -class_balance: 0 keeps the data's own frequencies, 1 draws
+    all classes equally often.
+    """
+    counts = np.bincount(labels, minlength=classes).astype(np.float64)
+    weights = np.maximum(counts, 1)[labels] ** -class_balance
+    return weights / weights.sum()
+
+
+def effective_prior(labels: np.ndarray, classes: int, class_balance: float) -> np.ndarray:
+    """Return the class frequencies in the batches under `sampling_weights`, float64 (classes,)."""
+    return np.bincount(labels, sampling_weights(labels, classes, class_balance), minlength=classes)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one step learns from: rows of images, a view of each, and the share that mixup leaves of each."""
+
+    rows: np.ndarray
+    views: np.ndarray
+    mix: np.ndarray
+
+
+class Draws:
+    """The order in which images are drawn: each step's draw follows from seed and step alone.
+
+    So a training that resumes draws what an uninterrupted one would have drawn.
+    """
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        *,
+        classes: int,
+        class_balance: float,
+        view_count: int,
+        batch_size: int,
+        mixup: float,
+        seed: int,
+    ) -> None:
+        self._until = np.cumsum(sampling_weights(labels, classes, class_balance))
+        self._until[-1] = 1.0
+        self._view_count, self._batch_size, self._mixup, self._seed = view_count, batch_size, mixup, seed
+
+    def at(self, step: int) -> Draw:
+        """Return the draw of a step: int64 rows and views and float32 mix, each (batch_size,)."""
+        rng = np.random.default_rng([self._seed, 0xD7A5, step])
+        rows = np.searchsorted(self._until, rng.random(self._batch_size), side="right")
+        views = rng.integers(0, self._view_count, size=self._batch_size)
+        mix = np.ones(self._batch_size, np.float32)
+        if self._mixup > 0:
+            drawn = rng.beta(self._mixup, self._mixup, self._batch_size)
+            mix = np.maximum(drawn, 1 - drawn).astype(np.float32)
+        return Draw(rows, views, mix)
 
 
 @dataclass(frozen=True)
@@ -65,39 +124,36 @@ def from_arrays(
 
 
 def from_images(
-    train: Sequence[Record],
-    hashes: Sequence[str],
-    labels: np.ndarray,
-    select: Sequence[Record],
-    select_labels: np.ndarray,
+    material: Material,
+    train: np.ndarray,
+    select: np.ndarray,
     spec: InputSpec,
-    *,
-    seed: int,
-    artefacts: float = 0.0,
-    batch: int = EVAL_BATCH_PIXELS,
-    source: Callable[[int], np.ndarray] | None = None,
+    recipe: Recipe,
+    copy_of: Callable[[int], np.ndarray] | None = None,
 ) -> Feed:
-    """Feed of pixels, uint8 (n, size, size, 3): every draw is a view that was never seen before.
+    """Feed of pixels, uint8 (n, size, size, 3): every draw is a new view, and select is scored plain.
 
-    The select role is scored `batch` images at a time. `source` gives the `larger_copy` of a row of `train`; without
-    it, each draw decodes its image anew.
+    Args:
+        train, select: rows of the material.
+        copy_of: gives the `larger_copy` of a row of `train`, by its place there; without it, each draw decodes.
     """
-    opened = source or (lambda row: larger_copy(train[row], spec))
+    records, hashes = material.pick(train), [material.hashes[i] for i in train]
+    scored, batch = material.pick(select), min(EVAL_BATCH_PIXELS, 2 * recipe.batch_size)
+    copy_of = copy_of or (lambda place: larger_copy(records[place], spec))
     pool = ThreadPoolExecutor(max_workers=DECODE_THREADS, thread_name_prefix="dermlens-views")
 
-    def load(draw: Draw) -> np.ndarray:
-        def one(row: int, view: int) -> np.ndarray:
-            found = opened(row)
-            return fresh_view(found, spec.size_px, index=1 + view, seed=seed, key=hashes[row], artefacts=artefacts)
+    def one(place: int, view: int) -> np.ndarray:
+        settings = {"seed": recipe.seed, "key": hashes[place], "artefacts": recipe.artefacts}
+        return fresh_view(copy_of(place), spec.size_px, index=1 + view, **settings)
 
+    def load(draw: Draw) -> np.ndarray:
         return np.stack(list(pool.map(one, draw.rows.tolist(), draw.views.tolist())))
 
     def parts() -> Iterator[np.ndarray]:
-        for start in range(0, len(select), batch):
-            records = select[start : start + batch]
-            yield np.stack(list(pool.map(lambda record: plain_view(record, spec), records)))
+        for start in range(0, len(scored), batch):
+            yield np.stack(list(pool.map(lambda record: plain_view(record, spec), scored[start : start + batch])))
 
-    return Feed(load, labels, FRESH_VIEWS, parts, select_labels)
+    return Feed(load, material.labels[train], FRESH_VIEWS, parts, material.labels[select])
 
 
 def batches(

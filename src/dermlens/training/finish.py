@@ -1,46 +1,50 @@
-"""A tuned network -> a bundle: exported, calibrated and tested on the outputs of the graph that will serve."""
+"""A trained network -> a bundle: exported, calibrated, measured on the graph that will serve, and written once."""
 
 from __future__ import annotations
 
 import datetime
+import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import openvino as ov
 from rich.console import Console
 
 from dermlens.audit.findings import summary
-from dermlens.bundle.bundle import HASH_CHARS, add_trust, load_bundle, write_bundle
+from dermlens.bundle.bundle import BASELINES_FILE, HASH_CHARS, NEIGHBOURS_FILE, TRUST_FILE, write_bundle
 from dermlens.bundle.card_text import model_card, versions
-from dermlens.bundle.decision import Calibration, DecisionRule, decide, probabilities
-from dermlens.bundle.trust import NOT_FITTED
+from dermlens.bundle.decision import Calibration, DecisionRule
+from dermlens.data.images import InputSpec
 from dermlens.data.manifest import manifest_sha256
 from dermlens.data.records import Dataset, data_fingerprint
 from dermlens.diagnoses import display_name
-from dermlens.errors import StorageError
+from dermlens.errors import DataError, StorageError
 from dermlens.evaluation.baselines import HeldOut, compare_held_out
 from dermlens.evaluation.bootstrap import paired_difference
 from dermlens.evaluation.calibration import BALANCED_RULE, MIN_LESIONS, SEPARATED, BiasTest, choose_calibration
-from dermlens.evaluation.fit_trust import Labelled, fit_examples, fit_trust
+from dermlens.evaluation.fit_trust import Calibrated, Labelled, Sample, fit_examples, fit_trust, run_model
 from dermlens.evaluation.scores import score
-from dermlens.inference.runtime import Runtime, batch_for, compile_graph
+from dermlens.files import write_csv
+from dermlens.inference.runtime import Runtime
 from dermlens.networks.openvino import check_export, to_openvino
 from dermlens.reporting.plots import plot_history
-from dermlens.training.features import plain_outputs
+from dermlens.text import figure
 from dermlens.training.fit import History
 from dermlens.training.material import Material
-from dermlens.training.network import Stem, head_of
-from dermlens.training.outputs import print_report, save_keras, write_history, write_predictions
+from dermlens.training.network import Stem, head_of, save_keras
 from dermlens.training.probe import STRENGTHS, Probe
 from dermlens.training.recipe import Recipe
 from dermlens.training.split import role_table
-from dermlens.training.step import answered_prior
+from dermlens.training.step import answer_prior
 from dermlens.training.views import plain_view
+
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class About:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A tuned network with all that its bundle will tell; `probe_test` is float64 (test images, classes)."""
+    """A trained network with everything that its bundle says; `probe_test` is float64 (test images, classes)."""
 
     whole: keras.Model
     stem: Stem
@@ -77,173 +81,136 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Fit:
-    """What the calibrate role gave; `reason` says why when the probabilities could not be calibrated."""
+    """The calibration from the calibrate role, with what an answer needs beside the graph.
 
+    `reason` says why the probabilities could not be calibrated, None where they are.
+    """
+
+    codes: tuple[str, ...]
+    input_spec: InputSpec
     calibration: Calibration
-    rule: DecisionRule
-    fitted: bool
-    reason: str | None
-    lesions: int
+    decision_rule: DecisionRule
+    reason: str | None = None
+    lesions: int = 0
     bias: BiasTest | None = None
 
 
 def finish(
     candidate: Candidate, out: Path, about: About, dataset: Dataset, *, started: float, console: Console
 ) -> Path:
-    """Export, calibrate, test and write `out/bundle`; the plots and tables beside it may fail without losing it.
+    """Export, calibrate, measure and write `out/bundle`; plots and tables beside it may fail without losing it.
 
     Raises:
         WeightsError: the exported graph disagrees with Keras. StorageError: the bundle cannot be written.
     """
-    material, stem = candidate.material, candidate.stem
+    material, stem, seed = candidate.material, candidate.stem, candidate.recipe.seed
     if not (out / "model.keras").is_file():
-        _aside(console, lambda: save_keras(candidate.whole, out / "model.keras"))
+        _optional(console, lambda: save_keras(candidate.whole, out / "model.keras"))
     graph = to_openvino(candidate.whole)
     sample = np.stack([plain_view(r, stem.spec) for r in material.pick(material.rows("test")[:8])])
     difference = check_export(candidate.whole, graph, sample)
-    compiled = compile_graph(graph, batch=batch_for(stem.spec.size_px))
-
-    def logits(role: str) -> np.ndarray:
-        records = material.pick(material.rows(role))
-        return plain_outputs(compiled, records, stem.spec, output=0, console=console, what=f"Outputs, {role}")
-
-    fit = _calibrate(candidate, logits("calibrate"))
-    if not fit.fitted:
-        console.print(f"The probabilities are not calibrated: {fit.reason}.", style="yellow", highlight=False)
-    rows = material.rows("test")
-    probability = probabilities(logits("test"), fit.calibration)
-    decision = decide(probability, fit.calibration, fit.rule)
-    card = _card(candidate, about, dataset, fit, *_measure(candidate, rows, probability, decision))
-    card["training"]["minutes"] = round((time.monotonic() - started) / 60, 1)
-    card["training"]["export_difference"] = difference
-    held = _held_out(candidate, rows, decision)
-    card["baselines"] = compare_held_out(held, material.codes, seed=candidate.recipe.seed)
+    images = _images_by_role(material)
+    with tempfile.TemporaryDirectory(prefix="dermlens-graph-") as folder:
+        ov.save_model(graph, Path(folder, "graph.xml"), compress_to_fp16=False)
+        runtime = Runtime(Path(folder, "graph.xml"))
+        fit = _calibrate(candidate, runtime, images["calibrate"], console)
+        test = _answers(fit, runtime, images["test"], console, "Outputs, test")
+        facts, arrays = trust_facts(fit, runtime, images, neighbours=about.neighbours, seed=seed, console=console)
+    baselines = _held_out(candidate, test)
+    card = _card(candidate, about, dataset, fit, test)
+    card["training"] |= {"minutes": round((time.monotonic() - started) / 60, 1), "export_difference": difference}
+    card |= {"baselines": compare_held_out(baselines, material.codes, seed=seed), "trust": facts}
     write_bundle(
         out / "bundle",
         card,
         head=head_of(candidate.whole),
         seen=candidate.seen,
         write_graph=lambda path: ov.save_model(graph, path, compress_to_fp16=False),
+        arrays={BASELINES_FILE: baselines.arrays(), **arrays},
         model_card=model_card(card),
-        baselines=held.arrays(),
     )
-    fit_facts(
-        out / "bundle", _roles(material), seed=candidate.recipe.seed, console=console, neighbours=about.neighbours
-    )
-    _aside(
-        console,
-        lambda: write_predictions(
-            out / "test_predictions.csv", material, rows, probability, decision, candidate.probe_test
-        ),
-    )
-    history = candidate.history
-    _aside(console, lambda: write_history(out / "history.csv", history))
-    _aside(console, lambda: plot_history(history.rows, out / "history.png", kept=history.best_epoch))
-    print_report(load_bundle(out / "bundle").card, out, console)
+    _write_beside(candidate, test, out, console)
+    _print_report(card, out, console)
     return out / "bundle"
 
 
-def fit_facts(
-    folder: Path, roles: Mapping[str, Labelled], *, seed: int, console: Console, neighbours: bool = True
-) -> None:
-    """Fit the trust facts of the bundle at `folder`, and write them and the model card into it.
+def trust_facts(
+    model: Calibrated, runtime: Runtime, roles: Mapping[str, Labelled], *, neighbours: bool, seed: int, console: Console
+) -> tuple[dict[str, Any], dict[str, Arrays]]:
+    """Fit what a model knows of its own limits: the `trust` object of bundle.json, and arrays by file name.
 
     Args:
         roles: images of "train" and "calibrate", to fit on, and of "test", to measure on.
-        neighbours: also keep the names of the training lesions and their embeddings; otherwise no image is named.
-
-    Raises:
-        StorageError: the bundle cannot be written; it is unchanged.
+        neighbours: store the names of the training lesions and their embeddings; otherwise no image is named.
     """
     started = time.monotonic()
-    bundle = load_bundle(folder)
-    runtime = Runtime(bundle.graph_path)
-    facts, arrays = fit_trust(bundle, runtime, roles, seed=seed, console=console)
-    examples = fit_examples(bundle, runtime, roles["train"], seed=seed, console=console) if neighbours else None
+    facts, novelty = fit_trust(model, runtime, roles, seed=seed, console=console)
+    examples = fit_examples(model, runtime, roles["train"], seed=seed, console=console) if neighbours else None
     facts["neighbours"] = None if examples is None else {"lesions": len(examples.places)}
     facts["fitted_in_s"] = round(time.monotonic() - started, 1)
-    card = {**bundle.card, "trust": facts}
-    if not neighbours:
-        card["data"] = {**card["data"], "unreadable": []}
-    add_trust(folder, card, arrays, model_card(card), examples)
+    return facts, {TRUST_FILE: novelty, NEIGHBOURS_FILE: {} if examples is None else examples.arrays()}
 
 
-def _held_out(candidate: Candidate, rows: np.ndarray, decision: np.ndarray) -> HeldOut:
-    material = candidate.material
-    return HeldOut(
-        hashes=tuple(material.hashes[i][:HASH_CHARS] for i in rows),
-        lesions=np.array(material.lesions(rows), dtype=np.int64),
-        truth=material.labels[rows],
-        model=decision,
-        probe=candidate.probe_test.argmax(axis=1),
-        majority=int(np.bincount(material.labels[material.rows("train")]).argmax()),
-    )
-
-
-def _roles(material: Material) -> dict[str, Labelled]:
-    """The images that the trust facts are fitted and measured on."""
+def _images_by_role(material: Material) -> dict[str, Labelled]:
     lesions = np.array(material.lesions(), dtype=np.int64)
     rows = {role: material.rows(role) for role in ("train", "calibrate", "test")}
     return {role: Labelled(material.pick(r), material.labels[r], lesions[r]) for role, r in rows.items()}
 
 
-def _aside(console: Console, write: Callable[[], object]) -> None:
-    """Write something that the model does not need; tell a failure and go on."""
-    try:
-        write()
-    except (OSError, StorageError) as error:
-        console.print(f"Warning: {error}", style="yellow", highlight=False)
+def _answers(fit: Fit, runtime: Runtime, images: Labelled, console: Console, what: str) -> Sample:
+    """Run the model over all images of a role."""
+    sample = run_model(fit, runtime, images, console, what)
+    if missing := len(images.records) - len(sample.y_true):
+        raise DataError(
+            f"{missing} images that could be read at the start of the training cannot be read now.",
+            remedy="Bring them back; the same command then resumes from the trained network.",
+            code="images_gone",
+        )
+    return sample
 
 
-def _calibrate(candidate: Candidate, logits: np.ndarray) -> Fit:
+def _calibrate(candidate: Candidate, runtime: Runtime, images: Labelled, console: Console) -> Fit:
+    """Fit temperature and prior on the calibrate role, or say why they could not be fitted."""
     material, recipe = candidate.material, candidate.recipe
-    rows = material.rows("calibrate")
-    lesions = material.lesions(rows)
-    count = len(set(lesions))
-    labels = material.labels[material.rows("train")]
-    met = answered_prior(labels, len(material.codes), recipe)
-    prior, training_prior = material.lesion_prior(), tuple(float(p) for p in met)
+    batch_prior = answer_prior(material.labels[material.rows("train")], len(material.codes), recipe)
+    prior, training_prior = material.lesion_prior(), tuple(float(p) for p in batch_prior)
     rule = BALANCED_RULE if recipe.decision_rule == "prior_adjusted" else DecisionRule("largest_probability", 0.0)
+    calibration, reason, bias = Calibration(1.0, prior, training_prior), None, None
+    fit = Fit(material.codes, candidate.stem.spec, calibration, rule)
+    count = len(set(images.lesions.tolist()))
     if count < MIN_LESIONS:
         reason = f"{count} lesions in the calibrate role, at least {MIN_LESIONS} are needed"
-        return Fit(Calibration(1.0, prior, training_prior), rule, False, reason, count)
-    calibration, found = choose_calibration(
-        logits, material.labels[rows], lesions, prior=prior, training_prior=training_prior, seed=recipe.seed
+    else:
+        logits = _answers(fit, runtime, images, console, "Outputs, calibrate").logits
+        calibration, bias = choose_calibration(
+            logits, images.y_true, images.lesions, prior=prior, training_prior=training_prior, seed=recipe.seed
+        )
+        reason = SEPARATED if calibration.temperature == 1.0 else None
+    if reason is not None:
+        console.print(f"The probabilities are not calibrated: {reason}.", style="yellow")
+    return Fit(material.codes, candidate.stem.spec, calibration, rule, reason, count, bias)
+
+
+def _held_out(candidate: Candidate, test: Sample) -> HeldOut:
+    material = candidate.material
+    return HeldOut(
+        hashes=tuple(material.hashes[i][:HASH_CHARS] for i in material.rows("test")),
+        lesions=test.lesions,
+        truth=test.y_true,
+        model=test.decision,
+        probe=candidate.probe_test.argmax(axis=1),
+        majority=int(np.bincount(material.labels[material.rows("train")]).argmax()),
     )
-    separated = calibration.temperature == 1.0
-    return Fit(calibration, rule, not separated, SEPARATED if separated else None, count, found)
 
 
-def _measure(
-    candidate: Candidate, rows: np.ndarray, probability: np.ndarray, decision: np.ndarray
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Score model and probe on the same test images, and their difference in pairs."""
-    material, seed = candidate.material, candidate.recipe.seed
-    truth, lesions = material.labels[rows], material.lesions(rows)
-    metrics = score(truth, probability, decision, lesions, material.codes, seed=seed)
-    probe_decision = candidate.probe_test.argmax(axis=1)
-    scored = score(truth, candidate.probe_test, probe_decision, lesions, material.codes, seed=seed)
-    probe = {name: scored[name] for name in ("accuracy", "balanced_accuracy", "macro_auc")}
-    probe["model_minus_probe_balanced_accuracy"] = paired_difference(
-        truth, decision, probe_decision, lesions, seed=seed
-    )
-    probe["regularisation_c"] = candidate.probe.strength
-    probe["converged"] = candidate.probe.converged
-    probe["strength_at_edge"] = candidate.probe.strength in (STRENGTHS[0], STRENGTHS[-1])
-    return metrics, probe
-
-
-def _card(
-    candidate: Candidate,
-    about: About,
-    dataset: Dataset,
-    fit: Fit,
-    metrics: dict[str, Any],
-    probe: dict[str, Any],
-) -> dict[str, Any]:
+def _card(candidate: Candidate, about: About, dataset: Dataset, fit: Fit, test: Sample) -> dict[str, Any]:
     material, row, history = candidate.material, candidate.stem.row, candidate.history
     names = [display_name(code) for code in material.codes]
     scope = about.scope or f"Reads images like those it was trained on, of {len(names)} classes: {', '.join(names)}."
+    metrics = score(
+        test.y_true, test.probability, test.decision, test.lesions.tolist(), material.codes, seed=candidate.recipe.seed
+    )
+    best = history.rows[history.best_epoch]
     return {
         "name": about.name,
         "version": about.version,
@@ -252,20 +219,15 @@ def _card(
         "modality": about.modality,
         "classes": [{"code": c, "name": n} for c, n in zip(material.codes, names, strict=True)],
         "input": candidate.stem.spec.as_dict(),
-        "backbone": {
-            "name": row.name,
-            "title": row.title,
-            "weights": candidate.recipe.weights,
-            "licence": row.licence,
-        },
+        "backbone": {"name": row.name, "title": row.title, "weights": candidate.recipe.weights, "licence": row.licence},
         "calibration": fit.calibration.as_dict(),
         "calibration_fit": {
-            "fitted": fit.fitted,
+            "fitted": fit.reason is None,
             "reason": fit.reason,
             "lesions": fit.lesions,
             "bias": None if fit.bias is None else fit.bias.as_dict(),
         },
-        "decision_rule": fit.rule.as_dict(),
+        "decision_rule": fit.decision_rule.as_dict(),
         "recipe": candidate.recipe.as_dict(),
         "data": _data(candidate, about, dataset),
         "training": {
@@ -273,13 +235,12 @@ def _card(
             "best_epoch": history.best_epoch,
             "interrupted": history.interrupted,
             "stopped": history.stopped,
-            **{key: history.rows[history.best_epoch][key] for key in ("select_macro_auc", "select_balanced_accuracy")},
+            **{key: best[key] for key in ("select_macro_auc", "select_balanced_accuracy")},
         },
         "metrics": {"split": "test role", **metrics},
-        "probe": probe,
+        "probe": _probe(candidate, test),
         "licence": {"code": "Apache-2.0", "weights": about.weights_licence},
         "versions": versions(),
-        "trust": NOT_FITTED,
         **about.extra,
     }
 
@@ -300,3 +261,102 @@ def _data(candidate: Candidate, about: About, dataset: Dataset) -> dict[str, Any
         "leaky": material.leaky,
         "not_tested_on": list(about.not_tested_on),
     }
+
+
+def _probe(candidate: Candidate, test: Sample) -> dict[str, Any]:
+    """Score the probe on the same test images, and the model against it in pairs."""
+    probe, seed, lesions = candidate.probe, candidate.recipe.seed, test.lesions.tolist()
+    decision = candidate.probe_test.argmax(axis=1)
+    scored = score(test.y_true, candidate.probe_test, decision, lesions, candidate.material.codes, seed=seed)
+    return {
+        **{name: scored[name] for name in ("accuracy", "balanced_accuracy", "macro_auc")},
+        "model_minus_probe_balanced_accuracy": paired_difference(
+            test.y_true, test.decision, decision, lesions, seed=seed
+        ),
+        "regularisation_c": probe.strength,
+        "converged": probe.converged,
+        "strength_at_edge": probe.strength in (STRENGTHS[0], STRENGTHS[-1]),
+    }
+
+
+def _optional(console: Console, write: Callable[[], object]) -> None:
+    """Write something that the model does not need; a failure is a warning."""
+    try:
+        write()
+    except (OSError, StorageError) as error:
+        console.print(f"Warning: {error}", style="yellow")
+
+
+def _write_beside(candidate: Candidate, test: Sample, out: Path, console: Console) -> None:
+    """Write the predictions of the test images, and the history as a table and a plot."""
+    history = candidate.history
+    columns = list(dict.fromkeys(name for row in history.rows for name in row))
+    epochs: list[Sequence[object]] = [[row.get(name, "") for name in columns] for row in history.rows]
+    _optional(console, lambda: write_csv(out / "test_predictions.csv", _predictions(candidate, test)))
+    _optional(console, lambda: write_csv(out / "history.csv", [columns, *epochs]))
+    _optional(console, lambda: plot_history(history.rows, out / "history.png", kept=history.best_epoch))
+
+
+def _predictions(candidate: Candidate, test: Sample) -> list[list[object]]:
+    """Return the test images with the probabilities of model (`p_CODE`) and probe (`q_CODE`), with a header."""
+    material, codes = candidate.material, candidate.material.codes
+    head = ["image", "lesion_id", "diagnosis", "decision", "probe_decision", *(f"{k}_{c}" for k in "pq" for c in codes)]
+    rows: list[list[object]] = [[*head]]
+    for index, record in enumerate(material.pick(material.rows("test"))):
+        probe = candidate.probe_test[index]
+        answers = (codes[test.decision[index]], codes[probe.argmax()])
+        shares = (f"{p:.6f}" for p in (*test.probability[index], *probe))
+        rows.append([record.image, record.lesion_id, record.diagnosis, *answers, *shares])
+    return rows
+
+
+def _print_report(card: Mapping[str, Any], out: Path, console: Console) -> None:
+    """Print the main figures and the contents of the run folder, one line each."""
+    metrics, probe = card["metrics"], card["probe"]
+    difference = probe["model_minus_probe_balanced_accuracy"]
+    leaky = " (LEAKY: these figures are too good)" if card["data"]["leaky"] else ""
+    lines = [
+        f"Test on {metrics['n']} images of {metrics['n_lesions']} lesions{leaky}:",
+        f"  balanced accuracy {figure(metrics['balanced_accuracy'])}, accuracy {figure(metrics['accuracy'])}",
+        f"  AUC {figure(metrics['macro_auc'])}",
+        f"  linear probe: balanced accuracy {figure(probe['balanced_accuracy'])}; difference {figure(difference)}",
+        *(f"  {words}" for words in card["baselines"]["words"]),
+        *_trust_lines(card["trust"]),
+        f"In {out}:",
+        *(f"  {name:22}{what}" for name, what in _FILES.items() if (out / name).exists()),
+        f"Predict with it: dermlens predict IMAGE --model {out}",
+    ]
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def _trust_lines(facts: Mapping[str, Any]) -> list[str]:
+    """What the model reaches where it knows its limits."""
+    if not facts["measured"]:
+        return []
+    ok, sets = facts["measured"]["status"]["ok"], facts["measured"]["prediction_sets"]
+    accuracy = "" if ok["accuracy"] is None else f", with an accuracy of {ok['accuracy']:.3f}"
+    coverage = (
+        "" if sets is None else f"; prediction sets contain the diagnosis for {figure(sets['coverage'])} of the lesions"
+    )
+    lines = [f"  answers without a warning: {ok['share']:.1%}{accuracy}{coverage}"]
+    if facts["novelty"] is None:
+        lines.append("  too few calibration lesions to recognise unfamiliar images: it will answer every image")
+    return lines
+
+
+_FILES = {
+    "bundle": "the model: everything that predicting needs",
+    "bundle/MODEL_CARD.md": "what it is and how it was tested",
+    "model.keras": "the whole Keras model",
+    "recipe.json": "every setting",
+    "history.csv": "the training, epoch by epoch",
+    "history.png": "the same as a plot",
+    "logs": "the same for TensorBoard: tensorboard --logdir RUN/logs",
+    "audit.json": "what the audit found",
+    "split.csv": "every image with its role",
+    "checkpoint.npz": "where the training was stopped; --resume continues from it",
+    "seen.json": "the images that the model has seen, by role",
+    "test_predictions.csv": "every test image with the probabilities of model (p_) and probe (q_)",
+    "cache": "trunk features or decoded images; delete it when you are done",
+}

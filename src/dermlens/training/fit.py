@@ -1,7 +1,7 @@
 """One training loop for every stage: AdamW, warm-up and cosine, averaged weights, balanced draws, checkpoints.
 
-The head is trained over frozen embeddings, the upper blocks over cached trunk features, the whole network over fresh
-views; only the feed and the model differ. The averaged weights are the ones that are scored and kept.
+The head is trained on frozen embeddings, the upper blocks on cached trunk features, the whole network on fresh views;
+only feed and model differ. The averaged weights are scored, and the best of them stay.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dermlens.reporting.plots import merit
 from dermlens.signals import defer_interrupt
 from dermlens.training.checkpoint import Checkpoint, Saved, assign, values_of
 from dermlens.training.feed import Feed, batches
-from dermlens.training.optimiser import averaged, make_optimiser, rate_at
+from dermlens.training.optimiser import make_averages, make_optimiser, rate_at
 from dermlens.training.recipe import Recipe
-from dermlens.training.step import Mirror, answered_prior, logits_of, make_step
+from dermlens.training.step import Mirror, answer_prior, logits_of, make_step
 from dermlens.training.watch import Watch
 
-STOP_NOTICE = "\nStopping after this step (an epoch that has ended is scored first). Ctrl-C again stops at once.\n"
+STOP_NOTICE = "\nStopping after this step (a finished epoch is scored first). Press Ctrl-C again to stop at once.\n"
 
 
 @dataclass
@@ -44,7 +44,7 @@ class History:
     stopped: str | None = None
 
     @property
-    def kept_score(self) -> float:
+    def best_score(self) -> float:
         """Balanced accuracy on select of the best epoch so far, 0..1; -1 before the first."""
         return self.rows[self.best_epoch]["select_balanced_accuracy"] if self.rows else -1.0
 
@@ -87,14 +87,14 @@ def fit(
     saved: Saved | None = None,
     devices: Sequence[str] = (),
 ) -> History:
-    """Train `model` and leave it with the best averaged weights on select, by `reporting.history.merit`.
+    """Train `model` and leave it with the best averaged weights on select, by `reporting.plots.merit`.
 
     Args:
         model: inputs of the feed -> logits (n, classes), or a list that begins with them. Its trainable variables
             are trained.
         codes: the classes, in the order of the logits.
-        checkpoint: where the state is kept now and then; None keeps none.
-        saved: a state of this stage to go on from, step for step.
+        checkpoint: where the state is saved now and then; None saves none.
+        saved: a state of this stage to resume from, step for step.
         devices: names such as "GPU:0" over which each batch is spread, where there is more than one.
 
     Returns:
@@ -107,45 +107,44 @@ def fit(
         loop.restore(saved)
     with defer_interrupt(STOP_NOTICE) as stop:
         loop.run(lambda: stop.requested)
-    loop.keep_best()
+    assign(model.weights, loop.best)
     return loop.history
 
 
+@dataclass
 class _Loop:
-    def __init__(
-        self,
-        model: keras.Model,
-        feed: Feed,
-        stage: Stage,
-        recipe: Recipe,
-        codes: tuple[str, ...],
-        watch: Watch,
-        checkpoint: Checkpoint | None,
-        devices: Sequence[str],
-    ) -> None:
-        self.model, self.feed, self.stage, self.recipe = model, feed, stage, recipe
-        self.codes, self.watch, self.checkpoint = codes, watch, checkpoint
+    model: keras.Model
+    feed: Feed
+    stage: Stage
+    recipe: Recipe
+    codes: tuple[str, ...]
+    watch: Watch
+    checkpoint: Checkpoint | None
+    devices: Sequence[str]
+
+    def __post_init__(self) -> None:
+        model, feed, recipe, classes = self.model, self.feed, self.recipe, len(self.codes)
         self.history = History()
         self.step = 0
         self.steps_per_epoch = max(1, math.ceil(len(feed.labels) / recipe.batch_size))
-        self.total = self.steps_per_epoch * stage.epochs
+        self.total = self.steps_per_epoch * self.stage.epochs
         self.losses: list[float] = []
         self.seconds = 0.0
         self.best: list[np.ndarray] = []
-        self.ema = averaged(model)
+        self.ema = make_averages(model)
         self.optimiser = make_optimiser(model, recipe)
-        self.log_prior = np.log(answered_prior(feed.labels, len(codes), recipe))
-        self._mirror = Mirror(model, devices, recipe.batch_size) if len(devices) > 1 else None
-        self._train = make_step(model, recipe, self.optimiser, self.ema, feed.labels, len(codes), self._mirror)
+        self.log_prior = np.log(answer_prior(feed.labels, classes, recipe))
+        self._mirror = Mirror(model, self.devices, recipe.batch_size) if len(self.devices) > 1 else None
+        self._train = make_step(model, recipe, self.optimiser, self.ema, feed.labels, classes, self._mirror)
         self._forward = tf.function(
             lambda x: logits_of(model(tf.cast(x, tf.float32), training=False)), jit_compile=False
         )
 
     def run(self, stop: Callable[[], bool]) -> None:
         if self._mirror is not None:
-            self._mirror.take_up()
+            self._mirror.copy_weights()
         left = (self.total - self.step) * self.recipe.batch_size
-        with self.watch.stage(self.stage.name, left, step=self.step) as told, closing(self._batches()) as source:
+        with self.watch.stage(self.stage.name, left, step=self.step) as advance, closing(self._batches()) as source:
             start = time.monotonic()
             for batch in source:
                 rate = rate_at(self.step, self.total, self.stage.learning_rate, self.recipe.warmup_share)
@@ -156,7 +155,7 @@ class _Loop:
                 self.losses.append(loss)
                 self.step += 1
                 self.seconds += time.monotonic() - start  # waiting for the batch included
-                told(len(batch.mix), loss)
+                advance(len(batch.mix), loss)
                 if self.step % self.steps_per_epoch == 0:
                     self._end_epoch(rate)
                 if self._exhausted() or self.step == self.total:
@@ -175,12 +174,12 @@ class _Loop:
         )
 
     def _diverged(self, loss: float) -> None:
-        """End with the best epoch so far, or with an error where no epoch has brought anything."""
+        """End with the best epoch so far, or with an error where no epoch was an improvement."""
         what = f"the loss is {loss} after {self.step + 1} steps: the training has diverged"
         remedy = "Lower learning_rate in the recipe, for example to a third, and start again."
         if self.history.best_epoch == 0:
             raise WeightsError(f"{what[0].upper()}{what[1:]}.", remedy=remedy, code="diverged")
-        self.history.stopped = f"{what}. {remedy} The best epoch before that is kept"
+        self.history.stopped = f"{what}. {remedy} The best epoch before that is used"
 
     def _end_epoch(self, rate: float) -> None:
         seconds = max(self.seconds, 1e-9)
@@ -191,10 +190,10 @@ class _Loop:
             "learning_rate": rate,
         }
         self.losses, self.seconds = [], 0.0
-        kept = values_of(self.model.weights)
+        own = values_of(self.model.weights)
         assign(self.model.weights, values_of(self.ema))
         self.score_epoch(self.step // self.steps_per_epoch, extra)
-        assign(self.model.weights, kept)
+        assign(self.model.weights, own)
 
     def score_epoch(self, epoch: int, extra: dict[str, float]) -> None:
         """Score the model as it stands on select, note it, and remember its weights when they are the best."""
@@ -227,7 +226,7 @@ class _Loop:
         }
 
     def _exhausted(self) -> bool:
-        """Stop early where several epochs brought nothing; at the end of an epoch only."""
+        """Stop early after several epochs without improvement; at the end of an epoch only."""
         epoch = self.step // self.steps_per_epoch
         waited = epoch - self.history.best_epoch
         if not self.stage.patience or self.step % self.steps_per_epoch or epoch >= self.stage.epochs:
@@ -235,7 +234,7 @@ class _Loop:
         if waited >= self.stage.patience:
             best = self.history.rows[self.history.best_epoch]
             self.history.stopped = (
-                f"stopped after epoch {epoch}: {waited} epochs without a better one than epoch "
+                f"stopped after epoch {epoch}: no improvement in {waited} epochs since epoch "
                 f"{self.history.best_epoch} (on select: AUC {best['select_macro_auc']:.3f}, loss "
                 f"{best['select_loss']:.3f})"
             )
@@ -246,7 +245,7 @@ class _Loop:
         self.save()
 
     def save(self) -> None:
-        """Write the checkpoint: everything that the next step depends on; not one that has just diverged."""
+        """Write the checkpoint: everything the next step depends on; none of a training that has diverged."""
         if self.checkpoint is None or not _all_finite(self.ema):
             return
         arrays = {
@@ -265,7 +264,7 @@ class _Loop:
         self.checkpoint.save(self.stage.name, arrays, values)
 
     def restore(self, saved: Saved) -> None:
-        """Take up a saved state."""
+        """Resume from a saved state."""
         assign(self.model.variables, saved.arrays["model"])
         assign(self.optimiser.variables, saved.arrays["optimiser"])
         assign(self.ema, saved.arrays["average"])
@@ -275,9 +274,6 @@ class _Loop:
         self.history = History(rows=list(saved.values["rows"]), best_epoch=int(saved.values["best_epoch"]))
         self.watch.resumed(self.stage.name, self.step, self.total, self.history.rows)
         self._exhausted()
-
-    def keep_best(self) -> None:
-        assign(self.model.weights, self.best)
 
 
 def _all_finite(variables: list[tf.Variable]) -> bool:

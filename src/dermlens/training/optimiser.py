@@ -20,7 +20,7 @@ _BLOCK = re.compile(r"block(\d+)([a-z]+)_")
 
 
 class LayerwiseAdamW(keras.optimizers.AdamW):  # type: ignore[misc]
-    """AdamW whose rate and weight decay are scaled for each variable; `scales` stand in the order of the variables."""
+    """AdamW whose rate and weight decay are scaled for each variable; `scales` are in the order of the variables."""
 
     def __init__(self, *, scales: Sequence[float], weight_decay: float, clip_norm: float) -> None:
         super().__init__(weight_decay=weight_decay, global_clipnorm=clip_norm or None)
@@ -57,11 +57,11 @@ def rate_scales(paths: Sequence[str], layer_decay: float) -> list[float]:
     Head and top convolution learn at the full rate, the block below them at `layer_decay`, the next at its square,
     and the stem slowest.
     """
-    found = [_BLOCK.search(path) for path in paths]
-    blocks = sorted({(int(m[1]), len(m[2]), m[2]) for m in found if m}, reverse=True)
+    matches = [_BLOCK.search(path) for path in paths]
+    blocks = sorted({(int(m[1]), len(m[2]), m[2]) for m in matches if m}, reverse=True)
     depth = {block: place for place, block in enumerate(blocks, start=1)}
     scales = []
-    for path, match in zip(paths, found, strict=True):
+    for path, match in zip(paths, matches, strict=True):
         if match:
             scales.append(layer_decay ** depth[int(match[1]), len(match[2]), match[2]])
         else:
@@ -77,12 +77,12 @@ def rate_at(step: int, total: int, peak: float, warmup_share: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
 
-def averaged(model: keras.Model) -> list[tf.Variable]:
+def make_averages(model: keras.Model) -> list[tf.Variable]:
     """Return copies of all weights, batch-norm statistics included, to be averaged over the steps."""
     return [tf.Variable(v.value, trainable=False, dtype=v.value.dtype) for v in model.weights]
 
 
-def average_in(averages: Sequence[tf.Variable], model: keras.Model, step: tf.Tensor, decay: float) -> None:
+def update_averages(averages: Sequence[tf.Variable], model: keras.Model, step: tf.Tensor, decay: float) -> None:
     """Move the averages towards the weights; the first steps count more, so that the start is soon forgotten."""
     steps = tf.cast(step, tf.float32)
     keep = tf.minimum(decay, (1.0 + steps) / (10.0 + steps))

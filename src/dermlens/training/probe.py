@@ -2,29 +2,20 @@
 
 It is the baseline that a fine-tuned network has to beat, so every training fits it on the same split and stores its
 score beside the model's (Kornblith et al. 2019, "Do better ImageNet models transfer better?").
-
-Embeddings of the frozen network and the linear probe over them, computed once in a run and kept.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import warnings
-import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-from rich.console import Console
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
-
-from dermlens.training.material import Material
-from dermlens.training.split import ROLES
 
 STRENGTHS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 MAX_ITERATIONS = 2000
@@ -56,6 +47,12 @@ class Probe:
         result[:, self.present] = exponent / exponent.sum(axis=1, keepdims=True)
         return result
 
+    def parts(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return plain values and arrays by field, to be saved."""
+        values = vars(self)
+        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+        return {name: value for name, value in values.items() if name not in arrays}, arrays
+
 
 def fit_probe(
     train: tuple[np.ndarray, np.ndarray],
@@ -65,7 +62,7 @@ def fit_probe(
 ) -> Probe:
     """Fit the probe on (embeddings, labels) of train and choose its regularisation by balanced accuracy on select.
 
-    Strengths are tried from the weakest fit up, each starting from the one before; of equals the simplest is kept.
+    Strengths are tried from the weakest up, each from the fit before; among equals the simplest wins.
     """
     scaler = StandardScaler().fit(train[0])
     x_train, x_select = scaler.transform(train[0]), scaler.transform(select[0])
@@ -89,62 +86,3 @@ def _probe(
     if len(classifier.classes_) == 2:  # scikit-learn keeps the second class only
         weights, bias = np.hstack([np.zeros_like(weights), weights]), np.array([0.0, bias[0]])
     return Probe(scaler.mean_, scaler.scale_, weights, bias, classifier.classes_.copy(), strength, classes, converged)
-
-
-_ARRAYS = ("mean", "scale", "weights", "bias", "present")
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """Embeddings of all images, float32 (n, d), in the order of the material, and the probe fitted on them."""
-
-    embeddings: np.ndarray
-    probe: Probe
-
-
-def frozen_features(
-    path: Path, key: str, material: Material, embed: Callable[[], np.ndarray], console: Console
-) -> Frozen:
-    """Return what an earlier try of the same run kept at `path`, or compute it and keep it.
-
-    Args:
-        key: of the run; a file of another run is made anew.
-        embed: computes the embeddings.
-    """
-    kept = _load(path, key)
-    if kept is not None:
-        return kept
-    embeddings = embed()
-    parts = {role: (embeddings[material.rows(role)], material.labels[material.rows(role)]) for role in ROLES}
-    console.print("Fitting the linear probe ...", highlight=False)
-    found = Frozen(embeddings, fit_probe(parts["train"], parts["select"], len(material.codes)))
-    _save(path, key, found, console)
-    return found
-
-
-def _load(path: Path, key: str) -> Frozen | None:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            head = json.loads(str(file["head"]))
-            if head.pop("key") != key:
-                return None
-            return Frozen(file["embeddings"], Probe(**{name: file[name] for name in _ARRAYS}, **head))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-        return None
-
-
-def _save(path: Path, key: str, found: Frozen, console: Console) -> None:
-    probe = found.probe
-    head = {"key": key, "strength": probe.strength, "classes": probe.classes, "converged": probe.converged}
-    arrays = {name: getattr(probe, name) for name in _ARRAYS}
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            np.savez(file, head=np.array(json.dumps(head)), embeddings=found.embeddings, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        console.print(f"Warning: {path} could not be kept: {error.strerror or error}.", style="yellow", highlight=False)

@@ -1,15 +1,11 @@
-"""Every setting of a training, in one frozen record that is saved beside the run.
-
-The run folder's own notes: which run stands in it, and text files that are either the old one or the new one.
-"""
+"""Every setting of a training, in one frozen record that is saved beside the run."""
 
 from __future__ import annotations
 
 import difflib
 import json
 import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,14 @@ from dermlens.errors import RecipeError
 from dermlens.files import write_text
 
 SCHEMA = "dermlens/recipe/1"
+
+
+def _between(low: float, default: float, high: float) -> Any:
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+def _one_of(*choices: str, default: str) -> Any:
+    return field(default=default, metadata={"choices": choices})
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Recipe:
             features, "full" the whole network on fresh views; "auto" takes top on a processor, and full on a GPU or
             over random weights.
         cut_block: with "top", blocks up to this one are frozen and computed once, the later ones are trained; -1
-            chooses by the backbone. `--unfreeze BLOCK` says the same as the first block that is trained.
+            chooses by the backbone. `--unfreeze BLOCK` names the first block that is trained instead.
         batch_norm: "frozen" leaves batch normalisation as it was pretrained, which fine-tuning needs on small
             data; "updated" trains it and follows the batches; "auto" updates only where weights start at random.
         layer_decay: each block learns at this share of the rate of the block above it; 1 gives all the same rate.
@@ -42,28 +46,28 @@ class Recipe:
         epochs: in one epoch as many images are drawn, by class balance and with replacement, as there are to train
             on; each in one random view.
         head_epochs: epochs of the head alone over the frozen features, before fine-tuning.
-        batch_size: images in a step.
+        batch_size: images in a step; 0 takes 64, or, where the memory is too small for it, the largest multiple of 8
+            that fits.
         learning_rate, head_learning_rate: peak rates of AdamW; warm-up, then cosine to zero.
         weight_decay: decoupled weight decay of AdamW, not applied to biases and normalisation.
         clip_norm: largest norm of all gradients together; 0 does not clip.
         warmup_share: share of the steps in which the rate rises from zero.
         ema_decay: decay of the averaged weights, the ones that are evaluated and kept.
-        artefacts: share of the augmented views into which a dark rim, hair, ink or a ruler is drawn, so that these say
-            nothing to the network; without effect on "head", which sees plain views alone.
+        artefacts: share of the augmented views into which a dark rim, hair, ink or a ruler is drawn, so that the
+            network learns to ignore them; without effect on "head", which sees only plain views.
         label_smoothing: share of the target spread over all classes.
         dropout: before the last layer.
         class_balance: 0 draws images as they come, 1 draws all classes equally often.
         mixup: alpha of the beta distribution that mixes pairs of training inputs; 0 switches it off.
         loss: "cross_entropy", "focal" or "generalised_cross_entropy"; `training/step.py` says when to use which.
-        focal_gamma: how much the focal loss turns away from images that are told easily.
-        noise_q: of the generalised cross-entropy: near 0 it is cross-entropy, at 1 it bears the most wrong labels.
+        focal_gamma: how much the focal loss neglects easy images.
+        noise_q: of the generalised cross-entropy: near 0 it is cross-entropy, at 1 it tolerates most wrong labels.
         logit_adjustment: share of the log prior that training adds to the logits (Menon et al. 2021); an
             alternative to `class_balance`, which should then be 0.
-        patience: epochs without a better one on select (`reporting.history.merit`) after which training stops; 0 never
-            stops early.
+        patience: training stops after so many epochs without a better one on select; 0 never stops early.
         train, select, calibrate, test: shares of the lesions in the four roles.
         decision_rule: "prior_adjusted" (best for balanced accuracy) or "largest_probability".
-        precision: "float32", "mixed_float16" or "mixed_bfloat16"; "auto" is float32 on a processor and on a GPU
+        precision: "float32", "mixed_float16" or "mixed_bfloat16"; "auto" takes float32 on a processor, and on a GPU
             whichever a short trial finds faster.
         deterministic: use operations that give the same bits each time on one machine.
         devices: with "full", GPUs of this machine that share each batch; 0 takes all that TensorFlow sees.
@@ -73,53 +77,57 @@ class Recipe:
 
     backbone: str = "lite0"
     weights: str = "pretrained"
-    size_px: int = 0
-    framing: str = "centre_crop"
-    fine_tune: str = "auto"
-    cut_block: int = -1
-    batch_norm: str = "auto"
-    layer_decay: float = 1.0
-    views: int = 6
-    epochs: int = 10
-    head_epochs: int = 20
-    batch_size: int = 64
-    learning_rate: float = 2e-4
-    head_learning_rate: float = 3e-3
-    weight_decay: float = 0.02
-    clip_norm: float = 1.0
-    warmup_share: float = 0.1
-    ema_decay: float = 0.995
-    artefacts: float = 0.0
-    label_smoothing: float = 0.05
-    dropout: float = 0.3
-    class_balance: float = 0.7
-    mixup: float = 0.2
-    loss: str = "cross_entropy"
-    focal_gamma: float = 2.0
-    noise_q: float = 0.7
-    logit_adjustment: float = 0.0
-    patience: int = 5
-    train: float = 0.66
-    select: float = 0.09
-    calibrate: float = 0.10
-    test: float = 0.15
-    decision_rule: str = "prior_adjusted"
-    precision: str = "auto"
+    size_px: int = _between(0, 0, 1024)
+    framing: str = _one_of("centre_crop", "squash", "pad", default="centre_crop")
+    fine_tune: str = _one_of("auto", "head", "top", "full", default="auto")
+    cut_block: int = _between(-1, -1, 128)
+    batch_norm: str = _one_of("auto", "frozen", "updated", default="auto")
+    layer_decay: float = _between(0.1, 1.0, 1.0)
+    views: int = _between(0, 6, 64)
+    epochs: int = _between(0, 10, 1000)
+    head_epochs: int = _between(1, 20, 1000)
+    batch_size: int = _between(0, 0, 4096)
+    learning_rate: float = _between(0.0, 2e-4, 1.0)
+    head_learning_rate: float = _between(0.0, 3e-3, 1.0)
+    weight_decay: float = _between(0.0, 0.02, 1.0)
+    clip_norm: float = _between(0.0, 1.0, 1000.0)
+    warmup_share: float = _between(0.0, 0.1, 0.9)
+    ema_decay: float = _between(0.0, 0.995, 0.99999)
+    artefacts: float = _between(0.0, 0.0, 1.0)
+    label_smoothing: float = _between(0.0, 0.05, 0.9)
+    dropout: float = _between(0.0, 0.3, 0.9)
+    class_balance: float = _between(0.0, 0.7, 1.0)
+    mixup: float = _between(0.0, 0.2, 10.0)
+    loss: str = _one_of("cross_entropy", "focal", "generalised_cross_entropy", default="cross_entropy")
+    focal_gamma: float = _between(0.0, 2.0, 10.0)
+    noise_q: float = _between(0.01, 0.7, 1.0)
+    logit_adjustment: float = _between(0.0, 0.0, 2.0)
+    patience: int = _between(0, 5, 1000)
+    train: float = _between(0.05, 0.66, 1.0)
+    select: float = _between(0.01, 0.09, 0.9)
+    calibrate: float = _between(0.01, 0.10, 0.9)
+    test: float = _between(0.01, 0.15, 0.9)
+    decision_rule: str = _one_of("prior_adjusted", "largest_probability", default="prior_adjusted")
+    precision: str = _one_of("auto", "float32", "mixed_float16", "mixed_bfloat16", default="auto")
     deterministic: bool = True
-    devices: int = 0
-    threads: int = 0
-    seed: int = 0
+    devices: int = _between(0, 0, 64)
+    threads: int = _between(0, 0, 1024)
+    seed: int = _between(0, 0, 2**31 - 1)
 
     def __post_init__(self) -> None:
-        for name, low, high in _RANGES:
-            value = getattr(self, name)
-            if not low <= value <= high:
+        for one in fields(self):
+            value, low, high = getattr(self, one.name), one.metadata.get("low"), one.metadata.get("high")
+            if low is not None and not low <= value <= high:
                 raise RecipeError(
-                    f"Recipe setting {name} is {value}. Allowed is {low} to {high}.",
-                    remedy=f"Set {name} within that range.",
+                    f"Recipe setting {one.name} is {value}. Allowed is {low} to {high}.",
+                    remedy=f"Set {one.name} within that range.",
                 )
-        for name, allowed in _CHOICES.items():
-            _one_of(name, getattr(self, name), allowed)
+            choices = one.metadata.get("choices", (value,))
+            if value not in choices:
+                raise RecipeError(
+                    f"Recipe setting {one.name} is {value!r}. Allowed is one of {', '.join(choices)}.",
+                    remedy=f"Set {one.name} to one of them.",
+                )
         total = sum(self.fractions.values())
         if abs(total - 1) > 1e-6:
             raise RecipeError(
@@ -140,56 +148,6 @@ class Recipe:
         write_text(path, json.dumps(self.as_dict(), indent=1) + "\n")
 
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "framing": ("centre_crop", "squash", "pad"),
-    "fine_tune": ("auto", "head", "top", "full"),
-    "batch_norm": ("auto", "frozen", "updated"),
-    "loss": ("cross_entropy", "focal", "generalised_cross_entropy"),
-    "decision_rule": ("prior_adjusted", "largest_probability"),
-    "precision": ("auto", "float32", "mixed_float16", "mixed_bfloat16"),
-}
-
-_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("seed", 0, 2**31 - 1),
-    ("size_px", 0, 1024),
-    ("cut_block", -1, 128),
-    ("layer_decay", 0.1, 1.0),
-    ("views", 0, 64),
-    ("epochs", 0, 1000),
-    ("head_epochs", 1, 1000),
-    ("batch_size", 1, 4096),
-    ("learning_rate", 0.0, 1.0),
-    ("head_learning_rate", 0.0, 1.0),
-    ("weight_decay", 0.0, 1.0),
-    ("clip_norm", 0.0, 1000.0),
-    ("warmup_share", 0.0, 0.9),
-    ("ema_decay", 0.0, 0.99999),
-    ("artefacts", 0.0, 1.0),
-    ("label_smoothing", 0.0, 0.9),
-    ("dropout", 0.0, 0.9),
-    ("class_balance", 0.0, 1.0),
-    ("mixup", 0.0, 10.0),
-    ("focal_gamma", 0.0, 10.0),
-    ("noise_q", 0.01, 1.0),
-    ("logit_adjustment", 0.0, 2.0),
-    ("patience", 0, 1000),
-    ("devices", 0, 64),
-    ("threads", 0, 1024),
-    ("train", 0.05, 1.0),
-    ("select", 0.01, 0.9),
-    ("calibrate", 0.01, 0.9),
-    ("test", 0.01, 0.9),
-)
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise RecipeError(
-            f"Recipe setting {name} is {value!r}. Allowed is one of {', '.join(allowed)}.",
-            remedy=f"Set {name} to one of them.",
-        )
-
-
 def make_recipe(settings: dict[str, Any], *, base: Recipe | None = None) -> Recipe:
     """Return `base` (the defaults when None) with `settings` put over it.
 
@@ -208,11 +166,11 @@ def make_recipe(settings: dict[str, Any], *, base: Recipe | None = None) -> Reci
                 f"Unknown recipe setting {name!r}. The nearest known ones are {', '.join(near)}.",
                 remedy="Correct the name, or remove the line.",
             )
-        wanted = types[name]
-        number = wanted is float and isinstance(value, int) and not isinstance(value, bool)
-        if not number and (not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool)):
+        kind = types[name]
+        number = kind is float and isinstance(value, int) and not isinstance(value, bool)
+        if not number and (not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)):
             raise RecipeError(
-                f"Recipe setting {name} is {value!r}. It must be of type {wanted.__name__}.",
+                f"Recipe setting {name} is {value!r}. It must be of type {kind.__name__}.",
                 remedy=f"Give {name} a value like {getattr(Recipe(), name)!r}.",
             )
         clean[name] = float(value) if number else value
@@ -235,8 +193,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         settings = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise RecipeError(
-            f"The recipe {path} cannot be read: {error.strerror or error}.",
-            remedy="Give an existing TOML file.",
+            f"The recipe {path} cannot be read: {error.strerror or error}.", remedy="Give an existing TOML file."
         ) from error
     except ValueError as error:
         raise RecipeError(
@@ -255,31 +212,13 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
     """
     settings: dict[str, Any] = {}
     for pair in pairs:
-        name, found, text = pair.partition("=")
-        if not found or not name.strip():
+        name, equals, text = pair.partition("=")
+        if not equals or not name.strip():
             raise RecipeError(
-                f"--set got {pair!r}. It takes name=value.",
-                remedy="Write for example --set learning_rate=0.0005.",
+                f"--set got {pair!r}. It takes name=value.", remedy="Write for example --set learning_rate=0.0005."
             )
         try:
             settings[name.strip()] = tomllib.loads(f"value = {text.strip()}")["value"]
         except tomllib.TOMLDecodeError:
             settings[name.strip()] = text.strip()
     return settings
-
-
-STATE = "state.json"
-
-
-def read_state(out: Path) -> dict[str, Any]:
-    """Return what `write_state` left: the run's key and name, its history once trained; empty for none."""
-    try:
-        state = json.loads((out / STATE).read_text(encoding="utf-8"))
-        return state if isinstance(state, dict) else {}
-    except (OSError, ValueError):
-        return {}
-
-
-def write_state(out: Path, state: Mapping[str, Any]) -> None:
-    """Note which run stands in the folder; raises OSError and leaves the older note."""
-    write_text(out / STATE, json.dumps(state) + "\n")

@@ -1,8 +1,8 @@
-"""Who learns and who is asked: a stratified split into roles that never cuts through a lesion or a patient.
+"""A stratified split into roles that never cuts through a lesion or a patient.
 
 Groups are the connected components over lesion, patient, content hash and ISIC id (`data/records.py`). Classes are
 dealt out from the rarest on, each by largest remainder. A group's place in the deal is a keyed hash of its content,
-so the order of the records makes no difference, and adding a class moves no group of the others unless they share it.
+so the order of the records does not matter, and a new class moves no group of the others unless they share it.
 """
 
 from __future__ import annotations
@@ -32,11 +32,7 @@ class _Group:
 
 
 def assign_roles(
-    records: Sequence[Record],
-    hashes: Sequence[str | None],
-    *,
-    fractions: Mapping[str, float],
-    seed: int,
+    records: Sequence[Record], hashes: Sequence[str | None], *, fractions: Mapping[str, float], seed: int
 ) -> list[str]:
     """Give every record a role.
 
@@ -55,7 +51,7 @@ def assign_roles(
 
     Raises:
         UsageError: `fractions` does not make sense; code `fractions`.
-        DataError: a class has fewer groups (lesions) than roles to deal out, code `class_too_small`, or stands only
+        DataError: a class has fewer groups (lesions) than roles to deal out, code `class_too_small`, or is only
             outside train, code `class_not_in_train`.
     """
     checked_hashes(records, hashes)
@@ -78,9 +74,9 @@ def assign_roles(
 
 
 def assign_folds(records: Sequence[Record], hashes: Sequence[str | None], *, folds: int, seed: int) -> list[int]:
-    """Give every record a fold, 0..folds-1, stratified by class; a lesion or patient stands in one fold only.
+    """Give every record a fold, 0..folds-1, stratified by class; a lesion or patient is in one fold only.
 
-    A `split` of the data set is not looked at.
+    A `split` of the data set is ignored.
 
     Raises:
         UsageError: fewer than two folds. DataError: a class has fewer groups (lesions) than folds.
@@ -98,10 +94,7 @@ def assign_folds(records: Sequence[Record], hashes: Sequence[str | None], *, fol
 def role_table(
     records: Sequence[Record], hashes: Sequence[str | None], roles: Sequence[str]
 ) -> dict[str, dict[str, tuple[int, int]]]:
-    """Count by class and role: `table[diagnosis][role]` is (images, lesions); combinations that are empty are left out.
-
-    Lesions are told apart by `data.groups.lesions`.
-    """
+    """Count by class and role: `table[diagnosis][role]` is (images, lesions), without empty combinations."""
     images: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     for record, lesion, role in zip(records, lesions(records, hashes), roles, strict=True):
         images[record.diagnosis, str(role)].append(lesion)
@@ -112,11 +105,9 @@ def role_table(
 
 
 def find_crossing_groups(
-    records: Sequence[Record],
-    hashes: Sequence[str | None],
-    roles: Sequence[str | None],
+    records: Sequence[Record], hashes: Sequence[str | None], roles: Sequence[str | None]
 ) -> list[tuple[int, ...]]:
-    """Return the groups (as ascending record indices) whose records stand in more than one role; None is no role."""
+    """Return the groups (as ascending record indices) whose records are in more than one role; None is no role."""
     crossing = []
     for group in members(lesion_groups(records, hashes)):
         if len({roles[i] for i in group} - {None}) > 1:
@@ -214,9 +205,7 @@ def _counts(free: int, have: Mapping[str, int], shares: Mapping[str, float]) -> 
 
 
 def _refuse_small_classes(
-    by_class: Mapping[str, Sequence[_Group]],
-    role_of: Mapping[_Group, str],
-    shares: Mapping[str, float],
+    by_class: Mapping[str, Sequence[_Group]], role_of: Mapping[_Group, str], shares: Mapping[str, float]
 ) -> None:
     small = [
         f"{code} has {len(groups)}"
@@ -225,9 +214,9 @@ def _refuse_small_classes(
     ]
     if small:
         raise DataError(
-            f"Too few different lesions to stand in each of the roles {', '.join(shares)}: {'; '.join(small)}. "
+            f"Too few different lesions for the roles {', '.join(shares)}: {'; '.join(small)}. "
             f"Each class needs at least {len(shares)}; images of one lesion or patient count once.",
-            remedy="Add images of other lesions, join the class with a related one, or take its folder out.",
+            remedy="Add images of other lesions, merge the class with a related one, or remove its folder.",
             code="class_too_small",
         )
 
@@ -238,6 +227,6 @@ def _refuse_untrained_classes(records: Sequence[Record], roles: Sequence[str | N
     if untrained:
         raise DataError(
             f"{len(untrained)} classes have no training images: {', '.join(untrained[:3])}.",
-            remedy="Move some of their lesions to Train, or take these classes out.",
+            remedy="Move some of their lesions to Train, or remove these classes.",
             code="class_not_in_train",
         )

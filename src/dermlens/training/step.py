@@ -1,27 +1,12 @@
 """One step of a training, compiled: loss, gradients, AdamW, averaged weights; on one device or on several.
 
-Frozen batch norm as a part of the convolution before it, for the steps of a training.
-
-A batch norm that neither follows the batches nor is trained multiplies each channel by one number and adds another.
-TensorFlow does so over the whole feature map, forward and backward. Here the number goes into the filters, which are
-small, and the addition is a bias, which TensorFlow can compute together with the convolution. Weights, answers and
-gradients are those of the network as it was, but for rounding. `benchmarks/training_speed.py` says what it saves.
-
-One training step on several devices of this machine: `MirroredStrategy` holds a copy of the network on each.
-
-What is trained, its optimiser and its averages stay one set. Each device gives the gradients of its share of the batch,
-they are summed over the devices, and the one set moves once. So the norm that is clipped is that of the whole batch
-(Keras's optimisers clip on each device and sum then), a checkpoint is the same for any number of devices, and no other
-part of a training knows of them.
-
-What training minimises, and the class prior that a network trained so answers at.
-
+Losses, and when to use which:
 - cross_entropy: the default; with `class_balance` it copes with rare classes by drawing them more often.
-- focal (Lin et al. 2017): turns away from what is told easily; for sets where one class drowns the others. It
-  distorts probabilities more than the others do, which calibration then has to mend.
-- generalised_cross_entropy (Zhang & Sabuncu 2018): bears wrong labels; for sets labelled by many hands or by machine.
+- focal (Lin et al. 2017): neglects easy images; for sets where one class drowns the others. It distorts probabilities
+  more than the others do, which calibration then has to repair.
+- generalised_cross_entropy (Zhang & Sabuncu 2018): tolerates wrong labels, of many annotators or of a machine.
 - logit_adjustment (Menon et al. 2021): adds the log prior to the logits while training, so that the network itself
-  answers as if all classes were equally frequent; for strong imbalance instead of drawing rare images over and over.
+  answers as if all classes were equally frequent; for strong imbalance, instead of drawing rare images again and again.
 """
 
 from __future__ import annotations
@@ -35,9 +20,9 @@ import numpy as np
 import tensorflow as tf
 
 from dermlens.networks.backend import leaves
-from dermlens.training.optimiser import average_in
+from dermlens.training.feed import effective_prior
+from dermlens.training.optimiser import update_averages
 from dermlens.training.recipe import Recipe
-from dermlens.training.views import effective_prior
 
 
 def make_step(
@@ -52,7 +37,7 @@ def make_step(
     """Return inputs, targets, mix, rate -> mean loss of the batch; a call moves the weights and their averages."""
     loss_of = make_loss(recipe, effective_prior(labels, classes, recipe.class_balance))
     smooth = recipe.label_smoothing
-    trained = folded(model) if mirror is None else model
+    trained = fold_batch_norm(model) if mirror is None else model
 
     def backward(
         network: keras.Model,
@@ -76,9 +61,9 @@ def make_step(
             loss, gradients = mirror.run(backward, inputs, targets, mix)
         optimiser.learning_rate.assign(rate)
         optimiser.apply(gradients, model.trainable_variables)
-        average_in(ema, model, optimiser.iterations, recipe.ema_decay)
+        update_averages(ema, model, optimiser.iterations, recipe.ema_decay)
         if mirror is not None:
-            mirror.spread()
+            mirror.copy_changes()
         return loss
 
     compiled: Callable[..., tf.Tensor] = tf.function(step, jit_compile=False, reduce_retracing=True)
@@ -94,6 +79,49 @@ def _mixed(values: tf.Tensor, mix: tf.Tensor) -> tf.Tensor:
     """Blend each row with its mirror image in the batch: row * mix + reversed row * (1 - mix); mix is 1 for none."""
     share = tf.reshape(mix, [-1] + [1] * (len(values.shape) - 1))
     return values * share + tf.reverse(values, [0]) * (1 - share)
+
+
+Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def make_loss(recipe: Recipe, prior: np.ndarray) -> Loss:
+    """Return a function of soft targets and logits, both float32 (n, classes), that gives the mean loss.
+
+    Args:
+        prior: class shares in the batches, (classes,), sum 1.
+    """
+    shift = tf.constant(recipe.logit_adjustment * np.log(np.maximum(prior, 1e-9)), tf.float32)
+
+    def each(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        if recipe.loss == "focal":
+            return _focal(targets, logits, recipe.focal_gamma)
+        if recipe.loss == "generalised_cross_entropy":
+            return _generalised(targets, logits, recipe.noise_q)
+        return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+
+    return lambda targets, logits: tf.reduce_mean(each(targets, logits + shift))
+
+
+def answer_prior(labels: np.ndarray, classes: int, recipe: Recipe) -> np.ndarray:
+    """Return the class shares at which a network trained on `labels` answers, float64 (classes,), sum 1.
+
+    That is the prior of the batches, taken to the power of 1 - logit_adjustment.
+    """
+    shares: np.ndarray = np.maximum(effective_prior(labels, classes, recipe.class_balance), 1e-9)
+    shares = shares ** (1 - recipe.logit_adjustment)
+    return shares / shares.sum()
+
+
+def _focal(targets: tf.Tensor, logits: tf.Tensor, gamma: float) -> tf.Tensor:
+    log_p = tf.nn.log_softmax(logits)
+    missing = tf.maximum(1 - tf.exp(log_p), 1e-6)  # 0 to a power below 1 has an infinite slope
+    return -tf.reduce_sum(targets * missing**gamma * log_p, axis=1)
+
+
+def _generalised(targets: tf.Tensor, logits: tf.Tensor, q: float) -> tf.Tensor:
+    """(1 - p^q) / q for each class, weighted by the target; q -> 0 is cross-entropy, q = 1 the mean absolute error."""
+    p = tf.maximum(tf.nn.softmax(logits), 1e-7)
+    return tf.reduce_sum(targets * (1 - p**q) / q, axis=1)
 
 
 class FoldedConvolution(keras.layers.Layer):  # type: ignore[misc]
@@ -113,12 +141,15 @@ class FoldedConvolution(keras.layers.Layer):  # type: ignore[misc]
         return operation(inputs, kernel, layer.strides, layer.padding, layer.data_format, layer.dilation_rate) + shift
 
 
-def folded(model: keras.Model) -> keras.Model:
-    """Return a model of the same weights to train in place of `model`, which it is itself where nothing can be folded.
+def fold_batch_norm(model: keras.Model) -> keras.Model:
+    """Return a model of the same weights with frozen batch norms inside the convolutions before them.
 
-    Its `trainable_variables` are not in the same order: take those of `model`.
+    A frozen batch norm multiplies each channel by one number and adds another. TensorFlow does so over the whole
+    feature map, forward and backward. Here the number goes into the filters, which are small, and the addition is a
+    bias that TensorFlow computes with the convolution. Weights, answers and gradients stay those of `model`, but for
+    rounding; only the order of `trainable_variables` differs: take those of `model`.
     """
-    norms = norms_behind(model)
+    norms = foldable_norms(model)
     if not norms:
         return model
     inside = {id(norm) for norm in norms.values()}
@@ -141,9 +172,9 @@ def _shared(layer: keras.layers.Layer) -> keras.layers.Layer:
     return layer if layer.variables else type(layer).from_config(layer.get_config())
 
 
-def norms_behind(model: keras.Model) -> dict[int, keras.layers.BatchNormalization]:
-    """Return the frozen batch norm behind each convolution that is nothing else and feeds nothing else; by `id`."""
-    found = {}
+def foldable_norms(model: keras.Model) -> dict[int, keras.layers.BatchNormalization]:
+    """Return by `id` the frozen batch norm after each bare convolution that feeds only it."""
+    norms = {}
     given = {id(tensor._keras_history.operation) for part in _models(model) for tensor in part.outputs}
     for norm in leaves(model):
         if not isinstance(norm, keras.layers.BatchNormalization) or norm.trainable:
@@ -151,8 +182,8 @@ def norms_behind(model: keras.Model) -> dict[int, keras.layers.BatchNormalizatio
         before = norm._inbound_nodes[0].parent_nodes[0].operation
         alone = all(node.operation is norm for node in before._outbound_nodes) and id(before) not in given
         if alone and _is_bare_convolution(before) and norm.scale and norm.center:
-            found[id(before)] = norm
-    return found
+            norms[id(before)] = norm
+    return norms
 
 
 def _models(model: keras.Model) -> list[keras.Model]:
@@ -176,7 +207,11 @@ Backward = Callable[..., tuple[tf.Tensor, list[tf.Tensor]]]
 
 
 class Mirror:
-    """Copies of a model, one on each device.
+    """Copies of a model, one on each device of this machine, by `MirroredStrategy`.
+
+    What is trained, its optimiser and its averages stay one set. Each device computes the gradients of its share of the
+    batch, they are summed, and the one set moves once. So the norm of the whole batch is clipped (Keras's optimisers
+    clip on each device and then sum), and a checkpoint is the same for any number of devices.
 
     Args:
         model: functional; its weights are what is trained.
@@ -196,10 +231,10 @@ class Mirror:
         self._weights = [pair for pair in pairs if id(pair[0]) in weights]
         self._seeds = [pair for pair in pairs if id(pair[0]) not in weights]
         self._trained = list(zip(model.trainable_variables, self._copy.trainable_variables, strict=True))
-        self._statistics = list(zip(_followed(model), _followed(self._copy), strict=True))
+        self._statistics = list(zip(_statistics_of(model), _statistics_of(self._copy), strict=True))
 
-    def take_up(self) -> None:
-        """Give the copies the weights of the model, and each device dropout masks of its own."""
+    def copy_weights(self) -> None:
+        """Give the copies the weights of the model, and each device its own dropout masks."""
         with self._strategy.scope():
             for own, copy in self._weights:
                 copy.assign(own.numpy())
@@ -227,8 +262,8 @@ class Mirror:
             own.assign(self._first(mean))
         return self._first(sums[0]), [self._first(value) for value in sums[1:]]
 
-    def spread(self) -> None:
-        """Give the copies what the step has changed; part of the step, as is `run`."""
+    def copy_changes(self) -> None:
+        """Give the copies what the step has changed; part of the step, like `run`."""
         with self._strategy.scope():
             for own, copy in (*self._trained, *self._statistics):
                 copy.value.assign(own.value)
@@ -242,58 +277,15 @@ class Mirror:
 def shares(batch_size: int, devices: int) -> list[list[tuple[int, int]]]:
     """Return the rows of the batch for each device, as one or two ranges (start, stop).
 
-    Row i and row batch_size - 1 - i come to one device and lie there mirrored again, since mixup blends them.
+    Row i and row batch_size - 1 - i go to one device and lie there mirrored again, since mixup blends them.
     """
     half = batch_size // 2
     cuts = [half * place // devices for place in range(devices + 1)]
-    found = [[(a, b), (batch_size - b, batch_size - a)] for a, b in pairwise(cuts)]
-    return [*found[:-1], [(cuts[-2], batch_size - cuts[-2])]]
+    pairs = [[(a, b), (batch_size - b, batch_size - a)] for a, b in pairwise(cuts)]
+    return [*pairs[:-1], [(cuts[-2], batch_size - cuts[-2])]]
 
 
-def _followed(model: keras.Model) -> list[keras.Variable]:
+def _statistics_of(model: keras.Model) -> list[keras.Variable]:
     """Return the statistics of the batch norms that follow the batches."""
     norms = [leaf for leaf in leaves(model) if isinstance(leaf, keras.layers.BatchNormalization) and leaf.trainable]
     return [variable for norm in norms for variable in (norm.moving_mean, norm.moving_variance)]
-
-
-Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-
-
-def make_loss(recipe: Recipe, prior: np.ndarray) -> Loss:
-    """Return a function of soft targets and logits, both float32 (n, classes), that gives the mean loss.
-
-    Args:
-        prior: class shares in the batches, (classes,), sum 1.
-    """
-    shift = tf.constant(recipe.logit_adjustment * np.log(np.maximum(prior, 1e-9)), tf.float32)
-
-    def each(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        if recipe.loss == "focal":
-            return _focal(targets, logits, recipe.focal_gamma)
-        if recipe.loss == "generalised_cross_entropy":
-            return _generalised(targets, logits, recipe.noise_q)
-        return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-
-    return lambda targets, logits: tf.reduce_mean(each(targets, logits + shift))
-
-
-def answered_prior(labels: np.ndarray, classes: int, recipe: Recipe) -> np.ndarray:
-    """Return the class shares at which a network trained on `labels` answers, float64 (classes,), sum 1.
-
-    That is the prior of the batches, taken to the power of 1 - logit_adjustment.
-    """
-    shares: np.ndarray = np.maximum(effective_prior(labels, classes, recipe.class_balance), 1e-9)
-    shares = shares ** (1 - recipe.logit_adjustment)
-    return shares / shares.sum()
-
-
-def _focal(targets: tf.Tensor, logits: tf.Tensor, gamma: float) -> tf.Tensor:
-    log_p = tf.nn.log_softmax(logits)
-    missing = tf.maximum(1 - tf.exp(log_p), 1e-6)  # 0 to a power below 1 has an infinite slope
-    return -tf.reduce_sum(targets * missing**gamma * log_p, axis=1)
-
-
-def _generalised(targets: tf.Tensor, logits: tf.Tensor, q: float) -> tf.Tensor:
-    """(1 - p^q) / q for each class, weighted by the target; q -> 0 is cross-entropy, q = 1 the mean absolute error."""
-    p = tf.maximum(tf.nn.softmax(logits), 1e-7)
-    return tf.reduce_sum(targets * (1 - p**q) / q, axis=1)

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from dermlens.reporting.progress import track
 
-MOST_CLASSES = 10  # of so many the recalls stand in a table; of more only the lowest
+MOST_CLASSES = 10  # up to so many, each recall has a column; of more only the lowest is printed
 _LOSS_EVERY = 10  # steps between two points of the loss in TensorBoard
-_TITLES = {"head": "Head over frozen features", "tune": "Fine-tuning"}
+_TITLES = {"head": "Head on frozen features", "tune": "Fine-tuning"}
 
 
 class Watch:
@@ -22,7 +22,7 @@ class Watch:
     Args:
         logs: folder of the TensorBoard logs, one below it for each stage; None writes none.
         codes: the classes.
-        brief: stages of which only the best epoch is told.
+        brief: stages of which only the best epoch is printed.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Watch:
         self._console, self._codes, self._logs, self._brief = console, tuple(codes), logs, tuple(brief)
         self._best = ""
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
-        self._headed: set[str] = set()
+        self._titled: set[str] = set()
         self._step = 0
 
     @contextmanager
@@ -43,13 +43,13 @@ class Watch:
         self._step = step
         with track(_TITLES.get(name, name), images, self._console) as advance:
 
-            def told(done: int, loss: float) -> None:
+            def after_step(done: int, loss: float) -> None:
                 advance(done)
                 self._step += 1
                 if self._step % _LOSS_EVERY == 0:
                     self._scalars(name, {"train/loss_of_step": loss}, self._step)
 
-            yield told
+            yield after_step
         self._flush()
         if name in self._brief and self._best:
             self._print(f"{_TITLES.get(name, name)}: best {self._best}.")
@@ -61,26 +61,26 @@ class Watch:
                 f"AUC on select {row['select_macro_auc']:.3f} in epoch {row['epoch']:.0f}, with a balanced accuracy of "
                 f"{row['select_balanced_accuracy']:.3f}"
             )
-        if name not in self._headed and name not in self._brief:
-            self._headed.add(name)
-            self._print(f"{_TITLES.get(name, name)}, scored on the select role (* best AUC so far):")
-            self._print(self._head())
+        if name not in self._titled and name not in self._brief:
+            self._titled.add(name)
+            self._print(f"{_TITLES.get(name, name)}, scored on the select images (* best AUC so far):")
+            self._print(self._columns())
         if name not in self._brief:
             self._print(self._row(row) + (" *" if better else ""))
-        logged = {_logged_as(key): value for key, value in row.items() if key != "epoch"}
+        logged = {_tensorboard_name(key): value for key, value in row.items() if key != "epoch"}
         self._scalars(name, logged, int(row["epoch"]))
 
     def resumed(self, name: str, step: int, total: int, rows: Sequence[Mapping[str, float]]) -> None:
-        """Say where a training goes on and show what it had reached."""
-        self._print(f"{_TITLES.get(name, name)} goes on after step {step} of {total}.")
+        """Say where a training resumes and show its epochs so far."""
+        self._print(f"{_TITLES.get(name, name)} resumes after step {step} of {total}.")
         if name in self._brief:
             return
-        self._print(self._head())
-        self._headed.add(name)
+        self._print(self._columns())
+        self._titled.add(name)
         for row in rows:
             self._print(self._row(row))
 
-    def _head(self) -> str:
+    def _columns(self) -> str:
         few = len(self._codes) <= MOST_CLASSES
         columns = [f"{name:>6}" for name in short_names(self._codes)] if few else ["  lowest recall"]
         return (
@@ -103,7 +103,7 @@ class Watch:
         )
 
     def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, soft_wrap=True)
+        self._console.print(line, soft_wrap=True)
 
     def _scalars(self, name: str, values: Mapping[str, float], step: int) -> None:
         if self._logs is None:
@@ -116,7 +116,7 @@ class Watch:
                     tf.summary.scalar(key, value, step=step)
         except (OSError, tf.errors.OpError) as error:
             self._logs = None
-            self._print(f"Warning: TensorBoard logs could not be written ({error}); training goes on without.")
+            self._print(f"Warning: TensorBoard logs could not be written ({error}); training continues without them.")
 
     def _flush(self) -> None:
         for writer in self._writers.values():
@@ -131,7 +131,7 @@ def short_names(codes: Sequence[str]) -> list[str]:
     return [f"#{number}" for number in range(1, len(codes) + 1)]
 
 
-def _logged_as(key: str) -> str:
+def _tensorboard_name(key: str) -> str:
     """Name a value so that TensorBoard groups it: select/..., select_recall/..., train/..."""
     for group in ("select_recall", "select", "train"):
         if key.startswith(f"{group}_"):

@@ -1,7 +1,7 @@
 """What a search over recipes varies: the settings that matter for small, unbalanced sets of skin images.
 
-Settings that a person gives are fixed and leave the space. Sizes, shares of the split, seed, epochs and backbone are
-never varied: they change what is measured, or what it costs, and not how well the same network learns.
+Settings that the user gives are fixed and not varied. Sizes, shares of the split, seed, epochs and backbone are
+never varied: they change what is measured, or what it costs, not how well the same network learns.
 """
 
 from __future__ import annotations
@@ -87,16 +87,13 @@ def _cuts(middle: int, row: Backbone) -> tuple[int, ...]:
 
 def defaults(recipe: Recipe, varied: dict[str, Range]) -> dict[str, float | int]:
     """Return the recipe's own values of what is varied: the first trial, which all others have to beat."""
-    own = {name: getattr(recipe, name) for name in varied}
-    return {name: _within(value, varied[name]) for name, value in own.items()}
+    return {name: _within(getattr(recipe, name), values) for name, values in varied.items()}
 
 
 def _within(value: float, values: Range) -> float | int:
     if values.choices:
         return int(value)
     inside = min(max(value, values.low), values.high)
-    return (
-        inside
-        if values.step is None
-        else round(values.low + values.step * round((inside - values.low) / values.step), 6)
-    )
+    if values.step is None:
+        return inside
+    return round(values.low + values.step * round((inside - values.low) / values.step), 6)

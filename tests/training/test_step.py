@@ -1,4 +1,4 @@
-"""Frozen batch norm inside the convolutions: the same network to a training, in fewer passes over the feature maps."""
+"""One step: frozen batch norm inside the convolutions is the same network, and the losses are what they say."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import dermlens.training.step as step_module
 from dermlens.networks.backend import leaves
 from dermlens.networks.efficientnet import backbone
 from dermlens.training.device import resolve
-from dermlens.training.network import Network, open_backbone, with_head
-from dermlens.training.optimiser import averaged, make_optimiser
+from dermlens.training.network import Network, add_head, open_backbone
+from dermlens.training.optimiser import make_averages, make_optimiser
 from dermlens.training.recipe import Recipe
-from dermlens.training.step import FoldedConvolution, folded, make_step
+from dermlens.training.step import FoldedConvolution, answer_prior, fold_batch_norm, make_loss, make_step
 
 
 def network(name: str = "lite0", **settings: object) -> Network:
     chosen: dict[str, object] = {"size_px": 32, "weights": "none", "fine_tune": "full", "batch_norm": "frozen"}
     recipe = resolve(Recipe(backbone=name, **{**chosen, **settings}), backbone(name))  # type: ignore[arg-type]
-    made = with_head(open_backbone(recipe), recipe, 3)
+    made = add_head(open_backbone(recipe), recipe, 3)
     rng = np.random.default_rng(0)
     for norm in norms(made.whole):  # as after a training, not the zeros and ones of a new network
         norm.gamma.assign(rng.normal(1, 0.2, norm.gamma.shape))
@@ -44,11 +44,17 @@ def logits_and_gradients(
 
 
 @pytest.mark.parametrize(
-    ("name", "part"), [("lite0", "whole"), ("lite0", "classifier"), ("b0", "whole"), ("v2-b0", "whole")]
+    ("name", "part"),
+    [
+        ("lite0", "whole"),
+        ("lite0", "classifier"),
+        pytest.param("b0", "whole", marks=pytest.mark.long),
+        ("v2-b0", "whole"),
+    ],
 )
 def test_answers_and_gradients_are_those_of_the_network(name: str, part: str) -> None:
     model = getattr(network(name), part)
-    other = folded(model)
+    other = fold_batch_norm(model)
     assert sum(isinstance(layer, FoldedConvolution) for layer in leaves(other)) == len(norms(model)) > 0
     assert not norms(other)
     inputs = np.random.default_rng(1).uniform(0, 6, (3, *model.inputs[0].shape[1:])).astype(np.float32)
@@ -62,7 +68,7 @@ def test_answers_and_gradients_are_those_of_the_network(name: str, part: str) ->
 def test_the_weights_are_shared_and_the_network_is_left_as_it_was() -> None:
     made = network()
     names = [variable.path for variable in made.whole.variables]
-    other = folded(made.whole)
+    other = fold_batch_norm(made.whole)
     assert {id(v) for v in other.trainable_variables} == {id(v) for v in made.whole.trainable_variables}
     assert [variable.path for variable in made.whole.variables] == names
     assert len(norms(made.whole)) == 49
@@ -73,30 +79,30 @@ def test_the_weights_are_shared_and_the_network_is_left_as_it_was() -> None:
 
 
 def test_dropout_draws_what_it_would_have_drawn() -> None:
-    made, again = network(dropout=0.5), network(dropout=0.5)
-    for mine, theirs in zip(made.whole.variables, again.whole.variables, strict=True):
+    model, again = (network(dropout=0.5, fine_tune="top", cut_block=12).classifier for _ in range(2))
+    for mine, theirs in zip(model.variables, again.variables, strict=True):
         theirs.assign(mine.numpy())
-    inputs = np.random.default_rng(1).uniform(0, 255, (4, 32, 32, 3)).astype(np.float32)
-    other = folded(again.whole)
+    inputs = np.random.default_rng(1).uniform(0, 6, (4, *model.inputs[0].shape[1:])).astype(np.float32)
+    other = fold_batch_norm(again)
     for _ in range(2):
-        wanted = made.whole(inputs, training=True)[0].numpy()
+        wanted = model(inputs, training=True)[0].numpy()
         np.testing.assert_allclose(other(inputs, training=True)[0].numpy(), wanted, rtol=1e-3, atol=1e-4)
-    for mine, theirs in zip(made.whole.variables, again.whole.variables, strict=True):  # the states of the draws, too
+    for mine, theirs in zip(model.variables, again.variables, strict=True):  # the states of the draws, too
         np.testing.assert_array_equal(mine.numpy(), theirs.numpy(), err_msg=mine.path)
-    assert any("seed" in variable.path for variable in made.whole.variables)
+    assert any("seed" in variable.path for variable in model.variables)
 
 
 @pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16"])
 def test_a_step_moves_the_weights_as_it_did(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = []
-    for fold in (folded, lambda model: model):
-        monkeypatch.setattr(step_module, "folded", fold)
+    for fold in (fold_batch_norm, lambda model: model):
+        monkeypatch.setattr(step_module, "fold_batch_norm", fold)
         keras.utils.set_random_seed(0)
         recipe = Recipe(batch_size=4, precision=precision, weights="none", fine_tune="full", dropout=0.0, mixup=0.0)
-        model = network(precision=precision, dropout=0.0).classifier
+        model = network(precision=precision, dropout=0.0, fine_tune="top", cut_block=14).classifier
         inputs = np.random.default_rng(1).uniform(0, 6, (4, *model.inputs[0].shape[1:])).astype(np.float32)
         optimiser, labels = make_optimiser(model, recipe), np.array([0, 1, 2, 0])
-        step = make_step(model, recipe, optimiser, averaged(model), labels, 3)
+        step = make_step(model, recipe, optimiser, make_averages(model), labels, 3)
         mix, targets = np.ones(4, np.float32), np.eye(3, dtype=np.float32)[labels]
         before = [variable.numpy() for variable in model.trainable_variables]
         losses = [float(step(inputs, targets, mix, np.float32(1e-3))) for _ in range(3)]
@@ -108,8 +114,8 @@ def test_a_step_moves_the_weights_as_it_did(precision: str, monkeypatch: pytest.
 
 def test_batch_norm_that_follows_the_batches_stays_a_layer() -> None:
     made = network(batch_norm="updated")
-    assert folded(made.whole) is made.whole
-    assert folded(made.head) is made.head
+    assert fold_batch_norm(made.whole) is made.whole
+    assert fold_batch_norm(made.head) is made.head
 
 
 def test_a_convolution_that_feeds_something_else_too_stays_as_it_is() -> None:
@@ -118,9 +124,9 @@ def test_a_convolution_that_feeds_something_else_too_stays_as_it_is() -> None:
     norm = keras.layers.BatchNormalization()
     norm.trainable = False
     model = keras.Model(image, keras.layers.Add()([norm(wide), wide]))
-    assert folded(model) is model
+    assert fold_batch_norm(model) is model
     model = keras.Model(image, [norm(wide), wide])
-    assert folded(model) is model
+    assert fold_batch_norm(model) is model
 
 
 def test_a_depthwise_convolution_may_widen_and_dilate() -> None:
@@ -131,7 +137,7 @@ def test_a_depthwise_convolution_may_widen_and_dilate() -> None:
     model = keras.Model(image, norm(layer(image)))
     norm.gamma.assign(np.arange(1.0, 7.0))
     inputs = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
-    other = folded(model)
+    other = fold_batch_norm(model)
     assert not norms(other)
     np.testing.assert_allclose(other(inputs), model(inputs), atol=1e-4)
 
@@ -141,4 +147,65 @@ def test_what_an_activation_parts_stays_parted() -> None:
     norm = keras.layers.BatchNormalization()
     norm.trainable = False
     model = keras.Model(image, norm(keras.layers.Conv2D(4, 3, use_bias=False, activation="relu")(image)))
-    assert folded(model) is model
+    assert fold_batch_norm(model) is model
+
+
+EVEN = np.array([0.5, 0.5])
+TARGETS = tf.constant([[1.0, 0.0], [0.0, 1.0]])
+LOGITS = tf.constant([[2.0, 0.0], [1.0, 0.0]])
+P = 1 / (1 + np.exp([-2.0, 1.0]))  # of the true class
+
+
+def value(recipe: Recipe, prior: np.ndarray = EVEN) -> float:
+    return float(make_loss(recipe, prior)(TARGETS, LOGITS))
+
+
+def test_cross_entropy() -> None:
+    assert value(Recipe()) == pytest.approx(-np.log(P).mean(), rel=1e-5)
+
+
+def test_focal_turns_away_from_what_is_told_easily() -> None:
+    assert value(Recipe(loss="focal", focal_gamma=0.0)) == pytest.approx(value(Recipe()), rel=1e-5)
+    found = value(Recipe(loss="focal", focal_gamma=2.0))
+    assert found == pytest.approx((-((1 - P) ** 2) * np.log(P)).mean(), rel=1e-5)
+
+
+def test_generalised_cross_entropy_lies_between_cross_entropy_and_the_absolute_error() -> None:
+    assert value(Recipe(loss="generalised_cross_entropy", noise_q=0.01)) == pytest.approx(value(Recipe()), rel=0.02)
+    assert value(Recipe(loss="generalised_cross_entropy", noise_q=1.0)) == pytest.approx((1 - P).mean(), rel=1e-5)
+
+
+def test_a_wrong_label_weighs_less_under_generalised_cross_entropy() -> None:
+    def slope(recipe: Recipe) -> float:
+        logits = tf.Variable([[6.0, 0.0]])
+        with tf.GradientTape() as tape:
+            loss = make_loss(recipe, EVEN)(tf.constant([[0.0, 1.0]]), logits)
+        return float(tf.norm(tape.gradient(loss, logits)))
+
+    assert slope(Recipe(loss="generalised_cross_entropy", noise_q=0.7)) < 0.1 * slope(Recipe())
+
+
+def test_logit_adjustment_shifts_by_the_log_prior() -> None:
+    prior = np.array([0.9, 0.1])
+    shifted = LOGITS.numpy() + np.log(prior)
+    p = np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
+    expected = -np.log([p[0, 0], p[1, 1]]).mean()
+    assert value(Recipe(logit_adjustment=1.0), prior) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_prior_of_the_answers() -> None:
+    labels = np.array([0] * 90 + [1] * 10)
+    np.testing.assert_allclose(answer_prior(labels, 2, Recipe(class_balance=0.0)), [0.9, 0.1])
+    np.testing.assert_allclose(answer_prior(labels, 2, Recipe(class_balance=1.0)), [0.5, 0.5])
+    full = Recipe(class_balance=0.0, logit_adjustment=1.0)
+    np.testing.assert_allclose(answer_prior(labels, 2, full), [0.5, 0.5])
+    half = Recipe(class_balance=0.0, logit_adjustment=0.5)
+    np.testing.assert_allclose(answer_prior(labels, 2, half), [0.75, 0.25])
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_the_slope_of_the_focal_loss_is_finite_where_the_network_is_sure(gamma: float) -> None:
+    logits = tf.Variable([[30.0, 0.0], [0.0, 30.0]])
+    with tf.GradientTape() as tape:
+        loss = make_loss(Recipe(loss="focal", focal_gamma=gamma), EVEN)(tf.constant([[1.0, 0.0]] * 2), logits)
+    assert np.isfinite(tape.gradient(loss, logits).numpy()).all()

@@ -12,16 +12,8 @@ import pytest
 from dermlens.data.images import InputSpec, load_image
 from dermlens.data.records import Record
 from dermlens.training import views as pipeline
-from dermlens.training.views import (
-    Draws,
-    augment,
-    effective_prior,
-    fresh_view,
-    larger_copy,
-    plain_view,
-    sampling_weights,
-    views,
-)
+from dermlens.training.feed import Draws, effective_prior, sampling_weights
+from dermlens.training.views import augment, fresh_view, larger_copy, plain_view, views
 
 SPEC = InputSpec(size_px=32)
 

@@ -17,6 +17,8 @@ import pytest
 
 import waiting
 
+pytestmark = pytest.mark.long
+
 TRAIN = """
 import json, sys
 from pathlib import Path
@@ -24,11 +26,11 @@ from dermlens.networks.backend import load_tensorflow
 load_tensorflow()
 from rich.console import Console
 from dermlens.data.manifest import read_dataset
-from dermlens.training import assess, checkpoint
+from dermlens.training import checkpoint, finish
 from dermlens.training.recipe import Recipe
 from dermlens.training.run import About, train
 checkpoint.LARGEST_SHARE = 1.0  # write as often as there is time for
-assess.plot_history = lambda *args, **settings: None  # Matplotlib takes seconds to start
+finish.plot_history = lambda *args, **settings: None  # Matplotlib takes seconds to start
 data, out, settings, resume, every_s = sys.argv[1:]
 train(read_dataset(Path(data)), Path(out), Recipe(**json.loads(settings)), About(name="x"), resume=resume == "resume",
       console=Console(width=150), checkpoint_every_s=float(every_s))
@@ -103,7 +105,7 @@ def killed_while_training(
 
 
 def weights(out: Path) -> list[np.ndarray]:
-    from dermlens.training.outputs import load_keras
+    from dermlens.training.network import load_keras
 
     return [np.asarray(v) for v in load_keras(out).get_weights()]
 
@@ -129,26 +131,22 @@ def check(mode: str, folder: Path, kills: int, seed: int, per_class: int = 20) -
         stage = "head" if early else "tune"
         killed_while_training(data, folder / "killed", settings, resume, stage, rng.uniform(0, 0.15))
     output = finished(start(data, folder / "killed", settings, "resume"))
-    title = "Head over frozen features" if mode == "head" else "Fine-tuning"
-    assert f"{title} goes on after step" in output and "goes on after step" not in straight
+    title = "Head on frozen features" if mode == "head" else "Fine-tuning"
+    assert f"{title} resumes after step" in output and "resumes after step" not in straight
     same_bits(folder / "straight", folder / "killed")
 
 
-@pytest.mark.parametrize(
-    "mode", [pytest.param("head", marks=pytest.mark.long), "top", pytest.param("full", marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("mode", ["head", "top", "full"])
 def test_a_killed_training_ends_at_the_same_bits(mode: str, tmp_path: Path) -> None:
     check(mode, tmp_path, kills=1, seed=1)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("seed", [2, 3])
 @pytest.mark.parametrize("mode", ["head", "top", "top fresh", "full"])
 def test_a_training_killed_again_and_again_ends_at_the_same_bits(mode: str, seed: int, tmp_path: Path) -> None:
     check(mode, tmp_path, kills=4, seed=seed, per_class=40)
 
 
-@pytest.mark.long
 def test_ctrl_c_from_a_terminal_leaves_a_model_and_a_run_to_resume(tmp_path: Path) -> None:
     data = paint(tmp_path / "data", 20)
     settings = {**SETTINGS, "fine_tune": "top", "epochs": 60}
@@ -163,7 +161,6 @@ def test_ctrl_c_from_a_terminal_leaves_a_model_and_a_run_to_resume(tmp_path: Pat
     same_bits(tmp_path / "straight", tmp_path / "stopped")
 
 
-@pytest.mark.long
 def test_the_same_recipe_data_and_seed_give_the_same_bits_and_another_seed_does_not(tmp_path: Path) -> None:
     data = paint(tmp_path / "data", 12)
     settings = {**SETTINGS, "fine_tune": "top", "epochs": 1}
