@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from embedded import embedded_roles
 from rich.console import Console
@@ -65,7 +65,7 @@ def main() -> None:
             held[outside] += chosen[np.arange(outside.sum()), y[outside]] / options.repeats
             sizes[outside] += chosen.sum(1) / options.repeats
             pooled[outside] += p[outside] / options.repeats
-    raw = probabilities(logits, replace(bundle.calibration, temperature=1.0, bias=()))
+    raw = probabilities(logits, msgspec.structs.replace(bundle.calibration, temperature=1.0, bias=()))
 
     def by_lesion(p: np.ndarray) -> float:
         confidence, correct = metrics.top_label(y, p)

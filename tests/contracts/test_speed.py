@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dermlens.inference.machine import instructions
+from dermlens.inference.doctor import instructions
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 from rich.console import Console
 
 import tiny
 from dermlens import Predictor
-from dermlens.bundle.bundle import add_trust, load_bundle
+from dermlens.bundle.bundle import NEIGHBOURS_FILE, load_bundle
 from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Record
 from dermlens.evaluation.checklist import MISSING, checklist
@@ -81,7 +82,7 @@ def test_the_gallery_names_the_training_lesions_nearest_to_each_failure(tmp_path
     folder = tiny.write(tmp_path / "b")
     pictures = np.array([tiny.colour(code).mean((0, 1)) for code in tiny.CODES])
     records = [Record(Path(code), f"<{code}>.png", code) for code in tiny.CODES]
-    add_trust(folder, load_bundle(folder).card, {}, "# b\n", index_of(pictures, np.arange(3), records, tiny.CODES))
+    tiny.add(folder, {NEIGHBOURS_FILE: index_of(pictures, np.arange(3), records, tiny.CODES).arrays()})
     quiet = Console(file=io.StringIO())
     evaluate(Predictor(folder), read_dataset(paint(tmp_path / "data")), tmp_path, split=None, seed=0, console=quiet)
     page = (tmp_path / "report.html").read_text()
@@ -193,8 +194,8 @@ def test_what_nobody_recorded_is_marked_missing(done: tuple[Predictor, Path, dic
     kept = "Separation of training and test"
     assert rows[kept][0] == MISSING, "of the tiny model's lesions nothing is known"
     for known, where in ((1.0, "data"), (0.95, "data"), (0.2, MISSING)):
-        data = {**predictor.bundle.card["data"], "lesions_known": known}
-        told = checklist({**predictor.bundle.card, "data": data}, report)
+        data = msgspec.structs.replace(predictor.bundle.card.data, lesions_known=known)
+        told = checklist(msgspec.structs.replace(predictor.bundle.card, data=data), report)
         assert {item: place for item, place, _ in told}[kept] == where
     known = {**report["counts"], "of_the_models_own_test": 3}
     own = {item: where for item, where, _ in checklist(predictor.bundle.card, {**report, "counts": known})}

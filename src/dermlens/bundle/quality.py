@@ -1,18 +1,19 @@
 """Can this picture be read at all? Focus, exposure, and where the lesion lies, from the pixels the network gets.
 
 The limits are never stricter than `DEFAULT_LIMITS`, and are widened so that at most 1 in 200 of the pictures that the
-model was calibrated on is beyond each of them (`dermlens.evaluation.quality_fit`).
+model was calibrated on is beyond each of them (`dermlens.evaluation.fit_trust`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+from dermlens.bundle.decision import Facts
 
 LOOK_PX = 128
 DARK, BRIGHT = 40, 250
@@ -45,8 +46,7 @@ class Quality:
         return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
-@dataclass(frozen=True)
-class QualityLimits:
+class QualityLimits(Facts, frozen=True, omit_defaults=False):
     """What a picture may look like; beyond the first five it is unusable, beyond the others it is doubtful."""
 
     min_sharpness: float = 0.3
@@ -56,15 +56,6 @@ class QualityLimits:
     max_bright_share: float = 0.25
     min_lesion_share: float = 0.01
     max_lesion_border: float = 0.9
-
-    def as_dict(self) -> dict[str, float]:
-        """Return the form stored in `bundle.json`."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> QualityLimits:
-        """Read what `as_dict` wrote; raises TypeError or ValueError where it is something else."""
-        return cls(**{name: float(value) for name, value in values.items()})
 
 
 DEFAULT_LIMITS = QualityLimits()

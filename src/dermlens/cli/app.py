@@ -1,6 +1,4 @@
-"""The command line. Each verb imports its stage inside the command: `--help` is instant, predicting needs no
-TensorFlow.
-"""
+"""The command line. Each command imports its stage when it runs, so `--help` is quick and predicting stays light."""
 
 from __future__ import annotations
 

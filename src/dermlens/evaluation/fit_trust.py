@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
@@ -25,7 +26,7 @@ from dermlens.bundle.decision import decide, probabilities
 from dermlens.bundle.nearest import TEXTS, TrainingExamples, place_of
 from dermlens.bundle.novelty import Novelty, normalised
 from dermlens.bundle.quality import DEFAULT_LIMITS, Quality, QualityLimits, measure
-from dermlens.bundle.trust import Trust
+from dermlens.bundle.trust import Trust, TrustFacts
 from dermlens.data.images import InputSpec, load_image
 from dermlens.data.records import Record
 from dermlens.errors import ImageError
@@ -112,7 +113,8 @@ def fit_trust(
         else:  # what a threshold reaches on the lesions that it was chosen on is no promise for others
             point |= not_measured("no test lesions")
     arrays = {} if novelty is None else novelty.arrays()
-    trust = Trust.read({**bundle.card, "trust": facts}, arrays)
+    fitted = msgspec.convert({**facts, "measured": None, "neighbours": None}, TrustFacts)
+    trust = Trust.read(fitted, bundle.card.modality, arrays)
     measurable = len(sample.y_true) > 0
     facts["measured"] = {"role": measured_on, **_measure(bundle, sample, trust)} if measurable else None
     return facts, arrays
@@ -303,7 +305,7 @@ def fit_quality(qualities: Sequence[Quality]) -> QualityLimits:
         values = [getattr(quality, measure) for quality in qualities]
         known = float(np.quantile(values, BEYOND if side == "min" else 1 - BEYOND))
         limits[name] = min(default, known) if side == "min" else max(default, known)
-    return QualityLimits.from_dict(limits)
+    return QualityLimits(**limits)
 
 
 MOST = 7000  # lesions: about 1 MB

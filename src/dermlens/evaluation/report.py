@@ -94,11 +94,11 @@ def _figures(report: Mapping[str, Any]) -> dict[str, str]:
 
 def _model(report: Mapping[str, Any], answers: Answers) -> Part:
     card = answers.bundle.card
-    limits = card["data"]["not_tested_on"]
+    limits = card.data.not_tested_on
     lines = [answers.bundle.scope, f"SHA-256 of its bundle.json: {answers.bundle.sha256}."]
     if limits:
         lines.append(f"Not tested on: {'; '.join(limits)}.")
-    lines.append(f"Weights: {card['licence']['weights']}. Code: {card['licence']['code']}.")
+    lines.append(f"Weights: {card.licence.weights}. Code: {card.licence.code}.")
     return Part("model", "The model", lines)
 
 
@@ -187,7 +187,7 @@ def _curves(answers: Answers) -> Part:
 
 
 def _data(report: Mapping[str, Any], answers: Answers) -> Part:
-    counts, data = report["counts"], answers.bundle.card["data"]
+    counts, data = report["counts"], answers.bundle.card.data
     lines = [
         f"{counts['images']} images: {counts['scored']} scored, {counts['set_aside_as_seen']} set aside because the "
         f"model knows them or their lesion, {sum(counts['class_not_in_model'].values())} of classes that it does not "
@@ -195,14 +195,14 @@ def _data(report: Mapping[str, Any], answers: Answers) -> Part:
         "that the model's own data set was split into.",
         *report["notes"],
         *(f"Audit: {line}" for line in report["audit"]),
-        f"Fingerprint of this data: {report['fingerprint']}; of the training data: {data['fingerprint']}.",
+        f"Fingerprint of this data: {report['fingerprint']}; of the training data: {data.fingerprint}.",
     ]
     rows = [
         [code, *(f"{cells[r][0]} ({cells[r][1]})" if r in cells else "0" for r in _ROLES)]
-        for code, cells in data["roles"].items()
+        for code, cells in data.roles.items()
     ]
     table = [Table(("trained from, images (lesions)", *_ROLES), rows)] if rows else ()
-    return Part("data", "The data", [*lines, *(f"Trained from: {s}" for s in data["sources"])], table)
+    return Part("data", "The data", [*lines, *(f"Trained from: {s}" for s in data.sources)], table)
 
 
 _ROLES = ("train", "select", "calibrate", "test")

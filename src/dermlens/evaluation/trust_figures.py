@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from dermlens.bundle.bundle import Bundle
@@ -71,12 +72,12 @@ def calibration(answers: Answers, *, seed: int = 0) -> dict[str, Any]:
         diagrams; `chance` says what error even perfect probabilities would show on so few lesions.
     """
     fitted, codes = answers.bundle.calibration, answers.bundle.codes
-    raw = probabilities(answers.logits, replace(fitted, temperature=1.0, bias=()))
+    raw = probabilities(answers.logits, msgspec.structs.replace(fitted, temperature=1.0, bias=()))
     both = {"before": raw, "after": answers.probability}
     result: dict[str, Any] = {
         "temperature": fitted.temperature,
         "bias": dict(zip(codes, fitted.bias, strict=True)),
-        "bias_test": answers.bundle.card["calibration_fit"]["bias"],
+        "bias_test": answers.bundle.card.calibration_fit.bias,
     }
     for name, values in both.items():
         result[name] = {
@@ -176,7 +177,7 @@ def trust_sections(answers: Answers, *, seed: int) -> dict[str, Any]:
         for aim, members in aims(bundle.codes).items()
     }
     points = []
-    for point in bundle.card["trust"]["operating_points"]:
+    for point in (each.as_dict() for each in trust.operating_points):
         fresh = measure_point(point, answers.probability, answers.y_true, answers.lesions, bundle.codes, seed=seed)
         kept = {key: point[key] for key in ("name", "codes", "threshold", "aimed_at")}
         points.append({**kept, **fresh})

@@ -140,7 +140,7 @@ def _make(
     from dermlens.training.network import in_float32
     from dermlens.training.outputs import load_keras
 
-    precision = str(bundle.card["recipe"]["precision"])
+    precision = str(bundle.card.recipe["precision"])
     model = load_keras(str(keras_path))
     with in_float32(model, precision):
         expected = keras_outputs(model, pixels)

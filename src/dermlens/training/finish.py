@@ -15,8 +15,17 @@ import openvino as ov
 from rich.console import Console
 
 from dermlens.audit.findings import summary
-from dermlens.bundle.bundle import HASH_CHARS, add_trust, load_bundle, write_bundle
-from dermlens.bundle.card_text import model_card, versions
+from dermlens.bundle.bundle import (
+    BASELINES_FILE,
+    HASH_CHARS,
+    NEIGHBOURS_FILE,
+    TRUST_FILE,
+    load_bundle,
+    rewrite_bundle,
+    write_bundle,
+)
+from dermlens.bundle.card import make_card
+from dermlens.bundle.card_text import versions
 from dermlens.bundle.decision import Calibration, DecisionRule, decide, probabilities
 from dermlens.bundle.trust import NOT_FITTED
 from dermlens.data.manifest import manifest_sha256
@@ -120,12 +129,11 @@ def finish(
     card["baselines"] = compare_held_out(held, material.codes, seed=candidate.recipe.seed)
     write_bundle(
         out / "bundle",
-        card,
+        make_card(card),
         head=head_of(candidate.whole),
         seen=candidate.seen,
         write_graph=lambda path: ov.save_model(graph, path, compress_to_fp16=False),
-        model_card=model_card(card),
-        baselines=held.arrays(),
+        arrays={BASELINES_FILE: held.arrays()},
     )
     fit_facts(
         out / "bundle", _roles(material), seed=candidate.recipe.seed, console=console, neighbours=about.neighbours
@@ -161,10 +169,8 @@ def fit_facts(
     examples = fit_examples(bundle, roles["train"], seed=seed, console=console) if neighbours else None
     facts["neighbours"] = None if examples is None else {"lesions": len(examples.places)}
     facts["fitted_in_s"] = round(time.monotonic() - started, 1)
-    card = {**bundle.card, "trust": facts}
-    if not neighbours:
-        card["data"] = {**card["data"], "unreadable": []}
-    add_trust(folder, card, arrays, model_card(card), examples)
+    kept = {} if examples is None else examples.arrays()
+    rewrite_bundle(folder, bundle.card.with_trust(facts), {TRUST_FILE: arrays, NEIGHBOURS_FILE: kept})
 
 
 def _held_out(candidate: Candidate, rows: np.ndarray, decision: np.ndarray) -> HeldOut:
@@ -278,7 +284,7 @@ def _card(
         "probe": probe,
         "licence": {"code": "Apache-2.0", "weights": about.weights_licence},
         "versions": versions(),
-        "trust": NOT_FITTED,
+        "trust": NOT_FITTED.as_dict(),
         **about.extra,
     }
 

@@ -7,13 +7,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 from rich.console import Console
 
 from dermlens.bundle.bundle import HASH_CHARS, embedded_models
+from dermlens.bundle.card import Card
 from dermlens.errors import StorageError, WeightsError
 from dermlens.text import figure
 from dermlens.training.fit import History
@@ -143,17 +143,17 @@ def write_predictions(
             writer.writerow([record.image, record.lesion_id, record.diagnosis, *answers, *shares])
 
 
-def print_report(card: Mapping[str, Any], out: Path, console: Console) -> None:
+def print_report(card: Card, out: Path, console: Console) -> None:
     """Print the main figures and what stands in the run folder, one line each."""
-    metrics, probe = card["metrics"], card["probe"]
-    difference = probe["model_minus_probe_balanced_accuracy"]
-    leaky = " (LEAKY: these figures are too good)" if card["data"]["leaky"] else ""
+    metrics, probe = card.metrics, card.probe
+    difference = probe.model_minus_probe_balanced_accuracy
+    leaky = " (LEAKY: these figures are too good)" if card.data.leaky else ""
     lines = [
-        f"Test, {metrics['n']} images of {metrics['n_lesions']} lesions{leaky}",
-        f"  balanced accuracy {figure(metrics['balanced_accuracy'])}, accuracy {figure(metrics['accuracy'])}",
-        f"  AUC {figure(metrics['macro_auc'])}",
-        f"  linear probe: balanced accuracy {figure(probe['balanced_accuracy'])}; difference {figure(difference)}",
-        *(f"  {words}" for words in card["baselines"]["words"]),
+        f"Test, {metrics.n} images of {metrics.n_lesions} lesions{leaky}",
+        f"  balanced accuracy {figure(metrics.balanced_accuracy)}, accuracy {figure(metrics.accuracy)}",
+        f"  AUC {figure(metrics.macro_auc)}",
+        f"  linear probe: balanced accuracy {figure(probe.balanced_accuracy)}; difference {figure(difference)}",
+        *(f"  {words}" for words in card.baselines.words),
         *_trust_lines(card),
         f"In {out}:",
         *(f"  {name:22}{what}" for name, what in _FILES.items() if (out / name).exists()),
@@ -163,16 +163,16 @@ def print_report(card: Mapping[str, Any], out: Path, console: Console) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _trust_lines(card: Mapping[str, Any]) -> list[str]:
+def _trust_lines(card: Card) -> list[str]:
     """What the model reaches where it knows its limits, in one line; none where it was not measured."""
-    measured = card["trust"]["measured"]
-    if not measured:
+    measured = card.trust.measured
+    if measured is None:
         return []
-    ok, sets = measured["status"]["ok"], measured["prediction_sets"]
-    accuracy = "" if ok["accuracy"] is None else f", accuracy {ok['accuracy']:.3f} there"
+    ok, sets = measured.status["ok"], measured.prediction_sets
+    accuracy = "" if ok.accuracy is None else f", accuracy {ok.accuracy:.3f} there"
     held = "" if sets is None else f"; prediction sets hold the truth for {figure(sets['coverage'])} of the lesions"
-    lines = [f"  answers without reserve: {ok['share']:.1%}{accuracy}{held}"]
-    if card["trust"]["novelty"] is None:
+    lines = [f"  answers without reserve: {ok.share:.1%}{accuracy}{held}"]
+    if card.trust.novelty is None:
         lines.append("  too few calibration lesions to learn what is strange to it: it will answer for any picture")
     return lines
 
