@@ -84,7 +84,7 @@ def test_arrays_that_do_not_fit_together_are_told(index: TrainingExamples, chang
 
 def test_seven_thousand_lesions_take_about_a_megabyte(tmp_path: Path) -> None:
     n = 7000
-    vectors = np.random.default_rng(0).random((n, 1280), np.float32)
+    vectors = np.random.default_rng(0).random((n, 160), np.float32)
     numbered = [Record(Path("x"), "x.jpg", "RED", lesion_id=f"HAM_{i:07d}", isic_id=f"ISIC_{i:07d}") for i in range(n)]
     folder = tiny.write(tmp_path / "b")
     examples = index_of(vectors, np.zeros(n, np.int64), numbered, tiny.CODES)

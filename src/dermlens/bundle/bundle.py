@@ -87,37 +87,30 @@ class Bundle:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The names of the classes."""
         return tuple(each.name for each in self.card.classes)
 
     @cached_property
     def input_spec(self) -> InputSpec:
-        """How images are prepared."""
         return self.card.input.spec()
 
     @property
     def calibration(self) -> Calibration:
-        """What turns logits into probabilities."""
         return self.card.calibration
 
     @property
     def decision_rule(self) -> DecisionRule:
-        """How one class is named from the probabilities."""
         return self.card.decision_rule
 
     @property
     def name(self) -> str:
-        """Its own name."""
         return self.card.name
 
     @property
     def version(self) -> str:
-        """Its own version."""
         return self.card.version
 
     @property
     def scope(self) -> str:
-        """What the model reads and what it does not."""
         return self.card.scope
 
     @property
@@ -132,7 +125,6 @@ class Bundle:
 
     @property
     def graph_path(self) -> Path:
-        """The OpenVINO graph; its weights are beside it."""
         return self.folder / GRAPH
 
     @property

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -97,7 +96,8 @@ def readme(bundle: Bundle) -> str:
         f"{bundle.sha256}\ndermlens predict photo.jpg --model {bundle.name}\n```\n\n"
         "The SHA-256 is that of `bundle.json`, which holds those of all other files.\n"
     )
-    return f"---\n{_yaml(front_matter(bundle))}---\n\n{model_card(bundle.card)}\n{use}"
+    front = "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in front_matter(bundle).items())
+    return f"---\n{front}---\n\n{model_card(bundle.card)}\n{use}"
 
 
 def front_matter(bundle: Bundle) -> dict[str, Any]:
@@ -133,17 +133,3 @@ def _figures(metrics: Metrics) -> list[tuple[str, str, Figure]]:
         if figure["value"] is not None:
             found.append((kind, words, figure))
     return found
-
-
-def _yaml(values: Any, indent: int = 0) -> str:
-    """Write mappings, lists and scalars as YAML; scalars are written as JSON, which YAML reads."""
-    space = "  " * indent
-    if isinstance(values, Mapping):
-        return "".join(f"{space}{key}:{_nested(value, indent)}" for key, value in values.items())
-    return "".join(f"{space}-{_nested(value, indent)}" for value in values)
-
-
-def _nested(value: Any, indent: int) -> str:
-    if isinstance(value, (Mapping, list)):
-        return f"\n{_yaml(value, indent + 1)}"
-    return f" {json.dumps(value, ensure_ascii=False)}\n"

@@ -1,9 +1,9 @@
 """The user's own models: found, added and removed by name, and handed on as one file.
 
 They are in DERMLENS_MODELS, or `dermlens/models` in the XDG data folder, one bundle folder each. A package is a zip
-that is the same byte for byte for the same bundle, so that a checksum of it means something: stored without compression, in
-the order of names and without times. What is unpacked comes from strangers: only plain names, no links, bounded sizes,
-and every file against its SHA-256.
+without compression, in the order of names and without times: the same byte for byte for the same bundle, so that its
+checksum means something. What is unpacked comes from strangers: only plain names, no links, bounded sizes, and every
+file against its SHA-256.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from dermlens.inference.prediction import Prediction
 from dermlens.text import one_line, percent, printable
 
 BAR_WIDTH = 8
-WIDE = 110  # columns from which on there is room for bars
+WIDE, NARROW = 110, 75  # columns from which on there is room for bars, and below which names are folded
 MOST_NAMES = 8  # of images to refer
 STATUS_STYLE = {"ok": "green", "uncertain": "yellow", "rejected": "bold red"}
 STYLE = {"malignant": "bold red", "premalignant": "bold yellow", "benign": "green"}
@@ -42,7 +42,7 @@ def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Co
     """Print one row for each answer, errors included, and below them what one needs to know to read it."""
     read = [answer for answer in answers if answer.error is None]
     if read:
-        console.print(_table(read, common_folder([answer.image for answer in answers]), top, console.width >= WIDE))
+        console.print(_table(read, common_folder([answer.image for answer in answers]), top, console.width))
     _show_reasons(read, console)
     _show_neighbours(read, console)
     for answer in answers:
@@ -65,15 +65,16 @@ def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Co
     console.print(Text(DISCLAIMER, "bold"))
 
 
-def _table(answers: Sequence[Prediction], folder: str, top: int, wide: bool) -> Table:
+def _table(answers: Sequence[Prediction], folder: str, top: int, width: int) -> Table:
+    wide, name_width = width >= WIDE, 20 if width >= NARROW else 16
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("image" if not folder else f"in {printable(folder)}", overflow="fold", min_width=20)
+    table.add_column("image" if not folder else f"in {printable(folder)}", overflow="fold", min_width=name_width)
     table.add_column("status", no_wrap=True)
-    table.add_column("diagnosis", overflow="fold")
+    table.add_column("diagnosis", overflow="fold", min_width=10)
     table.add_column("most probable" if wide else "probable", no_wrap=True)
     if wide:
         table.add_column("then", overflow="fold")
-    table.add_column("cannot be ruled out" if wide else "not ruled out", overflow="fold")
+    table.add_column("cannot be ruled out" if wide else "not ruled out", overflow="fold", min_width=5)
     for answer in answers:
         name, status = printable(answer.image.removeprefix(folder)), Text(answer.status, STATUS_STYLE[answer.status])
         if answer.status == "rejected":
