@@ -62,7 +62,7 @@ def test_lint_is_clean(check: list[str]) -> None:
 
 def test_help_of_every_command_loads_nothing_heavy() -> None:
     program = (
-        "from dermlens.cli import app, main\n"
+        "from dermlens.cli.app import app, main\n"
         "from typer.main import get_command\n"
         "names = list(get_command(app).commands)\n"
         "assert len(names) > 10\n"

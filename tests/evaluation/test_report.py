@@ -71,9 +71,9 @@ def test_a_model_with_limits_says_why_it_does_not_answer_and_what_other_threshol
     evaluate(Predictor("default"), data, tmp_path / "out", split=None, seed=0, console=quiet)
     report, page = (json.loads((tmp_path / "out" / "metrics.json").read_text()), (tmp_path / "out" / "report.html"))
     assert report["status"]["reasons"]["blank"] == 1
-    assert report["status"]["reason_words"]["blank"] == "The picture is nearly one colour."
+    assert report["status"]["reason_words"]["blank"] == "The image is nearly one colour."
     assert "All of these images are of one class" in page.read_text()
-    assert "<td>blank</td>" in page.read_text() and "The picture is nearly one colour." in page.read_text()
+    assert "<td>blank</td>" in page.read_text() and "The image is nearly one colour." in page.read_text()
     rows = report["novelty"]["by_threshold"]
     assert [row["kept"] for row in rows] == sorted(row["kept"] for row in rows) and sum(r["in_use"] for r in rows) == 1
 

@@ -331,12 +331,13 @@ def embedded_models() -> list[str]:
 
 
 def user_models_dir() -> Path:
-    """Return the folder of the models that were added: DERMLENS_MODELS, or one in the XDG data folder."""
+    """Return the folder of the models that were added: DERMLENS_MODELS, or one in the user's data folder."""
     own = os.environ.get("DERMLENS_MODELS")
     if own:
         return Path(own)
-    xdg = os.environ.get("XDG_DATA_HOME", "")
-    return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".local" / "share") / "dermlens" / "models"
+    from platformdirs import user_data_path
+
+    return user_data_path("dermlens", appauthor=False) / "models"
 
 
 def user_models() -> list[str]:

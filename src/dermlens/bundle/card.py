@@ -166,7 +166,7 @@ class Licence(Facts, frozen=True):
 
 
 class SourceAlone(Facts, frozen=True):
-    """How well the source of an image alone gives its class away."""
+    """How well the source of an image alone predicts its class."""
 
     balanced_accuracy: float
     chance: float

@@ -1,6 +1,6 @@
 """From logits to calibrated probabilities, and from probabilities to one diagnosis.
 
-Two things are kept apart. *Probabilities* are meant at the class prior recorded in the bundle. The
+Two things are separate. *Probabilities* are meant at the class prior recorded in the bundle. The
 *decision* follows the bundle's rule, which may weigh rare classes up and so differ from the largest
 probability. Applied here, with NumPy alone; fitted in `dermlens.evaluation.calibration`.
 """
@@ -195,7 +195,7 @@ def decide(probabilities: npt.ArrayLike, calibration: Calibration, rule: Decisio
     """Name one class for each row: `argmax(log p - bias - strength * log prior)`.
 
     With strength 1 every class is weighed as if all were equally frequent, the Bayes rule for balanced
-    accuracy (Menon et al. 2021, arXiv:2007.07314). Ties go to the class that stands first.
+    accuracy (Menon et al. 2021, arXiv:2007.07314). Ties go to the first class.
 
     The biases of the calibration are taken out again: they put right probabilities at a prior where one class may
     hold most of the lesions, and this rule weighs all classes alike. Left in, they gained nothing certain for balanced

@@ -1,6 +1,6 @@
 """The user's own models: found, added and removed by name, and handed on as one file.
 
-They are in DERMLENS_MODELS, or `dermlens/models` in the XDG data folder, one bundle folder each. A package is a zip
+They are in DERMLENS_MODELS, or `dermlens/models` in the user's data folder, one bundle folder each. A package is a zip
 without compression, in the order of names and without times: the same byte for byte for the same bundle, so that its
 checksum means something. What is unpacked comes from strangers: only plain names, no links, bounded sizes, and every
 file against its SHA-256.
@@ -68,7 +68,7 @@ def add_model(
         name: what to call it; the bundle's own name when None.
         sha256: the digest that it must have.
         replace: put it in the place of another model of that name.
-        show: called with the checked bundle before it is kept; what it raises leaves all as it was.
+        show: called with the checked bundle before it is added; what it raises leaves all as it was.
 
     Raises:
         BundleError: there is no sound bundle, or it has another digest. UsageError: the name is taken or no name.

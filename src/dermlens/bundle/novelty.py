@@ -1,4 +1,4 @@
-"""Does this picture look like those the model learned from? A distance in the space of the embedding.
+"""Does this image look like those the model learned from? A distance in the space of the embedding.
 
 The embedding is brought to length 1 and split in two: its place in the subspace in which the training images vary, and
 what is left outside of it. The score adds the Mahalanobis distance to the nearest class mean inside (Lee et al. 2018,

@@ -1,6 +1,6 @@
 """What a bundle knows about its own limits, and what that says about one answer: a status, with its reasons.
 
-    rejected    the picture is unlike those the model knows, or cannot be read; the probabilities mean nothing
+    rejected    the image is unlike those the model knows, or cannot be read; the probabilities mean nothing
     uncertain   too many diagnoses remain possible, the diagnosis is too improbable, or the framing is doubtful
     ok          none of these
 
@@ -63,12 +63,12 @@ class TrustFacts(Facts, frozen=True):
     novelty: NoveltyFacts | None
     quality: QualityLimits
     measured: Measured | None
-    neighbours: dict[str, int] | None
+    neighbours: dict[str, int] | None = None
     fitted_in_s: float | None = None
 
 
-NOT_FITTED = TrustFacts(None, None, 0.0, (), None, None, QualityLimits(0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0), None, None)
-"""Limits that pass every picture."""
+NOT_FITTED = TrustFacts(None, None, 0.0, (), None, None, QualityLimits(0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0), None)
+"""Limits that pass every image."""
 
 
 @dataclass(frozen=True)
@@ -93,17 +93,14 @@ class Trust:
 
     @property
     def sets(self) -> PredictionSets | None:
-        """Which classes remain possible."""
         return self.facts.prediction_sets
 
     @property
     def referral(self) -> str | None:
-        """The name of the point that `predict` follows."""
         return self.facts.referral
 
     @property
     def operating_points(self) -> tuple[OperatingPoint, ...]:
-        """All thresholds of referral."""
         return self.facts.operating_points
 
     @property
@@ -138,12 +135,12 @@ class Trust:
             (rejections if unusable else doubts).append(Reason(code, text))
         doubts += self._doubts(set_size, probability)
         if rejections:
-            return "rejected", tuple(rejections)  # a doubt about an answer that means nothing is no news
+            return "rejected", tuple(rejections)  # doubts do not matter then: the answer means nothing
         return ("uncertain" if doubts else "ok"), tuple(doubts)
 
     def _doubts(self, set_size: int | None, probability: float) -> Iterator[Reason]:
         if self.sets is not None and set_size is not None and set_size > self.sets.max_size:
-            yield Reason("many_diagnoses_possible", f"{set_size} diagnoses remain possible.")
+            yield Reason("many_diagnoses_possible", f"{set_size} diagnoses cannot be ruled out.")
         if probability < self.facts.min_confidence:
             yield Reason("low_confidence", f"Low confidence ({percent(probability)}).")
 

@@ -113,7 +113,7 @@ def fit_trust(
         else:  # what a threshold reaches on the lesions that it was chosen on is no promise for others
             point |= not_measured("no test lesions")
     arrays = {} if novelty is None else novelty.arrays()
-    fitted = msgspec.convert({**facts, "measured": None, "neighbours": None}, TrustFacts)
+    fitted = msgspec.convert({**facts, "measured": None}, TrustFacts)
     trust = Trust.read(fitted, bundle.card.modality, arrays)
     measurable = len(sample.y_true) > 0
     facts["measured"] = {"role": measured_on, **_measure(bundle, sample, trust)} if measurable else None

@@ -97,7 +97,7 @@ COLUMNS = (
     Column("elapsed_ms", "elapsed_ms", "number"),
     Column("schema", "schema"),
 )
-"""After these stand `probability_CODE` for each class of the model, and `embedding` where it is asked for."""
+"""After these come `probability_CODE` for each class of the model, and `embedding` where it is asked for."""
 
 LEFT_OUT = frozenset({"heatmap"})
 """Fields of an answer that a batch never fills."""

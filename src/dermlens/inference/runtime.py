@@ -70,7 +70,7 @@ def with_batch(graph: ov.Model, batch: int) -> ov.Model:
 
 
 def compile_graph(graph: ov.Model, *, batch: int, threads: int | None = None, **hints: Any) -> ov.CompiledModel:
-    """Compile for a fixed batch in float32, on all cores or on `threads`; `hints` stand for that of low latency."""
+    """Compile for a fixed batch in float32, on all cores or on `threads`; `hints` replace that of low latency."""
     config = {"INFERENCE_PRECISION_HINT": "f32", **(hints or {"PERFORMANCE_HINT": "LATENCY"})}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads

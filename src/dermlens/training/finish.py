@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import msgspec
 import numpy as np
 import openvino as ov
 from rich.console import Console
@@ -170,7 +171,10 @@ def fit_facts(
     facts["neighbours"] = None if examples is None else {"lesions": len(examples.places)}
     facts["fitted_in_s"] = round(time.monotonic() - started, 1)
     kept = {} if examples is None else examples.arrays()
-    rewrite_bundle(folder, bundle.card.with_trust(facts), {TRUST_FILE: arrays, NEIGHBOURS_FILE: kept})
+    card = bundle.card.with_trust(facts)
+    if not neighbours:
+        card = msgspec.structs.replace(card, data=msgspec.structs.replace(card.data, unreadable=()))
+    rewrite_bundle(folder, card, {TRUST_FILE: arrays, NEIGHBOURS_FILE: kept})
 
 
 def _held_out(candidate: Candidate, rows: np.ndarray, decision: np.ndarray) -> HeldOut:
