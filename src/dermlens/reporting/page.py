@@ -55,7 +55,7 @@ def write_page(answers: Sequence[Prediction], bundle: Bundle, path: Path, *, top
         display_name=display_name,
         file_name=lambda answer: Path(answer.image).name,
         neighbours_words=neighbours_words,
-        percent=percent,
+        percent=lambda share: percent(share).replace(" ", "\u00a0"),  # the sign stays beside its number
         shown=shown,
         size_px=THUMBNAIL_PX,
     )

@@ -74,7 +74,7 @@ def _panels(count: int, size: tuple[float, float], *, shown: bool) -> list[Axes]
 
         figure = plt.figure(figsize=size, layout="constrained")
     else:
-        figure = Figure(figsize=size, layout="constrained")
+        figure = _figure(*size)
     return list(figure.subplots(1, count, squeeze=False)[0])
 
 
