@@ -56,11 +56,13 @@ class Calibration(Facts, frozen=True):
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise _bad_value(f"Calibration temperature must be a finite number above 0: got {self.temperature}.")
-        _check_prior("prior", self.prior)
-        _check_prior("training_prior", self.training_prior)
+        for name, shares in (("prior", self.prior), ("training_prior", self.training_prior)):
+            above_0 = all(math.isfinite(share) and share > 0 for share in shares)
+            if len(shares) < 2 or not above_0 or abs(math.fsum(shares) - 1.0) > PRIOR_SUM_TOLERANCE:
+                raise _bad_value(f"Calibration {name} must be 2 or more shares above 0 with the sum 1: got {shares}.")
         if len(self.prior) != len(self.training_prior):
             raise _bad_value(
-                f"Calibration prior and training_prior must have one share a class each: "
+                f"Calibration prior and training_prior must have one share per class each: "
                 f"got {len(self.prior)} and {len(self.training_prior)}."
             )
         if not self.bias:
@@ -214,12 +216,12 @@ def decide(probabilities: npt.ArrayLike, calibration: Calibration, rule: Decisio
         BundleError: wrong shape (`shape`), NaN or infinite (`not_finite`), not probabilities
             (`not_probabilities`).
     """
-    values = check_probabilities(probabilities, len(calibration.prior))
-    if rule.kind == "largest_probability":
-        return _argmax(values)
-    with np.errstate(divide="ignore"):  # a probability of 0 is log -inf and never wins
-        adjusted = np.log(values) - calibration.bias - rule.strength * np.log(calibration.prior)
-    return _argmax(adjusted)
+    scores = _checked(probabilities, len(calibration.prior))
+    if rule.kind == "prior_adjusted":
+        with np.errstate(divide="ignore"):  # a probability of 0 is log -inf and never wins
+            scores = np.log(scores) - calibration.bias - rule.strength * np.log(calibration.prior)
+    winners: npt.NDArray[np.int64] = np.argmax(scores, axis=1).astype(np.int64)
+    return winners
 
 
 def softmax(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -229,7 +231,7 @@ def softmax(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return shares
 
 
-def check_probabilities(values: npt.ArrayLike, n_classes: int) -> npt.NDArray[np.float64]:
+def _checked(values: npt.ArrayLike, n_classes: int) -> npt.NDArray[np.float64]:
     """Return (n, n_classes) float64, or raise BundleError where the rows are not probabilities."""
     matrix = _matrix("Probabilities", values, n_classes)
     off = np.abs(matrix.sum(axis=1) - 1.0)
@@ -243,16 +245,11 @@ def check_probabilities(values: npt.ArrayLike, n_classes: int) -> npt.NDArray[np
     return matrix
 
 
-def _argmax(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    winners: npt.NDArray[np.int64] = np.argmax(values, axis=1).astype(np.int64)
-    return winners
-
-
 def _matrix(name: str, values: npt.ArrayLike, n_classes: int) -> npt.NDArray[np.float64]:
     matrix = np.asarray(values, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[1] != n_classes:
         raise BundleError(
-            f"{name} must have the shape (n, {n_classes}), one column a class: got {matrix.shape}.",
+            f"{name} must have the shape (n, {n_classes}), one column per class: got {matrix.shape}.",
             remedy="Check that the model's graph and its bundle.json belong together.",
             code="shape",
         )
@@ -265,15 +262,6 @@ def _matrix(name: str, values: npt.ArrayLike, n_classes: int) -> npt.NDArray[np.
             code="not_finite",
         )
     return matrix
-
-
-def _check_prior(name: str, prior: tuple[float, ...]) -> None:
-    if len(prior) < 2:
-        raise _bad_value(f"Calibration {name} needs at least 2 classes: got {len(prior)}.")
-    if not all(math.isfinite(share) and share > 0 for share in prior):
-        raise _bad_value(f"Calibration {name} must be finite and above 0 for every class: got {min(prior)}.")
-    if abs(math.fsum(prior) - 1.0) > PRIOR_SUM_TOLERANCE:
-        raise _bad_value(f"Calibration {name} must sum to 1: got {math.fsum(prior):.6f}.")
 
 
 def _bad_value(message: str) -> BundleError:
