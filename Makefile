@@ -3,20 +3,21 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PY := $(BIN)/python
 RUN ?= runs/default
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-long lint bench train-default notebook docs sbom
+.PHONY: help demo serve test check test-long bench train-default notebook docs sbom
 
 help:
 	@echo "make demo           classify the example images (light core, a minute or two)"
 	@echo "make serve          the page and the API on this machine"
-	@echo "make test           set up everything, run the tests (about 20 minutes on 2 cores)"
+	@echo "make test           set up everything, run the tests (8 minutes on 2 cores once it is set up)"
+	@echo "make check          linters, types, import contracts, size of the house, site, package, licences, speed"
 	@echo "make test-long      the slow tests"
-	@echo "make lint           ruff, mypy, import contracts"
 	@echo "make notebook       examples/dermlens.ipynb from examples/notebook.py"
 	@echo "make docs           the documents as a site, in build/site/index.html"
 	@echo "make sbom           what an installation consists of: CycloneDX SBOMs and licences, in build/sbom"
-	@echo "make bench          the measurements behind the README (about two hours on 2 cores)"
+	@echo "make bench          measure the speed again and write docs/lab (about two hours on 2 cores)"
 	@echo "make train-default DERMLENS_DATA=...   train the embedded model again (about 45 minutes on 2 cores)"
 
 # One stamp for each set of pins: setting up is repeated only when its inputs change.
@@ -41,24 +42,24 @@ serve: $(VENV)/serve.stamp
 
 test: $(VENV)/dev.stamp
 	@./scripts/chromium.sh
-	$(PY) -m pytest -m "not long" --durations=10
+	$(PY) -m pytest -m "not long and not check" -n $(WORKERS) --dist loadgroup --durations=10
 
 test-long: $(VENV)/dev.stamp
 	@./scripts/chromium.sh
 	$(PY) -m pytest -m long --durations=10
 
-lint: $(VENV)/dev.stamp
+check: docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(PY) scripts/house.py
+	$(PY) -m pytest -m check
 
-# The slowest last; family_speed --resume goes on where it was stopped.
-BENCH ?= network one_image cold_predict many_images quick pass_size depthwise timeline serving memory training_speed training_ways step_profile family_speed
+# The slowest last. The other subjects need data: `python -m benchmarks` lists all.
+BENCH ?= gate one_image cold_predict many_images serving memory batch training training_ways network
 bench: $(VENV)/dev.stamp
-	@set -e; for name in $(BENCH); do echo "== $$name"; $(PY) benchmarks/$$name.py; done
-	$(PY) benchmarks/table.py
-	@echo "The others need data or a folder; each file of benchmarks/ says how it is run."
+	@set -e; for name in $(BENCH); do $(PY) -m benchmarks $$name --write; done
 
 train-default: $(VENV)/dev.stamp
 	@test -d "$(DERMLENS_DATA)" || { echo "Name the data folder: make train-default DERMLENS_DATA=/path/to/data (with ham10000/, isic9/ and isic_reference.csv)."; exit 2; }

@@ -11,17 +11,17 @@
 # %% [markdown]
 # # dermlens in a notebook
 #
-# Look at the data, train, read the report, predict, see why, and take the model with you.
+# Check the data, train, read the report, predict, see the evidence, and export the model.
 #
 # **For research and decision support only; not a diagnosis.**
 #
-# `examples/dermlens.ipynb` is made from `examples/notebook.py` by `make notebook`: change that file, not the notebook.
+# `make notebook` writes `examples/dermlens.ipynb` from `examples/notebook.py`: change that file, not the notebook.
 
 # %%
-# On Colab, or wherever dermlens is not installed: put here the address of your copy of the repository ("git+https://...")
-# or the path of a wheel (from Drive: `from google.colab import drive; drive.mount("/content/drive")`), and upload
-# the example images, or your own, into a folder `images`.
-# A GPU (Runtime > Change runtime type) makes `fine_tune="full"` quick; nothing below needs one.
+# On Colab, or wherever dermlens is not installed: set SOURCE to the address of your copy of the repository
+# ("git+https://...") or to the path of a wheel (from Drive: `from google.colab import drive;
+# drive.mount("/content/drive")`). Then upload the example images, or your own, into a folder `images`.
+# A GPU (Runtime > Change runtime type) makes `fine_tune="full"` fast; nothing below needs one.
 import importlib.util
 import os
 import subprocess
@@ -52,9 +52,9 @@ WORK = Path(os.environ.get("DERMLENS_WORK") or tempfile.mkdtemp(prefix="dermlens
 console = Console(file=sys.stdout, width=110, force_jupyter=False)
 
 # %% [markdown]
-# ## Ask the embedded model
+# ## Use the included model
 #
-# It reads dermoscopic images of eight lesions. A `Predictor` shows what it reads and how good it is.
+# It reads dermoscopic images of eight lesions. Show a `Predictor` to see what it reads and how good it is.
 
 # %%
 predictor = Predictor("default")
@@ -66,15 +66,15 @@ answers = Answers(predictor.predict_many(paths))
 answers
 
 # %% [markdown]
-# The same as a pandas frame, with the columns of `dermlens batch`:
+# The answers as a pandas frame, with the same columns as `dermlens batch`:
 
 # %%
 frame = answers.to_frame()
 frame[["image", "status", "diagnosis_code", "probability", "malignant_probability"]]
 
 # %% [markdown]
-# And one of them with its heat map: which parts of the picture spoke for the class. It does not say that they matter
-# medically.
+# One image with its heat map. It shows which parts of the image are evidence for the class in this network. It does not
+# show the disease.
 
 # %%
 predictor.explain(paths[4])
@@ -82,11 +82,11 @@ predictor.explain(paths[4])
 # %% [markdown]
 # ## Your own data
 #
-# A folder for each diagnosis, or a table with `image` and `diagnosis`. Here the ten example images are sorted into
-# "see a doctor" and "harmless". **Ten images show how it works and nothing else: the scores below mean nothing.**
+# You need one folder per diagnosis, or a table with `image` and `diagnosis`. Here, the ten example images are sorted
+# into "see a doctor" and "harmless". **Ten images only show how it works: the scores below mean nothing.**
 #
-# With the environment variable `DERMLENS_DATA` (a folder that holds `ham10000/`) 700 of its images are taken instead: a
-# real, if small, training of some minutes.
+# If the environment variable `DERMLENS_DATA` names a folder with `ham10000/`, 700 of its images are used instead: a
+# small but real training of a few minutes.
 
 # %%
 DATA = os.environ.get("DERMLENS_DATA")
@@ -118,9 +118,10 @@ dataset = read_dataset(TABLE, images=ROOT)
 len(dataset.records)
 
 # %% [markdown]
-# ### Audit it before a model learns it
+# ### Audit the data before you train
 #
-# The command line (`dermlens audit`) also compares by a network, which finds cropped copies and likely label errors.
+# The command `dermlens audit` also compares the images with a network, and so finds cropped copies and likely label
+# errors.
 
 # %%
 from dermlens.audit.run import run_audit
@@ -134,7 +135,7 @@ audit.to_frame()[["kind", "severity", "evidence", "remedy"]]
 # %% [markdown]
 # ### Train
 #
-# All settings are in one recipe. The few images take the last layer alone; the 700 the upper blocks.
+# All settings are in one recipe. The ten images train the last layer only, the 700 images the upper blocks.
 
 # %%
 from dermlens.networks.backend import load_tensorflow
@@ -151,7 +152,7 @@ RUN = WORK / "run"
 train(dataset, RUN, recipe, About(name="notebook"), overwrite=True, console=console)
 
 # %% [markdown]
-# Plots return Matplotlib axes, so that you can change them.
+# A plot returns Matplotlib axes, so you can change it.
 
 # %%
 from dermlens.reporting.plots import plot_history, read_history
@@ -162,8 +163,8 @@ _ = score.set_title("Balanced accuracy on select, epoch by epoch")
 # %% [markdown]
 # ### The report
 #
-# `evaluate` leaves out what the model has seen. Here it scores the embedded model on the example images, from none of
-# which it has learned: ten images, so look at how wide the intervals are.
+# `evaluate` leaves out images that the model has seen. Here it scores the included model on the example images, which
+# are not in its training data. There are only ten: see how wide the intervals are.
 
 # %%
 from dermlens.evaluation.evaluate import evaluate
@@ -179,7 +180,7 @@ from dermlens.html import Page
 Page(WORK / "scores" / "report.html")
 
 # %% [markdown]
-# ### Predict with your model
+# ### Predict with your own model
 
 # %%
 mine = Predictor(RUN)
@@ -189,11 +190,11 @@ Answers(mine.predict_many(paths))
 mine.explain(paths[4])
 
 # %% [markdown]
-# ## Take it with you
+# ## Use the model elsewhere
 #
-# Nothing is locked in. The run holds the whole Keras model, an ordinary `keras.Model` that takes RGB pixels 0..255
-# (uint8 or float32), and the bundle holds the same network as an OpenVINO graph with its labels and calibration in
-# `bundle.json`.
+# The run folder has the complete Keras model, an ordinary `keras.Model` for RGB pixels from 0 to 255 (uint8 or
+# float32). The bundle has the same network as an OpenVINO graph, with classes and calibration in `bundle.json`. Both
+# give the same logits:
 
 # %%
 import numpy as np
@@ -207,9 +208,9 @@ logits, embedding, feature_map = network(pixels[None], training=False)
 np.abs(np.asarray(logits)[0] - mine.predict(pixels).logits).max()
 
 # %% [markdown]
-# For another runtime: `export` (on the command line `dermlens export RUN --format onnx`, or `openvino`, `litert`,
-# `saved-model`) puts classes, input and calibration into the file, loads it in a process of its own with the runtime
-# that will run it, and writes it only if that agrees with Keras.
+# For another runtime, use `export` (the command is `dermlens export RUN --format onnx`; also `openvino`, `litert` and
+# `saved-model`). The file contains classes, input and calibration. It is written only if its own runtime, in a separate
+# process, gives the same results as Keras.
 
 # %%
 from dermlens.export.export import export
@@ -219,7 +220,7 @@ print(exported.path.name, f"{exported.bytes / 1e6:.1f} MB, run by {exported.runt
 print(f"largest difference to {exported.agreement.reference}: {exported.agreement.worst:.0e}")
 
 # %% [markdown]
-# Whoever gets the file needs no dermlens to run it: all that is to be known is in its metadata.
+# The file works without dermlens: its metadata say all that is needed.
 
 # %%
 import json
@@ -235,7 +236,7 @@ same = np.abs(onnx_logits[0] - mine.predict(pixels).logits).max() < 1e-3
 bool(same)
 
 # %% [markdown]
-# And the bundle's own graph, in OpenVINO:
+# The graph of the bundle, in OpenVINO:
 
 # %%
 import openvino

@@ -12,14 +12,25 @@ import pytest
 
 VARIABLE = "DERMLENS_DATA"
 DEADLINE_S, LONG_DEADLINE_S = 30 * 60, 4 * 3600  # of one test with its fixtures; no test comes near
-_data_tests = pytest.StashKey[list[str]]()
+ONE_THREAD = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+LONGEST_FIRST = (
+    "tests/training/",
+    "tests/networks/",
+    "tests/cluster/",
+    "tests/test_notebook",
+    "tests/docs/",
+    "tests/export/",
+)
 _stderr = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_data_tests] = []
-    told = sys.__stderr__ or sys.__stdout__  # either may be closed
-    config.stash[_stderr] = os.dup(told.fileno()) if told else os.open(os.devnull, os.O_WRONLY)  # before it is captured
+    if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the processor: one thread each, for what they start too
+        os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+    terminal = sys.__stderr__ or sys.__stdout__  # either may be closed
+    config.stash[_stderr] = (
+        os.dup(terminal.fileno()) if terminal else os.open(os.devnull, os.O_WRONLY)
+    )  # before it is captured
     folder = os.environ.get(VARIABLE)
     if folder and not Path(folder).is_dir():
         raise pytest.UsageError(f"{VARIABLE} is {folder}, which is no folder. Correct it, or unset it.")
@@ -38,31 +49,40 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the data tests when there is no data; remember them for the summary (after -m has chosen)."""
-    marked = [item for item in items if item.get_closest_marker("data")]
-    config.stash[_data_tests] = [item.nodeid for item in marked]
-    if not os.environ.get(VARIABLE):
-        for item in marked:
-            item.add_marker(pytest.mark.skip(reason=f"needs {VARIABLE}"))
+    """Leave out the data tests when there is no data; keep a file's tests in one worker, the longest files first."""
+    for item in items:
+        if item.get_closest_marker("data"):
+            item.user_properties.append(("needs", "data"))  # its report says so in the process that sums up
+            if not os.environ.get(VARIABLE):
+                item.add_marker(pytest.mark.skip(reason=f"needs {VARIABLE}"))
+        if not item.get_closest_marker("xdist_group"):  # so that what a file sets up is set up once
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(config.rootpath).as_posix()))
+    items.sort(key=lambda item: _rank(item.path.relative_to(config.rootpath).as_posix()))
+
+
+def _rank(path: str) -> int:
+    """Return how early a file begins: with two workers, a long file at the end leaves one of them idle."""
+    return next((rank for rank, start in enumerate(LONGEST_FIRST) if path.startswith(start)), len(LONGEST_FIRST))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    names = config.stash[_data_tests]
-    if not names:
-        return
-    if os.environ.get(VARIABLE):
-        reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, [])]
-        ran = {report.nodeid for report in reports}
-        terminalreporter.write_line(f"data tests run: {', '.join(name for name in names if name in ran) or 'none'}")
-    else:
+    reports = [r for kind in ("passed", "failed", "skipped") for r in terminalreporter.stats.get(kind, [])]
+    names = sorted(
+        {report.nodeid.partition("@")[0] for report in reports if ("needs", "data") in report.user_properties}
+    )
+    if names and os.environ.get(VARIABLE):
+        terminalreporter.write_line(f"data tests run: {', '.join(names)}")
+    elif names:
         terminalreporter.write_line(f"{len(names)} tests need {VARIABLE} and were not run: {', '.join(names)}")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what dermlens caches, and models it adds, out of the user's folders."""
+    """Keep what dermlens caches, and models it adds, out of the user's folders; all workers share one cache."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DERMLENS_CACHE", str(tmp_path_factory.mktemp("dermlens-cache")))
+        patch.setenv("DERMLENS_CACHE", str(shared / "dermlens-cache"))
         patch.setenv("DERMLENS_MODELS", str(tmp_path_factory.mktemp("dermlens-models")))
         yield
 

@@ -1,7 +1,8 @@
-"""A real server for tests: in a thread with any limits, or as a process of its own. Loopback only."""
+"""A real server for tests, in a thread or as a process of its own, and the smallest clients. Loopback only."""
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import socket
@@ -11,32 +12,42 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+import cv2
+
+import tiny
 from dermlens import Predictor
-from dermlens.serving.server import make_server
+from dermlens.serving.server import DrainingServer, make_server
 from dermlens.serving.settings import Settings
 
 START_S = 120
+PREDICT = "/api/v1/predictions"
 
 
 @contextmanager
-def in_thread(model: Path | str, predictor: Predictor | None = None, **settings: Any) -> Iterator[int]:
-    """Serve from a thread with these settings; gives the port."""
-    server = make_server(predictor or Predictor(model), Settings(**settings), "127.0.0.1", 0)
+def running(predictor: Predictor, **settings: Any) -> Iterator[tuple[DrainingServer, int]]:
+    """Serve from a thread with these settings; gives the server and its port."""
+    server = make_server(predictor, Settings(**settings), "127.0.0.1", 0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + START_S
     while not server.started:
         if time.monotonic() > deadline or not thread.is_alive():
             raise RuntimeError("The server did not start.")
-        time.sleep(0.02)
+        time.sleep(0.005)
     try:
-        yield server.port
+        yield server, int(server.servers[0].sockets[0].getsockname()[1])
     finally:
         server.should_exit = True
         thread.join(timeout=30)
+
+
+@contextmanager
+def in_thread(predictor: Predictor, **settings: Any) -> Iterator[int]:
+    """Serve from a thread with these settings; gives the port."""
+    with running(predictor, **settings) as (_, port):
+        yield port
 
 
 @contextmanager
@@ -76,3 +87,32 @@ def _wait_until_open(port: int) -> None:
                 return
         time.sleep(0.05)
     raise RuntimeError("The port did not open.")
+
+
+def post_image(port: int, image: bytes, content_type: str = "image/png") -> int:
+    """Send one image over a connection of its own; return the status."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("POST", PREDICT, image, {"Content-Type": content_type})
+        response = connection.getresponse()
+        response.read()
+        return response.status
+    finally:
+        connection.close()
+
+
+def get_status(port: int, path: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        response.read()
+        return response.status
+    finally:
+        connection.close()
+
+
+def picture(code: str = "RED", suffix: str = ".png", size: tuple[int, int] = (40, 40)) -> bytes:
+    """Return an encoded image of a class's colour."""
+    _, data = cv2.imencode(suffix, tiny.colour(code, size)[:, :, ::-1])
+    return data.tobytes()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dermlens.files import Cache, atomic_file, atomic_folder, cache_folder, sha256_of_file, write_text
+from dermlens.files import Cache, atomic_file, atomic_folder, cache_folder, replace_folder, sha256_of_file, write_text
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -42,6 +42,14 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "bundle") as folder:
         (folder / "graph").replace(folder / "another")
     assert (tmp_path / "bundle" / "graph").read_text() == "two" and os.listdir(tmp_path) == ["bundle"]
+
+
+def test_a_folder_comes_back_when_its_successor_cannot_take_its_place(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "saved_model.pb").write_text("earlier")
+    with pytest.raises(FileNotFoundError):
+        replace_folder(tmp_path / "never made", tmp_path / "model")
+    assert (tmp_path / "model" / "saved_model.pb").read_text() == "earlier" and os.listdir(tmp_path) == ["model"]
 
 
 def test_the_digest_of_a_file(tmp_path: Path) -> None:

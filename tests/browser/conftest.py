@@ -30,11 +30,11 @@ class Doubtful(Predictor):
 
     def predict_many(self, *arguments: Any, **options: Any) -> Iterator[Any]:
         for answer in super().predict_many(*arguments, **options):
-            yield _Told(answer)
+            yield _WithTrust(answer)
 
 
-class _Told:
-    """An answer as later models give it, with the members that the page shows where they are present."""
+class _WithTrust:
+    """An answer with all members that the page shows."""
 
     def __init__(self, answer: Any) -> None:
         self._answer = answer
@@ -48,15 +48,15 @@ class _Told:
             return found
         code = self._answer.diagnosis_code
         point = {"advised": True, "operating_point": "screening", "threshold": 0.2, "sensitivity": 0.95}
-        told = {"prediction_set": [code], "malignant_probability": 0.7, "referral": {**point, "specificity": 0.6}}
+        trust = {"prediction_set": [code], "malignant_probability": 0.7, "referral": {**point, "specificity": 0.6}}
         if code == "GREEN":
             reasons = [{"code": "close", "text": "Green and blue are about equally likely."}]
-            return {**found, **told, "status": "uncertain", "diagnosis": None, "reasons": reasons}
+            return {**found, **trust, "status": "uncertain", "diagnosis": None, "reasons": reasons}
         if code == "BLUE":
             reasons = [{"code": "novel", "text": "This does not look like a dermoscopic image."}]
             nothing = {"malignant_probability": None, "referral": None, "diagnosis": None}
-            return {**found, **told, **nothing, "status": "rejected", "reasons": reasons}
-        return {**found, **told, "reasons": []}
+            return {**found, **trust, **nothing, "status": "rejected", "reasons": reasons}
+        return {**found, **trust, "reasons": []}
 
 
 def _browser_path() -> str | None:
@@ -69,7 +69,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line("browser tests NOT RUN: no Chromium here (scripts/chromium.sh installs one)")
 
 
-@pytest.fixture(scope="module")  # Playwright keeps an event loop running, in which no later test could start its own
+@pytest.fixture(scope="package")  # Playwright runs an event loop
 def browser() -> Iterator[Browser]:
     path = _browser_path()
     if path is None:
@@ -86,17 +86,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write(tmp_path_factory.mktemp("browser") / "bundle")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def address(model: Path) -> Iterator[str]:
     """The server with the tiny model that knows doubt."""
-    with live.in_thread(model, Doubtful(model), queue_images=8) as port:
+    with live.in_thread(Doubtful(model), queue_images=8) as port:
         yield f"http://127.0.0.1:{port}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def real_address() -> Iterator[str]:
     """The server with the embedded model."""
-    with live.in_thread("default", queue_images=8) as port:
+    with live.in_thread(Predictor("default"), queue_images=8) as port:
         yield f"http://127.0.0.1:{port}"
 
 

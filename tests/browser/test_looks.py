@@ -31,7 +31,9 @@ def findings(page: Page, where: str) -> list[str]:
     return [f"{where}: {v['id']}" for v in report["violations"] if v["impact"] in ("serious", "critical")]
 
 
-@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize(
+    "screen", ["light", *(pytest.param(name, marks=pytest.mark.long) for name in ("dark", "phone"))]
+)
 def test_every_state_is_accessible(
     watched: Open, real_address: str, address: str, pictures: dict[str, Path], screen: str
 ) -> None:
@@ -71,13 +73,14 @@ def test_every_state_is_accessible(
     assert found == []
 
 
+@pytest.mark.long
 def test_print_shows_the_reading_and_no_controls(watched: Open, real_address: str) -> None:
     page = watched(real_address)
     page.set_input_files("#file", str(EXAMPLES / "MEL_ISIC_0000029.jpg"))
     page.get_by_role("button", name=READ).click()
     page.wait_for_selector(".heat[data-shown]")
     page.emulate_media(media="print")
-    assert page.locator(".verdict h2").is_visible() and page.locator("#disclaimer").is_visible()
+    assert page.locator(".verdict h2").is_visible() and page.locator(".reminder").is_visible()
     assert not page.locator("nav").is_visible() and not page.locator(".actions").is_visible()
     shoot(page, "print")
     assert len(page.pdf()) > 10_000

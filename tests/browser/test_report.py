@@ -39,7 +39,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "out" / "report.html"
 
 
-@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize(
+    "screen", ["desk", "paper", *(pytest.param(name, marks=pytest.mark.long) for name in ("dark", "phone"))]
+)
 def test_the_report_fits_and_can_be_read(browser: Browser, report: Path, screen: str) -> None:
     options, media = SCREENS[screen]
     context = browser.new_context(offline=True, **options)

@@ -1,32 +1,62 @@
-"""The README's figures are those of the embedded model."""
+"""The README: short, readable without scrolling far, and its figures are those of the included model."""
 
 from __future__ import annotations
 
-import importlib.util
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+MAX_BYTES = 7 * 1024
+FIGURE = re.compile(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]")
+SENTENCE = "For research and decision support only; not a diagnosis."
 
 
-def test_the_results_are_the_bundles() -> None:
-    spec = importlib.util.spec_from_file_location("results", ROOT / "scripts" / "results.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for begin, make in module.PARTS.items():
-        assert module.in_readme(begin) == make(), "run `.venv/bin/python scripts/results.py --write`"
+def test_it_is_short() -> None:
+    assert len(README.encode()) <= MAX_BYTES, "details belong to docs/, figures to docs/lab/"
 
 
-def test_the_first_screen_says_what_it_is_shows_the_page_and_names_two_commands_and_three_results() -> None:
-    first = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## ")[0]
-    assert "For research and decision support only; not a diagnosis." in first
+def test_the_first_screen_says_what_it_is_shows_the_page_and_how_to_get_an_answer() -> None:
+    first, _, rest = README.partition("\n## Install")
+    assert SENTENCE in first and README.count(SENTENCE) == 1
     assert "](docs/page.jpg)" in first and (ROOT / "docs" / "page.jpg").is_file()
-    assert "make demo" in first and "make test" in first
-    assert len(re.findall(r"^- .*\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", first, re.MULTILINE)) == 3
+    assert len(first.splitlines()) < 15
+    block = rest.partition("```sh\n")[2].partition("```")[0]
+    assert "make demo" in block and "dermlens predict photo.jpg" in block
 
 
-def test_every_source_file_has_its_place_in_the_readme() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    names = {p.name for p in (ROOT / "src" / "dermlens").rglob("*.py")} - {"__init__.py", "__main__.py"}
-    assert sorted(name for name in names if f"`{name}`" not in text and f"/{name}`" not in text) == []
+def test_python_takes_five_lines_and_a_model_of_your_own_three() -> None:
+    python = README.partition("```python\n")[2].partition("```")[0]
+    own = README.partition("\n## Your own model")[2].partition("```sh\n")[2].partition("```")[0]
+    assert len([line for line in python.splitlines() if line]) == 5
+    assert [line.split()[1] for line in own.splitlines()][1:] == ["train", "predict"] and len(own.splitlines()) == 3
+
+
+def test_the_headline_gives_three_results_of_the_included_model() -> None:
+    bundle = json.loads((ROOT / "src/dermlens/models/default/bundle.json").read_text(encoding="utf-8"))
+    region = README.partition("<!-- begin: embedded.headline -->\n")[2].partition("<!-- end: embedded.headline -->")[0]
+    metrics, trust = bundle["metrics"], bundle["trust"]
+    point = next(point for point in trust["operating_points"] if point["name"] == trust["referral"])
+    measured = [
+        metrics["balanced_accuracy"],
+        bundle["probe"]["balanced_accuracy"],
+        metrics["per_class"]["MEL"]["auc"],
+        point["sensitivity"],
+        point["specificity"],
+    ]
+    assert FIGURE.findall(region.replace("*", "")) == [figure(value) for value in measured]
+    assert len(re.findall(r"^- ", region, re.MULTILINE)) == 3
+    assert f"{metrics['n']} test images of {metrics['n_lesions']} lesions" in region
+    assert len(FIGURE.findall(README.replace("*", ""))) == len(measured), "all other figures belong to docs/lab/"
+
+
+def figure(value: dict[str, Any]) -> str:
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def test_every_page_for_users_is_linked() -> None:
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"contributing.md"}
+    assert {name for name in pages if f"(docs/{name})" not in README} == set()
+    assert "(CONTRIBUTING.md)" in README and "\n## Licence\n" in README

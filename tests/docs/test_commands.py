@@ -1,8 +1,7 @@
 """Every code block of README.md and docs/ runs, page by page, in a folder like a reader's.
 
-What a page needs is there before it: `my_images`, `photo.jpg`, `runs/mine` (see conftest.py). Training takes seconds
-because `doc_blocks.CHEAPER` is put behind the commands. The long test of a page runs all its blocks; the other
-one runs those that are quick, and `test_blocks.py` checks the options of all.
+What a page needs is there before it: `my_images`, `photo.jpg`, `runs/mine` (see conftest.py). Training takes seconds,
+because `doc_blocks.CHEAPER` is added to the commands. `make test` runs the quick blocks, `make test-long` all of them.
 """
 
 from __future__ import annotations
@@ -23,16 +22,19 @@ import pytest
 
 import live
 from dermlens.bundle.bundle import load_bundle
-from doc_blocks import CHEAPER, FIRST_TRAINING, PAGES, Block, Command, blocks, commands, plain, run_dermlens, words
+from doc_blocks import CHEAPER, FIRST_TRAINING, PAGES, Block, Command, blocks, commands_of, plain, run_dermlens, words
 
 ADDRESS = "http://127.0.0.1:8000"
 EXIT_FINDINGS = 1
 
 
-def holds(page: str, *when: str) -> bool:
-    """Tell whether a page has something that runs at one of these times."""
-    shell = [command.when for block in blocks(page) if block.language == "sh" for command in commands(block)]
-    return bool({*shell, *(block.when for block in blocks(page) if block.language == "python")} & set(when))
+def holds(page: str, when: str) -> bool:
+    """Tell whether a page has something that runs at this time."""
+    return any(
+        block.when == when and (block.language == "python" or any(c.when == when for c in commands_of(block)))
+        for block in blocks(page)
+        if block.language in ("sh", "python")
+    )
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if holds(page, "always")])
@@ -46,30 +48,21 @@ def test_all_blocks_of_a_page_run(page: str, desk: Path, monkeypatch: pytest.Mon
     run_page(page, {"always", "long"}, desk, monkeypatch)
 
 
-@pytest.mark.data
-@pytest.mark.long
-@pytest.mark.parametrize("page", [page for page in PAGES if holds(page, "data")])
-def test_the_blocks_of_a_page_on_real_data_run(
-    page: str, desk: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run_page(page, {"data"}, desk, monkeypatch)
-
-
 def run_page(page: str, when: set[str], desk: Path, patch: pytest.MonkeyPatch) -> None:
     """Run the blocks and commands of a page that are to run at such a time, in their order."""
     patch.setattr(webbrowser, "open", lambda *_, **__: False)
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(live.in_thread("default")) if "curl " in text_of(page) else 0
-        for block in blocks(page):
-            if block.language == "python" and block.when in when:
+        for block in (block for block in blocks(page) if block.when in when):
+            if block.language == "python":
                 run_python(block, desk)
-            for command in commands(block) if block.language == "sh" else ():
+            for command in commands_of(block) if block.language == "sh" else ():
                 if command.when in when:
                     run_command(command, port, patch)
 
 
 def text_of(page: str) -> str:
-    return "".join(block.text for block in blocks(page))
+    return "".join(block.text for block in blocks(page) if block.language == "sh")
 
 
 def run_python(block: Block, desk: Path) -> None:

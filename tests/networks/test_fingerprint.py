@@ -8,7 +8,8 @@ import pytest
 
 from dermlens.errors import WeightsError
 from dermlens.networks.efficientnet import build_backbone
-from dermlens.networks.weights import KNOWN, LITE_PACKAGES, check_known, check_same, check_sane, pooled_features
+from dermlens.networks.weight_files import LITE_PACKAGES
+from dermlens.networks.weights import KNOWN, check_known, check_same, check_sane, pooled_features
 from networks import settle
 
 

@@ -15,8 +15,8 @@ import skimage.data
 from dermlens.errors import WeightsError
 from dermlens.networks import weight_files
 from dermlens.networks.efficientnet import backbone, build_backbone
-from dermlens.networks.weight_files import read_torch_legacy
-from dermlens.networks.weights import check_known, lite_classifier, lite_weights_path, load_lite_weights, set_layer
+from dermlens.networks.weight_files import lite_weights_path, read_torch_legacy
+from dermlens.networks.weights import check_known, lite_classifier, load_lite_weights, set_layer
 
 
 @pytest.fixture(scope="module")

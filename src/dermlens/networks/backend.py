@@ -1,11 +1,4 @@
-"""Load TensorFlow without its native chatter (which processor, no CUDA): a person waits here and reads every line.
-
-Keep freed memory: each training step frees and takes back hundreds of megabytes.
-
-Left alone, glibc returns such blocks to the system and the kernel hands them out again page by page. On the virtual
-machine this was measured on, that was 1.5 million page faults and a fifth of the processor time in five steps; with
-these settings 42 thousand and 3 %.
-"""
+"""TensorFlow and Keras as a working place: loaded without chatter, with memory kept between steps, layers listed."""
 
 from __future__ import annotations
 
@@ -17,6 +10,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import keras
+
+AGREEMENT = 1e-3  # most that an exported graph may differ from Keras, of the largest absolute value of an output
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
+_SETTINGS = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 256 * 2**20))
 
 
 def load_tensorflow() -> None:
@@ -46,12 +43,13 @@ def _native_stderr_closed() -> Iterator[None]:
         os.close(kept)
 
 
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
-_SETTINGS = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 256 * 2**20))
-
-
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep what is freed for the next step; False where the C library has no such settings."""
+    """Tell glibc to keep what is freed for the next step; False where the C library has no such settings.
+
+    A training step frees and takes back hundreds of megabytes. Left alone, glibc returns such blocks to the system and
+    the kernel hands them out again page by page: on the virtual machine this was measured on, 1.5 million page faults
+    and a fifth of the processor time in five steps; with these settings 42 thousand and 3 %.
+    """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # macOS, musl, Windows

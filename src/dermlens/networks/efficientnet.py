@@ -2,14 +2,8 @@
 
 Every backbone takes RGB 0..255 and normalises inside the graph, so no caller can scale pixels differently. The facts
 are in `family.py`, where a new member joins by a row. Layer names are fixed, equal in all families, safe to export.
-
-The EfficientNet-Lite architecture in Keras layers, with Keras's own EfficientNet layer names.
-
-Lite is EfficientNet without squeeze-and-excitation and with ReLU6, so that it runs well on small processors.
-Stem, head and the repeats of the first and last stage are not scaled (Lite0 to Lite4 differ by width and depth only).
-Source: the TensorFlow TPU repository, models/official/efficientnet/lite; Tan and Le 2019, arXiv 1905.11946.
-
-Parameters and multiply-adds of a built network, counted on its layers.
+B and V2 are Keras's own graphs; Lite is built here: EfficientNet without squeeze-and-excitation and with ReLU6, so that
+it runs well on small processors (TensorFlow TPU repository, models/official/efficientnet/lite; arXiv 1905.11946).
 """
 
 from __future__ import annotations
@@ -24,7 +18,6 @@ import numpy as np
 from keras import layers
 
 from dermlens.errors import RecipeError, WeightsError
-from dermlens.networks import weight_files
 from dermlens.networks.backend import leaves
 from dermlens.networks.family import (
     BACKBONES,
@@ -37,18 +30,25 @@ from dermlens.networks.family import (
     block_cuts,
     check_size,
 )
-from dermlens.networks.weight_files import IMAGENET_MEAN, IMAGENET_STD, mismatch, read_torch_legacy
+from dermlens.networks.weight_files import lite_weights_path, read_torch_legacy, resolve_weights, ways_out
 from dermlens.networks.weights import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Values,
     check_known,
     check_same,
     check_sane,
-    lite_weights_path,
+    feature_map_of,
+    layer_values,
     load_lite_weights,
     load_named_weights,
+    made_for_imagenet_graph,
+    mismatch,
+    pixel_scaling,
     pooled_features,
-    resolve_weights,
+    read_h5,
+    read_keras,
     set_layer,
-    ways_out,
 )
 
 __all__ = ["BACKBONES", "Backbone", "BlockCut", "backbone", "block_cuts", "build_backbone", "split_at_block"]
@@ -65,7 +65,7 @@ def build_backbone(
         name: a name from `BACKBONES`.
         size_px: side of the square input, 32..1024; 0 takes the backbone's own.
         weights: "pretrained" (the word in the row), "imagenet", "lite", "none" for random weights, the path of a
-            weight file, or the folder of an earlier run; see `sources.py`.
+            weight file, or the folder of an earlier run; see `weight_files.py`.
         drop_connect: stochastic-depth rate of the last block, 0 to below 1; None takes the published one. It acts in
             training calls only.
 
@@ -138,7 +138,7 @@ def _imagenet(row: Backbone, size_px: int, rate: float, _source: Path) -> keras.
             code="weights_offline",
         ) from error
     model = _graph(row, size_px, rate)
-    load_named_weights(model, weight_files.layer_values(made))
+    load_named_weights(model, layer_values(made))
     check_same(pooled_features(model), pooled_features(made), "Keras's own network")
     return model
 
@@ -146,8 +146,8 @@ def _imagenet(row: Backbone, size_px: int, rate: float, _source: Path) -> keras.
 def _h5_file(row: Backbone, size_px: int, rate: float, source: Path) -> keras.Model:
     """For family B the graph is the one that the file's own normalisation asks for."""
     model = _graph(row, size_px, rate)
-    values = weight_files.read_h5(source, model)
-    if row.family == "B" and not weight_files.made_for_imagenet_graph(values):
+    values = read_h5(source, model)
+    if row.family == "B" and not made_for_imagenet_graph(values):
         model = _graph(row, size_px, rate, standardise=False)
     _pour(model, values)
     check_sane(model)
@@ -156,13 +156,13 @@ def _h5_file(row: Backbone, size_px: int, rate: float, source: Path) -> keras.Mo
 
 def _keras_file(row: Backbone, size_px: int, rate: float, source: Path) -> keras.Model:
     """A whole model: our graph must scale its pixels and answer as the file's does."""
-    saved = weight_files.read_keras(source)
-    whole = weight_files.feature_map_of(saved, row.embedding_size)
+    saved = read_keras(source)
+    whole = feature_map_of(saved, row.embedding_size)
     own_size_px = int(whole.input_shape[1]) if whole is not None else size_px
-    values, scaling = weight_files.layer_values(saved), weight_files.scaling(saved)
+    values, scaling = layer_values(saved), pixel_scaling(saved)
     for standardise in (True, False):
         model = _graph(row, own_size_px, rate, standardise=standardise)
-        if weight_files.scaling(model) == scaling:
+        if pixel_scaling(model) == scaling:
             break
     else:
         _pour(model, values)  # the network itself may be another: that is the plainer message
@@ -181,7 +181,7 @@ _DOORS: dict[str, Callable[[Backbone, int, float, Path], keras.Model]] = {
 _FILE_DOORS = {".pth": _torch_file, ".h5": _h5_file, ".keras": _keras_file}
 
 
-def _pour(model: keras.Model, values: weight_files.Values) -> None:
+def _pour(model: keras.Model, values: Values) -> None:
     """Fill the network by name; layers behind it (an ImageNet classifier, a head of ours) may be left over."""
     wanted = {layer.name for layer in model.layers}
     others = tuple(name for name in values if not name.startswith(("block", "stem", "top_")) and name not in wanted)
@@ -194,7 +194,7 @@ def _at_size(model: keras.Model, row: Backbone, size_px: int, rate: float) -> ke
         return model
     standardise = any(layer.name == STD_LAYER for layer in model.layers)
     other = _graph(row, size_px, rate, standardise=standardise)
-    load_named_weights(other, weight_files.layer_values(model))
+    load_named_weights(other, layer_values(model))
     return other
 
 

@@ -5,16 +5,13 @@ It is exported once to an OpenVINO graph in the user's cache; TensorFlow is impo
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
-import tempfile
 from pathlib import Path
 
 from rich.console import Console
 
 from dermlens.errors import StorageError
-from dermlens.files import cache_folder
+from dermlens.files import atomic_folder, cache_folder, sha256_of_file
 
 VERSION = "lite0-imagenet-1"
 """Names the graph and all embeddings made with it: raise the number when the weights or the export change."""
@@ -36,7 +33,7 @@ def embedder_graph(console: Console, folder: Path | None = None) -> Path:
     home = (folder or cache_folder()) / "embedder" / VERSION
     if not _whole(home):
         console.print(
-            f"Preparing ImageNet Lite0 for comparing images, once, in {home} (some ten seconds) ...",
+            f"Preparing the network that compares images, once, in {home} (about ten seconds) ...",
             highlight=False,
             soft_wrap=True,
         )
@@ -48,24 +45,22 @@ def _whole(home: Path) -> bool:
     """Whether every file is there and has the checksum that was noted when it was written."""
     try:
         sums = json.loads((home / _SUMS).read_text(encoding="utf-8"))
-        return bool(sums) and all(_sha256(home / name) == digest for name, digest in sums.items())
+        return bool(sums) and all(sha256_of_file(home / name) == digest for name, digest in sums.items())
     except (OSError, ValueError, AttributeError):
         return False
 
 
 def _export(home: Path) -> None:
+    """Make the graph; of two processes that do so at once, the second leaves the first one's in its place."""
     try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{home.name}.", dir=home.parent))
+        with atomic_folder(home) as staging:
+            _write(staging)
     except OSError as error:
-        raise _not_written(home, error) from error
-    try:
-        _write(staging)
-        _put(staging, home)
-    except OSError as error:
-        raise _not_written(home, error) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if not _whole(home):
+            raise StorageError(
+                f"The embedder could not be written to {home}: {error.strerror or error}.",
+                remedy="Free some space, or name another folder in DERMLENS_CACHE.",
+            ) from error
 
 
 def _write(staging: Path) -> None:
@@ -85,27 +80,5 @@ def _write(staging: Path) -> None:
     graph = to_openvino(model)
     check_export(model, graph, np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8))
     ov.save_model(graph, staging / _GRAPH, compress_to_fp16=False)
-    sums = {name: _sha256(staging / name) for name in (_GRAPH, "graph.bin")}
+    sums = {name: sha256_of_file(staging / name) for name in (_GRAPH, "graph.bin")}
     (staging / _SUMS).write_text(json.dumps(sums, indent=1), encoding="utf-8")
-
-
-def _put(staging: Path, home: Path) -> None:
-    """Move the finished folder into place; what is damaged goes, and a whole one made meanwhile by another stays."""
-    if not _whole(home):
-        shutil.rmtree(home, ignore_errors=True)
-        try:
-            staging.rename(home)
-        except OSError:
-            if not _whole(home):
-                raise
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _not_written(home: Path, error: OSError) -> StorageError:
-    return StorageError(
-        f"The embedder could not be written to {home}: {error.strerror or error}.",
-        remedy="Free some space, or name another folder in DERMLENS_CACHE.",
-    )

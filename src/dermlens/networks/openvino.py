@@ -2,8 +2,6 @@
 
 The direct Keras export leaks batch-norm state as outputs and nothing fuses; through a SavedModel everything folds into
 the convolutions. The graph takes uint8 so that no one can scale pixels differently, and keeps its weights in float32.
-
-How long a backbone takes for one image, in the graph that predicting uses.
 """
 
 from __future__ import annotations
@@ -24,8 +22,11 @@ from rich.console import Console
 
 from dermlens.errors import StorageError, WeightsError
 from dermlens.inference.runtime import compile_graph
+from dermlens.networks.backend import AGREEMENT
 from dermlens.networks.efficientnet import build_backbone
 from dermlens.reporting.progress import track
+
+REPEATS, WARM_UP = 20, 3  # of a latency measurement
 
 
 def to_openvino(model: keras.Model) -> ov.Model:
@@ -100,10 +101,6 @@ def check_export(model: keras.Model, graph: ov.Model, pixels: np.ndarray) -> flo
     return worst
 
 
-REPEATS = 20
-WARM_UP = 3
-
-
 def measure_latencies(names: Sequence[str], console: Console) -> dict[str, float]:
     """Return name -> milliseconds for one image at the backbone's own size, with random weights."""
     found = {}
@@ -125,6 +122,3 @@ def latency_ms(graph: ov.Model, repeats: int = REPEATS) -> float:
         compiled(pixels, share_inputs=True)
         took.append(time.perf_counter() - start)
     return 1000 * statistics.median(took[WARM_UP:])
-
-
-AGREEMENT = 1e-3  # most that an export may differ from Keras, of the largest absolute value of an output

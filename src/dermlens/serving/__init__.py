@@ -1,1 +1,1 @@
-"""A page and an API: the only stage that imports FastAPI. `app.py` puts it together, `server.py` runs it."""
+"""The page and the API: `app.py` puts them together, `server.py` runs them. Only this package imports FastAPI."""

@@ -1,9 +1,6 @@
-"""Around every request: security headers, a deadline, one log line, one count; and no traceback ever leaves.
+"""Around every request: security headers, a deadline, one log line, one count; no traceback leaves the server.
 
-The log line holds method, route, status and milliseconds. Never an address, a file name, a byte of an image, a token
-or an answer.
-
-What Prometheus may know: counts, times and fill levels; nothing about an image or who sent it.
+Log and metrics hold method, route, status and time. Never an address, file name, image, token or answer.
 """
 
 from __future__ import annotations
@@ -15,15 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dermlens.bundle.bundle import Bundle
 from dermlens.serving.problems import Problem
 from dermlens.serving.settings import Settings
 
 log = logging.getLogger("dermlens.serving")
 
 METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "PATCH", "DELETE"})
+SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.3, 2.5, 5.0, 10.0, 30.0)
 SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
     (
         b"content-security-policy",
@@ -42,9 +40,40 @@ SECURITY_HEADERS: tuple[tuple[bytes, bytes], ...] = (
 
 @dataclass
 class Life:
-    """Whether the server is being stopped."""
+    """Whether the server is stopping."""
 
     draining: bool = False
+
+
+class Metrics:
+    """The counters of one server, in a registry of their own."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._registry = registry = CollectorRegistry()
+        requests = ("dermlens_requests_total", "Requests answered.", ["route", "method", "status"])
+        seconds = ("dermlens_request_seconds", "From headers to the end of the answer.", ["route"])
+        self._requests = Counter(*requests, registry=registry)
+        self._seconds = Histogram(*seconds, buckets=SECONDS, registry=registry)
+        self._images = Counter("dermlens_images_total", "Images answered.", ["status"], registry=registry)
+        batches = ("dermlens_batch_images", "Images answered together.")
+        self.batch: Callable[[int], None] = Histogram(*batches, buckets=(1, 2, 4, 8, 16), registry=registry).observe
+        model = Gauge("dermlens_model_info", "The model.", ["name", "version", "sha256"], registry=registry)
+        model.labels(bundle.name, bundle.version, bundle.sha256).set(1)
+
+    def watch(self, name: str, description: str, value: Callable[[], float]) -> None:
+        """Add a gauge whose value is read when someone asks for it."""
+        Gauge(name, description, registry=self._registry).set_function(value)
+
+    def request(self, route: str, method: str, status: int, seconds: float) -> None:
+        self._requests.labels(route, method, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def image(self, status: str) -> None:
+        self._images.labels(status).inc()
+
+    def text(self) -> bytes:
+        """Return all of it in the exposition format of Prometheus."""
+        return bytes(generate_latest(self._registry))
 
 
 class Envelope:
@@ -71,20 +100,19 @@ class Envelope:
             await answer.give_up(late, scope, receive)
         except Exception as error:
             log.error("internal error: %s", type(error).__name__, exc_info=log.isEnabledFor(logging.DEBUG))
-            await answer.give_up(Problem("internal", "An unexpected error."), scope, receive)
+            await answer.give_up(Problem("internal", "An unexpected error occurred."), scope, receive)
         finally:
             self._record(scope, answer.status, time.perf_counter() - start)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        path = scope["path"]
-        route = path if path in self._routes else "other"
+        route = scope["path"] if scope["path"] in self._routes else "other"
         method = scope["method"] if scope["method"] in METHODS else "OTHER"
         self._metrics.request(route, method, status, seconds)
         log.info("%s %s %d %.1f ms", method, route, status, seconds * 1000)
 
 
 class _Answer:
-    """Adds headers to an answer on its way out, and remembers its status (0: the client left before there was one)."""
+    """Adds headers to an answer and remembers its status (0: the client left before there was an answer)."""
 
     def __init__(self, send: Send, life: Life) -> None:
         self._send = send
@@ -94,62 +122,11 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = [*message.get("headers", []), *SECURITY_HEADERS]
-            if self._life.draining:
-                headers.append((b"connection", b"close"))
-            message = {**message, "headers": headers}
+            closing = [(b"connection", b"close")] if self._life.draining else []
+            message = {**message, "headers": [*message.get("headers", []), *SECURITY_HEADERS, *closing]}
         await self._send(message)
 
     async def give_up(self, problem: Problem, scope: Scope, receive: Receive) -> None:
-        """Answer with a problem, unless an answer has begun: then the connection is closed by the server."""
+        """Answer with a problem, unless an answer has begun: then uvicorn closes the connection."""
         if self.status == 0:
-            await problem.send(scope, receive, self.send)
-
-
-SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.3, 2.5, 5.0, 10.0, 30.0)
-
-
-class Metrics:
-    """The counters of one server, in a registry of their own."""
-
-    content_type = CONTENT_TYPE_LATEST
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "dermlens_requests_total", "Requests answered.", ["route", "method", "status"], registry=self.registry
-        )
-        self._seconds = Histogram(
-            "dermlens_request_seconds",
-            "From headers to the end of the answer.",
-            ["route"],
-            buckets=SECONDS,
-            registry=self.registry,
-        )
-        self._images = Counter("dermlens_images_total", "Images answered.", ["status"], registry=self.registry)
-        self._batches = Histogram(
-            "dermlens_batch_images", "Images that went together.", buckets=(1, 2, 4, 8, 16), registry=self.registry
-        )
-
-    def watch(self, name: str, description: str, value: Callable[[], float]) -> None:
-        """Add a gauge that is read when it is asked for."""
-        Gauge(name, description, registry=self.registry).set_function(value)
-
-    def model(self, name: str, version: str, sha256: str) -> None:
-        """Say which model answers."""
-        gauge = Gauge("dermlens_model_info", "The model.", ["name", "version", "sha256"], registry=self.registry)
-        gauge.labels(name, version, sha256).set(1)
-
-    def request(self, route: str, method: str, status: int, seconds: float) -> None:
-        self._requests.labels(route, method, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
-
-    def images(self, status: str, count: int = 1) -> None:
-        self._images.labels(status).inc(count)
-
-    def batch(self, images: int) -> None:
-        self._batches.observe(images)
-
-    def text(self) -> bytes:
-        """Return the exposition format."""
-        return bytes(generate_latest(self.registry))
+            await problem.response()(scope, receive, self.send)

@@ -1,9 +1,7 @@
-"""The gate that every request passes before anything is parsed: who, how often, how much, how slowly.
+"""What every request must pass before it is parsed: token, site, requests per minute, size and time of its body.
 
-Pure ASGI, so that a body is never read before its length is known to be fine, and never beyond the limit when it is
-not known. What passes is handed on whole, in memory: nothing here or later touches the disk.
-
-Who may ask, and how often: bearer token, no other sites, requests a minute.
+Pure ASGI, so that the server reads no body whose declared length is too large, and none beyond the limit when no length
+is declared. The body then goes to the app whole, in memory: nothing here or later touches the disk.
 """
 
 from __future__ import annotations
@@ -16,17 +14,16 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dermlens.serving.problems import Problem
 from dermlens.serving.settings import MIB, Settings
 
-
-class ClientGone(ConnectionError):
-    """The client closed the connection before its request was whole."""
+MAX_CLIENTS = 10_000
 
 
-class Held:
+class UploadMemory:
     """How many bytes of request bodies are in memory, and how many may be."""
 
     def __init__(self, max_bytes: int) -> None:
@@ -35,11 +32,8 @@ class Held:
 
     def take(self, count: int) -> None:
         if self.bytes + count > self.max_bytes:
-            raise Problem(
-                "out_of_memory",
-                f"All uploads together may hold {self.max_bytes // MIB} MiB, and they do.",
-                retry_after_s=2,
-            )
+            limit = f"{self.max_bytes // MIB} MiB"
+            raise Problem("out_of_memory", f"All uploads together exceed {limit}, the most allowed.", retry_after_s=2)
         self.bytes += count
 
     def give_back(self, count: int) -> None:
@@ -47,19 +41,19 @@ class Held:
 
 
 class Gate:
-    """ASGI middleware: token, site, rate, encoding, length, time; then the body, whole, to the app.
+    """ASGI middleware: checks a request, then passes it on with its whole body.
 
     Args:
         app: what comes after.
         settings: the limits.
-        held: counts the bytes in memory.
+        memory: counts the bytes of all bodies.
         admit: called before a body is read; raises Problem when the queue is full.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, held: Held, admit: Callable[[], None]) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, memory: UploadMemory, admit: Callable[[], None]) -> None:
         self._app = app
         self._settings = settings
-        self._held = held
+        self._memory = memory
         self._admit = admit
         self._rate = RateLimit(settings.rate_limit)
 
@@ -67,104 +61,77 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        held = _Share(self._held)
+        parts: list[bytes] = []  # of the body; their bytes count until the answer is sent
         try:
             headers = dict(scope["headers"])
             self._check_client(scope, headers)
-            body = b""
-            if _takes_body(scope) and _has_body(headers):
-                self._check_body(headers)
-                body = await self._read(receive, held)
-            await self._app(scope, _whole(body, receive), send)
+            if _has_body(scope, headers):
+                self._check_headers(headers)
+                await self._read(receive, parts)
+            await self._app(scope, _whole(b"".join(parts), receive), send)
         except Problem as problem:
-            await problem.send(scope, receive, send)
-        except ClientGone:
+            await problem.response()(scope, receive, send)
+        except ClientDisconnect:
             return
         finally:
-            held.give_back()
+            self._memory.give_back(sum(map(len, parts)))
 
     def _check_client(self, scope: Scope, headers: Mapping[bytes, bytes]) -> None:
         path = scope["path"]
-        if path in OPEN_PATHS or not (path.startswith("/api/") or path == "/metrics"):
-            return
-        client = scope.get("client")
-        self._rate.check(client[0] if client else "unknown")
-        check_token(headers, self._settings.token)
-        check_site(headers, scope["method"])
+        if path.startswith("/api/") or path == "/metrics":
+            client = scope.get("client")
+            self._rate.check(client[0] if client else "unknown")
+            check_token(headers, self._settings.token)
+            check_site(headers, scope["method"])
 
-    def _check_body(self, headers: Mapping[bytes, bytes]) -> None:
-        encoding = headers.get(b"content-encoding", b"identity").strip().lower()
-        if encoding not in (b"", b"identity"):
-            raise Problem("content_encoding", f"Content-Encoding is {_text(encoding)}. None is allowed.")
-        declared = headers.get(b"content-length")
-        if declared is not None:
-            if not declared.isdigit():
-                raise Problem("length_wrong", f"Content-Length is {_text(declared)}. A whole number is needed.")
-            self._check_length(int(declared))
+    def _check_headers(self, headers: Mapping[bytes, bytes]) -> None:
+        encoding = headers.get(b"content-encoding", b"").decode("latin-1").strip().lower()
+        if encoding not in ("", "identity"):
+            raise Problem("content_encoding", f"Content-Encoding is {encoding[:40]!r}. None is allowed.")
+        declared = headers.get(b"content-length", b"0").decode("latin-1")
+        if not (declared.isascii() and declared.isdigit()):
+            raise Problem("length_wrong", f"Content-Length is {declared[:40]!r}. It must be a whole number.")
+        self._check_length(int(declared))
         self._admit()
 
     def _check_length(self, count: int) -> None:
         allowed = self._settings.max_body_bytes
         if count > allowed:
-            raise Problem(
-                "body_too_large",
-                f"The request has more than {allowed:,} bytes ({allowed // MIB} MiB), the most allowed.",
-            )
+            limit = f"{allowed:,} bytes ({allowed // MIB} MiB)"
+            raise Problem("body_too_large", f"The request has more than {limit}, the most allowed.")
 
-    async def _read(self, receive: Receive, held: _Share) -> bytes:
-        """Read the body, at most as many bytes as are allowed, in at most the time allowed.
+    async def _read(self, receive: Receive, parts: list[bytes]) -> None:
+        """Read the body within its limits of size and time.
 
-        Only what has arrived is counted as held: a promised length costs its sender nothing.
+        Only bytes that have arrived count as memory: a client that promises a length takes nothing from others.
         """
-        parts: list[bytes] = []
-        count = 0
+        count, more = 0, True
         try:
             async with asyncio.timeout(self._settings.body_timeout_s):
-                more = True
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise ClientGone
-                    count += len(message.get("body", b""))
+                        raise ClientDisconnect
+                    part = message.get("body", b"")
+                    count += len(part)
                     self._check_length(count)
-                    held.take(count - held.bytes)
-                    parts.append(message.get("body", b""))
+                    self._memory.take(len(part))
+                    parts.append(part)
                     more = message.get("more_body", False)
+            parts[:] = [b"".join(parts)]  # in memory once, not twice
         except TimeoutError:
-            raise Problem(
-                "body_timeout", f"The body did not arrive within {self._settings.body_timeout_s:g} seconds."
-            ) from None
-        return b"".join(parts)
+            allowed = f"{self._settings.body_timeout_s:g} seconds"
+            raise Problem("body_timeout", f"The body did not arrive within {allowed}, the most allowed.") from None
 
 
-class _Share:
-    """What one request holds."""
-
-    def __init__(self, held: Held) -> None:
-        self._held = held
-        self.bytes = 0
-
-    def take(self, count: int) -> None:
-        if count > 0:
-            self._held.take(count)
-            self.bytes += count
-
-    def give_back(self) -> None:
-        self._held.give_back(self.bytes)
-        self.bytes = 0
-
-
-def _takes_body(scope: Scope) -> bool:
-    """Say whether a body is read at all; anywhere else it is never waited for, and the app sees an empty one."""
-    return scope["method"] == "POST" and bool(scope["path"].startswith("/api/"))
-
-
-def _has_body(headers: Mapping[bytes, bytes]) -> bool:
-    return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+def _has_body(scope: Scope, headers: Mapping[bytes, bytes]) -> bool:
+    """Say whether there is a body to read; other requests reach the app with an empty one."""
+    takes_body = scope["method"] == "POST" and scope["path"].startswith("/api/")
+    return takes_body and (headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers)
 
 
 def _whole(body: bytes, receive: Receive) -> Receive:
-    """Hand the body on as one message; afterwards only a disconnect can come."""
+    """Give the app the body as one message; after it only a disconnect can come."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_whole() -> Message:
@@ -173,45 +140,29 @@ def _whole(body: bytes, receive: Receive) -> Receive:
     return receive_whole
 
 
-def _text(value: bytes) -> str:
-    return repr(value[:40].decode("latin-1"))
-
-
-MAX_CLIENTS = 10_000
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})
-
-
 def check_token(headers: Mapping[bytes, bytes], token: str | None) -> None:
-    """Refuse a request without the right bearer token; compared in constant time, whatever its length.
-
-    Raises:
-        Problem: `unauthorised`.
-    """
+    """Raise Problem without the right bearer token. The comparison takes the same time for every wrong one."""
     if token is None:
         return
     scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
     expected = hashlib.sha256(token.encode()).digest()
     same = hmac.compare_digest(hashlib.sha256(given.strip()).digest(), expected)
     if scheme.lower() != b"bearer" or not same:
-        raise Problem("unauthorised", "This server answers only requests that carry its token.")
+        raise Problem("unauthorised", "The request does not carry the token of this server.")
 
 
 def check_site(headers: Mapping[bytes, bytes], method: str) -> None:
-    """Refuse what a page of another site sends through a visitor's browser.
-
-    Raises:
-        Problem: `cross_site`.
-    """
+    """Raise Problem for what a page of another site sends through a visitor's browser."""
     if method not in ("GET", "HEAD") and headers.get(b"sec-fetch-site") in (b"cross-site", b"same-site"):
         raise Problem("cross_site", "The request comes from a page of another site.")
 
 
 class RateLimit:
-    """A token bucket for each client; the clients seen last are remembered, in bounded memory.
+    """A token bucket per client. It remembers the clients seen last, in bounded memory.
 
     Args:
-        per_minute: requests a minute and client; 0 sets no limit.
-        clock: seconds, rising.
+        per_minute: requests per minute and client; 0 sets no limit.
+        clock: rising seconds.
     """
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -221,31 +172,22 @@ class RateLimit:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def check(self, client: str) -> None:
-        """Count one request.
-
-        Raises:
-            Problem: `rate_limited`.
-        """
+        """Count one request; raise Problem if it is one too many."""
         if self._per_s == 0:
             return
-        key = _network(client)
-        now = self._clock()
+        key, now = _network(client), self._clock()
         left, since = self._left.pop(key, (self._burst, now))
         left = min(self._burst, left + (now - since) * self._per_s)
-        self._left[key] = (max(0.0, left - 1), now) if left >= 1 else (left, now)
+        self._left[key] = (left - 1 if left >= 1 else left, now)
         if len(self._left) > MAX_CLIENTS:
             self._left.popitem(last=False)
         if left < 1:
-            wait_s = int((1 - left) / self._per_s) + 1
-            raise Problem(
-                "rate_limited",
-                f"At most {round(self._per_s * 60)} requests a minute are answered for one client.",
-                retry_after_s=wait_s,
-            )
+            allowed = f"At most {round(self._per_s * 60)} requests per minute are allowed for one client."
+            raise Problem("rate_limited", allowed, retry_after_s=int((1 - left) / self._per_s) + 1)
 
 
 def _network(client: str) -> str:
-    """One IPv6 client owns a whole /64, so that counts as one; an IPv4 address counts as itself, also when mapped."""
+    """Return the /64 of an IPv6 address, which belongs to one client; an IPv4 address as it is, also when mapped."""
     try:
         address = ipaddress.ip_address(client)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The shapes of the API's answers, for `/openapi.json`. Answers are made elsewhere; tests hold them to these shapes."""
+"""The shapes of the API answers, for `/openapi.json`. Tests compare the answers with them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Shape(BaseModel):
-    """Further members may come with later models."""
+    """Later models may add members."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -39,7 +39,7 @@ class PredictionShape(Shape):
     """The same object as `dermlens predict --json` prints."""
 
     schema_: Literal["dermlens/prediction/1"] = Field(alias="schema")
-    image: str = Field(description="`image-1`, `image-2` ... in the order they came; file names are never looked at")
+    image: str = Field(description="`image-1`, `image-2` ... in the order of the request; file names are ignored")
     status: Literal["ok", "uncertain", "rejected", "error"]
     diagnosis: DiagnosisShape | None
     probability: float | None = Field(ge=0, le=1)
@@ -57,7 +57,7 @@ class PredictionShape(Shape):
 
 
 class PredictionsShape(Shape):
-    """One entry for each image, in their order; an entry with `status` "error" says what to do."""
+    """One entry per image, in their order; one with `status` "error" says what to do."""
 
     predictions: list[PredictionShape]
 
@@ -68,8 +68,8 @@ class ExplanationShape(Shape):
     logit: float
     width_px: int
     height_px: int
-    relevance_png: str = Field(description="base64 of a grey PNG, 255 where most speaks for the class")
-    overlay_png: str = Field(description="base64 of a PNG, the image as the model sees it with the relevance over it")
+    relevance_png: str = Field(description="base64 of a grey PNG, 255 where the evidence for the class is largest")
+    overlay_png: str = Field(description="base64 of a PNG, the image as the model sees it, with the heat map")
 
 
 class ClassShape(Shape):
@@ -115,26 +115,9 @@ PREDICTION_EXAMPLE: dict[str, Any] = {
     "status": "ok",
     "diagnosis": {"code": "MEL", "name": "melanoma"},
     "probability": 0.812345,
-    "probabilities": {
-        "AK": 0.001,
-        "BCC": 0.002,
-        "BKL": 0.061,
-        "DF": 0.001,
-        "MEL": 0.812345,
-        "NV": 0.120655,
-        "SCC": 0.001,
-        "VASC": 0.001,
-    },
+    "probabilities": {"BCC": 0.002, "BKL": 0.061, "MEL": 0.812345, "NV": 0.124655},
     "decision_rule": "prior_adjusted",
     "model": {"name": "default", "version": "1.0.0", "sha256": "0" * 64},
     "elapsed_ms": 9.1,
     "error": None,
-}
-PROBLEM_EXAMPLE: dict[str, Any] = {
-    "type": "/problems#too_many_pixels",
-    "title": "The image has too many pixels",
-    "status": 422,
-    "detail": "The image given as 81,234 bytes has 9,000 x 9,000 = 81,000,000 pixels. At most 50,000,000 are allowed.",
-    "code": "too_many_pixels",
-    "remedy": "Save a smaller copy.",
 }

@@ -1,7 +1,4 @@
-"""uvicorn with two additions: it stops without dropping a request, and it does not wait for slow headers.
-
-Start the server: bind, warm up, say where it is, serve until it is told to stop.
-"""
+"""The running server: uvicorn that stops without losing a request and does not wait for slow clients."""
 
 from __future__ import annotations
 
@@ -31,194 +28,42 @@ from dermlens.serving.app import create_app
 from dermlens.serving.envelope import Life
 from dermlens.serving.settings import Settings
 
-FREE_CHUNKS = 256  # of any size, in one body
-MIN_CHUNK_BYTES = 512  # on average, beyond those: parsing costs by the chunk, not by the byte
-
-LAST_CHUNK = b"0\r\n\r\n"
-
-
-def make_server(predictor: Predictor, settings: Settings, host: str, port: int) -> DrainingServer:
-    """Return a server that is ready to `run()`; port 0 takes a free one."""
-    life = Life()
-    config = uvicorn.Config(
-        create_app(predictor, settings, life),
-        host=host,
-        port=port,
-        http=_protocol(settings),
-        ws="none",
-        lifespan="on",
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        backlog=1024,
-        timeout_keep_alive=settings.keep_alive_s,
-        timeout_graceful_shutdown=int(settings.body_timeout_s + settings.request_timeout_s) + 5,
-    )
-    return DrainingServer(config, life, settings.drain_s)
-
-
-class DrainingServer(uvicorn.Server):
-    """On SIGTERM: `/readyz` says 503 and every answer closes its connection, while requests are still answered; then
-    no new connection is accepted and what is in flight is finished. On SIGINT the first step is left out.
-    """
-
-    def __init__(self, config: uvicorn.Config, life: Life, drain_s: float) -> None:
-        super().__init__(config)
-        self._life = life
-        self._drain_s = drain_s
-        self._drained_at: float | None = None
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if sig == signal.SIGTERM and not self._life.draining:
-            self._life.draining = True
-            self._drained_at = time.monotonic() + self._drain_s
-        elif sig == signal.SIGINT:
-            self._life.draining = True
-            super().handle_exit(sig, frame)
-
-    async def on_tick(self, counter: int) -> bool:
-        if self._drained_at is not None and time.monotonic() >= self._drained_at:
-            self.should_exit = True
-        return await super().on_tick(counter)
-
-    @property
-    def port(self) -> int:
-        """The port that it listens on, once it has started."""
-        return int(self.servers[0].sockets[0].getsockname()[1])
-
-
-def _protocol(settings: Settings) -> type[asyncio.Protocol]:
-    """Return the protocol class with this server's limits on connections."""
-
-    class Protocol(H11Protocol):
-        """Closes a connection whose headers, or whose refused body, take too long; and those beyond the limit."""
-
-        _timer: asyncio.TimerHandle | None = None
-        _unparsed: bytes | None = None  # the end of a refused chunked body, which is thrown away as it comes
-
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            self.conn = _Connection(h11.SERVER, HIGH_WATER_LIMIT)
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            if len(self.connections) > settings.max_connections:
-                transport.abort()
-                return
-            self._watch(settings.header_timeout_s)
-
-        def data_received(self, data: bytes) -> None:
-            if self._unparsed is not None:
-                self._unparsed = (self._unparsed + data)[-len(LAST_CHUNK) :]
-                if self._unparsed == LAST_CHUNK:
-                    self._close()
-                return
-            super().data_received(data)
-            if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
-                if self._timer is None:
-                    self._watch(settings.header_timeout_s)
-            elif self.conn.our_state is not h11.DONE:
-                self._forget()
-
-        def send_400_response(self, msg: str) -> None:
-            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-                super().send_400_response(msg)
-            else:
-                self.transport.abort()
-
-        def on_response_complete(self) -> None:
-            self._forget()
-            refused_early = self.conn.their_state is h11.SEND_BODY
-            super().on_response_complete()
-            if refused_early and not self.transport.is_closing():
-                self._watch(settings.linger_s)
-                if any(name == b"transfer-encoding" for name, _ in self.headers):
-                    self._unparsed = b""
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._forget()
-            super().connection_lost(exc)
-
-        def _watch(self, seconds: float) -> None:
-            self._forget()
-            self._timer = self.loop.call_later(seconds, self._close)
-
-        def _forget(self) -> None:
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-
-        def _close(self) -> None:
-            self.transport.close()
-
-    return Protocol
-
-
-class _Connection(h11.Connection):
-    """Refuses a body in very many tiny chunks: parsing 256 KiB of them would stop everybody for seconds."""
-
-    _chunks = 0
-    _bytes = 0
-
-    def next_event(self) -> Any:
-        event = super().next_event()
-        if isinstance(event, h11.Request):
-            self._chunks = self._bytes = 0
-        elif isinstance(event, h11.Data):
-            self._chunks += event.chunk_start
-            self._bytes += len(event.data)
-            if self._chunks > FREE_CHUNKS + self._bytes // MIN_CHUNK_BYTES:
-                raise h11.RemoteProtocolError("The chunks of the body are too small.")
-        return event
-
-
-def log_to_stderr(level: int = logging.INFO) -> None:
-    """Send the server's own log lines to standard error."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger = logging.getLogger("dermlens.serving")
-    logger.addHandler(handler)
-    logger.setLevel(level)
-    logger.propagate = False
-
-
 BACKLOG = 1024
-SWITCH_INTERVAL_S = 0.001  # Python's 5 ms would let the event loop wait that long behind a thread that decodes
-ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # what to type into a browser on the same machine
+SWITCH_INTERVAL_S = 0.001  # with Python's 5 ms the event loop waits that long behind a thread that decodes
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # what a browser on the same machine needs
+FREE_CHUNKS = 256  # of any size, in one body
+MIN_CHUNK_BYTES = 512  # on average, beyond those: parsing costs time per chunk, not per byte
+LAST_CHUNK = b"0\r\n\r\n"
 
 
 def run(
     predictor: Predictor, settings: Settings, host: str, port: int, *, console: Console, open_page: bool = False
 ) -> None:
-    """Serve until SIGTERM or Ctrl-C.
+    """Listen, warm up, print the address, and serve until SIGTERM or Ctrl-C.
 
     Raises:
-        UsageError: the address cannot be listened on.
+        UsageError: the address cannot be used.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     listener = listen(host, port)
-    warm_up(predictor)
-    listener.listen(BACKLOG)  # from here on whoever comes waits for a moment instead of being turned away
+    _, grey = cv2.imencode(".jpg", np.full((256, 256, 3), 128, np.uint8))
+    predictor.predict(grey.tobytes(), name="warm-up")  # loads what is loaded on first use
+    listener.listen(BACKLOG)  # from now on clients wait a moment instead of being refused
     bound = listener.getsockname()[1]
     shown = ANY_ADDRESS.get(host) or (f"[{host}]" if ":" in host else host)
     address = f"http://{shown}:{bound}/"
     console.print(f"Open {address}  (model {predictor.bundle.name} {predictor.bundle.version})", highlight=False)
     console.print(DISCLAIMER, style="dim", highlight=False)
-    if open_page and _has_screen():
+    has_screen = not sys.platform.startswith("linux") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if open_page and has_screen:
         webbrowser.open(address)
     make_server(predictor, settings, host, bound).run(sockets=[listener])
 
 
-def warm_up(predictor: Predictor) -> None:
-    """Answer once for a grey picture, so that the first visitor does not wait for what is loaded on first use."""
-    _, code = cv2.imencode(".jpg", np.full((256, 256, 3), 128, np.uint8))
-    predictor.predict(code.tobytes(), name="warm-up")
-
-
 def listen(host: str, port: int) -> socket.socket:
-    """Bind before the model is warmed up, so that a port in use is told at once.
+    """Bind the address. This comes before the warm-up, so that a port in use is an error at once.
 
-    The protocol is named because asyncio sets TCP_NODELAY only where it is; without it each answer waits 40 ms.
+    The protocol is named because asyncio sets TCP_NODELAY only then; without it each answer waits 40 ms.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
@@ -234,5 +79,138 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _has_screen() -> bool:
-    return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+def make_server(predictor: Predictor, settings: Settings, host: str, port: int) -> DrainingServer:
+    """Return a server that is ready to `run()`; port 0 takes a free one."""
+    life = Life()
+    config = uvicorn.Config(
+        create_app(predictor, settings, life),
+        host=host,
+        port=port,
+        http=_protocol(settings),
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=settings.keep_alive_s,
+        timeout_graceful_shutdown=int(settings.body_timeout_s + settings.request_timeout_s) + 5,
+    )
+    return DrainingServer(config, life, settings.drain_s)
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Send the log lines of the server to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("dermlens.serving")
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+class DrainingServer(uvicorn.Server):
+    """On SIGTERM `/readyz` says 503, and every answer closes its connection while requests are still answered; then
+    the server accepts no new connection and finishes its requests. SIGINT leaves out the first step.
+    """
+
+    def __init__(self, config: uvicorn.Config, life: Life, drain_s: float) -> None:
+        super().__init__(config)
+        self._life = life
+        self._drain_s = drain_s
+        self.drain_end: float | None = None  # when it stops accepting connections
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if sig == signal.SIGTERM and not self._life.draining:
+            self._life.draining = True
+            self.drain_end = time.monotonic() + self._drain_s
+        elif sig == signal.SIGINT:
+            self._life.draining = True
+            super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self.drain_end is not None and time.monotonic() >= self.drain_end:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def _protocol(settings: Settings) -> type[asyncio.Protocol]:
+    """Return the protocol class with the limits on connections."""
+
+    class Protocol(H11Protocol):
+        """Closes connections beyond the limit, and those whose headers, or whose refused body, take too long."""
+
+        _timer: asyncio.TimerHandle | None = None
+        _unparsed: bytes | None = None  # the last bytes of a refused chunked body, of which nothing else is kept
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.conn = _Connection(h11.SERVER, HIGH_WATER_LIMIT)
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > settings.max_connections:
+                transport.abort()
+            else:
+                self._start_timer(settings.header_timeout_s)
+
+        def data_received(self, data: bytes) -> None:
+            if self._unparsed is not None:
+                self._unparsed = (self._unparsed + data)[-len(LAST_CHUNK) :]
+                if self._unparsed == LAST_CHUNK:
+                    self.transport.close()
+                return
+            super().data_received(data)
+            if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+                if self._timer is None:
+                    self._start_timer(settings.header_timeout_s)
+            elif self.conn.our_state is not h11.DONE:
+                self._stop_timer()
+
+        def send_400_response(self, msg: str) -> None:
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                super().send_400_response(msg)
+            else:
+                self.transport.abort()
+
+        def on_response_complete(self) -> None:
+            self._stop_timer()
+            refused_early = self.conn.their_state is h11.SEND_BODY
+            super().on_response_complete()
+            if refused_early and not self.transport.is_closing():
+                self._start_timer(settings.linger_s)
+                if any(name == b"transfer-encoding" for name, _ in self.headers):
+                    self._unparsed = b""
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._stop_timer()
+            super().connection_lost(exc)
+
+        def _start_timer(self, seconds: float) -> None:
+            self._stop_timer()
+            self._timer = self.loop.call_later(seconds, lambda: self.transport.close())
+
+        def _stop_timer(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    return Protocol
+
+
+class _Connection(h11.Connection):
+    """Refuses a body of very many tiny chunks: parsing 256 KiB of them would block all clients for seconds."""
+
+    _chunks = 0
+    _bytes = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            self._bytes += len(event.data)
+            if self._chunks > FREE_CHUNKS + self._bytes // MIN_CHUNK_BYTES:
+                raise h11.RemoteProtocolError("The chunks of the body are too small.")
+        return event

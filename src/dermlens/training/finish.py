@@ -38,7 +38,7 @@ from dermlens.evaluation.bootstrap import paired_difference
 from dermlens.evaluation.calibration import BALANCED_RULE, MIN_LESIONS, SEPARATED, BiasTest, choose_calibration
 from dermlens.evaluation.fit_trust import Labelled, fit_examples, fit_trust
 from dermlens.evaluation.scores import score
-from dermlens.inference.runtime import batch_for, compile_graph
+from dermlens.inference.runtime import Runtime, batch_for, compile_graph
 from dermlens.networks.openvino import check_export, to_openvino
 from dermlens.reporting.plots import plot_history
 from dermlens.training.features import plain_outputs
@@ -166,8 +166,9 @@ def fit_facts(
     """
     started = time.monotonic()
     bundle = load_bundle(folder)
-    facts, arrays = fit_trust(bundle, roles, seed=seed, console=console)
-    examples = fit_examples(bundle, roles["train"], seed=seed, console=console) if neighbours else None
+    runtime = Runtime(bundle.graph_path)
+    facts, arrays = fit_trust(bundle, runtime, roles, seed=seed, console=console)
+    examples = fit_examples(bundle, runtime, roles["train"], seed=seed, console=console) if neighbours else None
     facts["neighbours"] = None if examples is None else {"lesions": len(examples.places)}
     facts["fitted_in_s"] = round(time.monotonic() - started, 1)
     kept = {} if examples is None else examples.arrays()

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from dermlens.audit.findings import Finding, audit, hash_records, repair_command, summary
+from dermlens.audit.findings import Finding, basic_findings, hash_records, repair_command, summary
 from dermlens.bundle.bundle import Seen
 from dermlens.data.records import Dataset, Record, lesions
 from dermlens.errors import DataError, LeakageError
-from dermlens.networks.weights import WORDS, published_for
+from dermlens.networks.weight_files import WORDS, published_for
 from dermlens.reporting.progress import track
 from dermlens.training.recipe import Recipe
 from dermlens.training.split import ROLES, assign_roles, find_crossing_groups, role_table
@@ -68,7 +68,7 @@ def prepare(dataset: Dataset, recipe: Recipe, *, allow_leakage: bool, console: C
         console.print(note, highlight=False)
     with track("Reading and hashing", len(dataset.records), console) as advance:
         hashes = hash_records(dataset.records, progress=advance)
-    findings = audit(dataset.records, hashes)
+    findings = basic_findings(dataset.records, hashes)
     console.print(f"Audit of {len(dataset.records)} images:", highlight=False)
     for line in summary(findings) or ["nothing found"]:
         console.print(f"  {line}", highlight=False)

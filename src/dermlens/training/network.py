@@ -13,7 +13,7 @@ import numpy as np
 from dermlens.data.images import InputSpec
 from dermlens.networks.backend import leaves
 from dermlens.networks.efficientnet import Backbone, backbone, build_backbone, split_at_block
-from dermlens.networks.weights import resolve_weights
+from dermlens.networks.weight_files import resolve_weights
 from dermlens.training.recipe import Recipe
 
 

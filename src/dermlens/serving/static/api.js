@@ -1,8 +1,10 @@
-// Talks to the server: patient when it is busy, and clear when it refuses.
-import { S } from "./strings.js";
+// The server as the engine of the page. An engine has three functions: describe() -> model, read(image) -> answer,
+// explain(image, code) -> heat map. All three throw Refused with what is wrong and what to do.
+import { dialog, h } from "./dom.js";
+import { S } from "./words.js";
 
 const RETRIES = 6;
-const wait = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+const TOKEN = "dermlens-token";
 
 export class Refused extends Error {
   constructor(problem) {
@@ -12,47 +14,55 @@ export class Refused extends Error {
   }
 }
 
-let askForToken = async () => null;
-export const onTokenNeeded = (ask) => (askForToken = ask);
+export const server = {
+  describe: () => call("/api/v1/model"),
+  read: (image) => call("/api/v1/predictions", image),
+  explain: (image, code) => call(`/api/v1/explanations?code=${encodeURIComponent(code)}`, image),
+};
 
-const TOKEN = "dermlens-token";
-
-function headers(accept) {
-  const token = sessionStorage.getItem(TOKEN);
-  return { Accept: accept, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
-}
-
-async function call(path, options = {}) {
+async function call(path, image) {
   for (let attempt = 0; ; attempt += 1) {
-    let response;
-    try {
-      response = await fetch(path, { ...options, headers: headers("application/json"), cache: "no-store" });
-    } catch {
-      throw new Refused({});
-    }
+    const token = sessionStorage.getItem(TOKEN);
+    const response = await send(path, image, token);
     if (response.ok) return response.json();
     if (response.status === 401) {
-      const token = await askForToken(attempt > 0);
-      if (token) {
-        sessionStorage.setItem(TOKEN, token);
+      const given = await askToken(Boolean(token));
+      if (given) {
+        sessionStorage.setItem(TOKEN, given);
         continue;
       }
     }
-    if (response.status === 429 && attempt < RETRIES) {
-      await wait((Number(response.headers.get("Retry-After")) || 1) + Math.random() / 2); // not all at once again
-      continue;
-    }
-    throw new Refused(await response.json().catch(() => ({})));
+    if (response.status !== 429 || attempt >= RETRIES) throw new Refused(await response.json().catch(() => ({})));
+    const seconds = (Number(response.headers.get("Retry-After")) || 1) + Math.random() / 2; // not all clients at once
+    await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
   }
 }
 
-function form(blob) {
-  const data = new FormData();
-  data.append("image", blob, "image"); // the file's own name stays here
-  return data;
+function send(path, image, token) {
+  const headers = { Accept: "application/json", ...(token ? { Authorization: `Bearer ${token}` } : {}) };
+  const options = { headers, cache: "no-store" };
+  if (image) {
+    const body = new FormData();
+    body.append("image", image, "image"); // the server never sees the name of the file
+    Object.assign(options, { method: "POST", body });
+  }
+  return fetch(path, options).catch(() => Promise.reject(new Refused({})));
 }
 
-export const getModel = () => call("/api/v1/model");
-export const predict = (blob) => call("/api/v1/predictions", { method: "POST", body: form(blob) });
-export const explain = (blob, code) =>
-  call(`/api/v1/explanations?code=${encodeURIComponent(code)}`, { method: "POST", body: form(blob) });
+function askToken(again) {
+  return new Promise((resolve) => {
+    const input = h("input", { type: "password", id: "token", autocomplete: "off", required: true });
+    const form = h("form", {}, h("p", { class: "soft" }, S.token.text),
+      again && h("p", { class: "complaint", role: "alert" }, S.token.wrong),
+      h("label", { class: "field" }, h("span", {}, S.token.label), input),
+      h("div", { class: "row" }, h("button", { type: "submit", class: "primary" }, S.token.send)));
+    const node = dialog(S.token.heading, form);
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      resolve(input.value.trim());
+      node.close();
+    });
+    node.addEventListener("close", () => resolve(null));
+    input.focus();
+  });
+}

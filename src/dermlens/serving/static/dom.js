@@ -1,4 +1,6 @@
-// Elements without innerHTML: what a file is called, or what the server says, can never become markup.
+// Elements without innerHTML: a file name or a text of the server can never become markup.
+import { S } from "./words.js";
+
 export function h(tag, props = {}, ...children) {
   const node = document.createElement(tag);
   for (const [key, value] of Object.entries(props)) {
@@ -13,10 +15,10 @@ export function h(tag, props = {}, ...children) {
 }
 
 export const button = (text, onclick, props = {}) => h("button", { type: "button", onclick, ...props }, text);
-
-export function say(text) {
-  document.getElementById("live").textContent = text;
-}
+export const reticle = () => h("img", { class: "reticle", src: "/static/reticle.svg", alt: "" });
+export const dot = () => h("b", { class: "dot", "aria-hidden": "true" });
+export const capital = (text) => (text ? text[0].toUpperCase() + text.slice(1) : "");
+export const when = (at) => new Date(at).toLocaleString(S.lang, { dateStyle: "medium", timeStyle: "short" });
 
 export function percent(share) {
   if (share === null || share === undefined) return "";
@@ -26,39 +28,14 @@ export function percent(share) {
   return `${value.toFixed(0)} %`;
 }
 
-export const when = (at, lang) => new Date(at).toLocaleString(lang, { dateStyle: "medium", timeStyle: "short" });
-
-export const capital = (text) => (text ? text[0].toUpperCase() + text.slice(1) : "");
-
-const SVG = "http://www.w3.org/2000/svg";
-
-export function reticle() {
-  // The graduated ring of an eyepiece: sixty ticks, ten of them long.
-  const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", "0 0 200 200");
-  svg.setAttribute("class", "reticle");
-  svg.setAttribute("aria-hidden", "true");
-  for (const [radius, width, dash] of [[93, 3, "0.35 5.65"], [91.5, 6, "0.5 29.5"], [86, 0.5, ""]]) {
-    const ring = document.createElementNS(SVG, "circle");
-    for (const [name, value] of Object.entries({ cx: 100, cy: 100, r: radius, fill: "none", pathLength: 360 })) {
-      ring.setAttribute(name, value);
-    }
-    ring.setAttribute("stroke-width", width);
-    if (dash) {
-      const [mark, gap] = dash.split(" ").map(Number);
-      ring.setAttribute("stroke-dasharray", dash);
-      ring.setAttribute("stroke-dashoffset", -gap / 2); // the seam of the ring lies in a gap, not in a mark
-      ring.setAttribute("transform", `rotate(${-(mark + gap) / 2} 100 100)`);
-    }
-    svg.append(ring);
-  }
-  return svg;
+export function say(text) {
+  document.getElementById("live").textContent = text; // for screen readers
 }
 
 export function dialog(heading, ...content) {
-  // A modal that is removed when it is closed; the browser keeps the focus inside and gives it back.
+  // A modal that is removed when it closes. The browser keeps the focus inside and gives it back.
   const id = `dialog-${Math.random().toString(36).slice(2)}`;
-  const close = h("button", { type: "button", class: "quiet close", "aria-label": closeLabel, onclick: () => node.close() }, "✕");
+  const close = button("✕", () => node.close(), { class: "quiet close", "aria-label": S.close });
   const node = h("dialog", { "aria-labelledby": id }, h("header", {}, h("h2", { id }, heading), close), content);
   node.addEventListener("close", () => node.remove());
   node.addEventListener("click", (event) => event.target === node && node.close());
@@ -66,6 +43,3 @@ export function dialog(heading, ...content) {
   node.showModal();
   return node;
 }
-
-let closeLabel = "";
-export const setCloseLabel = (text) => (closeLabel = text);

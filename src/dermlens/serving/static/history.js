@@ -1,20 +1,19 @@
-// The history: in this browser's IndexedDB and nowhere else. Without it the page works all the same.
-const NAME = "dermlens";
-const STORE = "readings";
-const KEEP = "dermlens-keep-history";
-const LARGEST = 60;
+// The history of results: in the IndexedDB of this browser and nowhere else. Without it the page works all the same.
+import { button, dialog, h, when } from "./dom.js";
+import { verdict } from "./result.js";
+import { S } from "./words.js";
 
-function open() {
-  return new Promise((resolve, reject) => {
-    const request = indexedDB.open(NAME, 1);
-    request.onupgradeneeded = () => request.result.createObjectStore(STORE, { keyPath: "id", autoIncrement: true });
-    request.onsuccess = () => resolve(request.result);
-    request.onerror = () => reject(request.error);
-  });
-}
+const STORE = "readings";
+const SETTING = "dermlens-keep-history";
+const MOST = 60;
 
 async function within(mode, work) {
-  const database = await open();
+  const opening = indexedDB.open("dermlens", 1);
+  opening.onupgradeneeded = () => opening.result.createObjectStore(STORE, { keyPath: "id", autoIncrement: true });
+  const database = await new Promise((resolve, reject) => {
+    opening.onsuccess = () => resolve(opening.result);
+    opening.onerror = () => reject(opening.error);
+  });
   try {
     return await new Promise((resolve, reject) => {
       const transaction = database.transaction(STORE, mode);
@@ -27,30 +26,71 @@ async function within(mode, work) {
   }
 }
 
-export function kept() {
+function isOn() {
   try {
-    return localStorage.getItem(KEEP) !== "no";
+    return localStorage.getItem(SETTING) !== "no";
   } catch {
     return false;
   }
 }
 
-export function setKept(yes) {
-  localStorage.setItem(KEEP, yes ? "yes" : "no");
-}
-
-export async function remember(item) {
-  if (!kept() || item.kept) return;
+export async function remember({ name, at, sent, answer }) {
+  if (!isOn()) return;
   try {
-    item.kept = await within("readwrite", (store) =>
-      store.add({ name: item.name, at: item.at, blob: item.sent, answer: item.answer }));
-    const all = await within("readonly", (store) => store.getAllKeys());
-    for (const key of all.slice(0, Math.max(0, all.length - LARGEST))) await forget(key);
+    await within("readwrite", (store) => store.add({ name, at, blob: sent, answer }));
+    const ids = await within("readonly", (store) => store.getAllKeys());
+    for (const id of ids.slice(0, Math.max(0, ids.length - MOST))) await forget(id);
   } catch {
-    // no space, or storage is switched off: the reading itself is not touched
+    // no space, or storage is switched off: the result itself is not touched
   }
 }
 
-export const recall = async () => (await within("readonly", (store) => store.getAll())).reverse();
-export const forget = (id) => within("readwrite", (store) => store.delete(id));
-export const wipe = () => within("readwrite", (store) => store.clear());
+const forget = (id) => within("readwrite", (store) => store.delete(id));
+
+export async function openHistory(bring) {
+  const list = h("ul", { class: "readings" });
+  const keep = h("input", { type: "checkbox", id: "keep", checked: isOn() });
+  keep.addEventListener("change", () => localStorage.setItem(SETTING, keep.checked ? "yes" : "no"));
+  const sure = button(S.history.wipeSure, wipe, { class: "danger", hidden: true });
+  const first = button(S.history.wipe, () => {
+    first.hidden = true;
+    sure.hidden = false;
+    sure.focus();
+  });
+  const node = dialog(S.history.heading, h("p", { class: "soft" }, S.history.text),
+    h("label", { class: "check" }, keep, S.history.keep), list, h("div", { class: "row" }, first, sure));
+  const pictures = [];
+  node.addEventListener("close", () => pictures.forEach((url) => URL.revokeObjectURL(url)));
+
+  function row(entry) {
+    const url = URL.createObjectURL(entry.blob);
+    pictures.push(url);
+    const open = () => {
+      node.close();
+      bring(entry);
+    };
+    return h("li", {}, h("img", { src: url, alt: "", width: 56, height: 56 }),
+      h("div", {}, h("strong", {}, verdict(entry)), h("span", { class: "soft small" }, `${entry.name} · ${when(entry.at)}`)),
+      button(S.history.show, open, { "aria-label": `${S.history.show}: ${entry.name}` }),
+      button(S.history.remove, () => forget(entry.id).then(fill), { class: "quiet", "aria-label": `${S.history.remove}: ${entry.name}` }));
+  }
+
+  async function fill() {
+    try {
+      const entries = (await within("readonly", (store) => store.getAll())).reverse();
+      list.replaceChildren(...(entries.length ? entries.map(row) : [h("li", { class: "soft" }, S.history.empty)]));
+      first.hidden = entries.length === 0;
+    } catch {
+      list.replaceChildren(h("li", { class: "soft" }, S.history.unavailable));
+      first.hidden = keep.disabled = true;
+    }
+  }
+
+  async function wipe() {
+    await within("readwrite", (store) => store.clear());
+    sure.hidden = true;
+    await fill();
+  }
+
+  await fill();
+}

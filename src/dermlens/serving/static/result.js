@@ -1,163 +1,214 @@
-// One answer: the picture with its heat map on the left, the reading on the right.
-import { button, capital, h, percent, when } from "./dom.js";
-import { saveJson } from "./export.js";
-import { draw } from "./frame.js";
-import { heatOf } from "./heat.js";
-import { S } from "./strings.js";
+// Answers: one with its heat map, two side by side, and one as a file.
+import { button, capital, dot, h, percent, when } from "./dom.js";
+import { canvasOf, heatMap } from "./picture.js";
+import { S } from "./words.js";
 
 const classOf = (model, code) => model.classes.find((each) => each.code === code) ?? { code, name: code, malignancy: "unknown" };
-const named = (model, code) => classOf(model, code).name;
-export const statusOf = (item) => (item.error ? "error" : item.answer.status);
+const statusOf = (item) => (item.error ? "error" : item.answer.status);
+const byShare = (answer) => Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1]);
 
-// A rejected image keeps probabilities that mean nothing: they are not shown.
+// A rejected image has probabilities that mean nothing: the page does not show them.
 const isReadable = (item) => ["ok", "uncertain"].includes(statusOf(item)) && Object.keys(item.answer.probabilities).length > 0;
 
-export function verdict(item, model) {
+export function verdict(item) {
   const status = statusOf(item);
-  return status === "ok" ? capital(item.answer.diagnosis.name) : S.result[status] ?? named(model, status);
+  return status === "ok" ? capital(item.answer.diagnosis.name) : S.result[status] ?? status;
 }
 
-export function viewport(item, state) {
-  const picture = h("canvas", { width: 1024, height: 1024, role: "img", "aria-label": S.result.imageAlt(item.name, verdict(item, state.model)) });
-  if (item.bitmap) draw(picture, item.bitmap, item.view);
+function photo(item) {
+  const canvas = canvasOf(item, 1024, { role: "img", "aria-label": S.result.imageAlt(item.name, verdict(item)) });
+  return item.bitmap ? canvas : h("p", {}, S.result.noPicture);
+}
+
+export function resultView(item, state, actions, strip) {
   const layer = h("canvas", { width: 512, height: 512, class: "heat", "aria-hidden": "true" });
-  const figure = h("figure", { class: "viewport" }, item.bitmap ? picture : h("p", {}, S.result.noPicture), layer);
-  if (!isReadable(item)) return { figure, controls: null };
-  return { figure, ...heatControls(item, state, layer) };
+  const left = h("div", { class: "left" }, h("figure", { class: "viewport" }, photo(item), layer),
+    isReadable(item) && heatControls(item, state, layer), strip);
+  return h("div", { class: "bench" }, left, panel(item, state.model, actions));
 }
 
 function heatControls(item, state, layer) {
-  const codes = Object.keys(item.answer.probabilities).sort((a, b) => item.answer.probabilities[b] - item.answer.probabilities[a]);
-  const choice = h("select", { id: "heat-class" }, codes.map((code) => h("option", { value: code }, capital(named(state.model, code)))));
-  choice.value = item.answer.status === "ok" ? item.answer.diagnosis.code : codes[0];
+  const options = byShare(item.answer).map(([code]) => h("option", { value: code }, capital(classOf(state.model, code).name)));
+  const choice = h("select", { id: "heat-class" }, options);
+  choice.value = item.answer.status === "ok" ? item.answer.diagnosis.code : options[0].value;
   const slider = h("input", { type: "range", id: "heat-opacity", min: 0, max: 1, step: 0.01, value: state.opacity });
   const note = h("p", { class: "soft small", role: "status" }, S.heat.note);
-  const fade = () => {
-    state.opacity = Number(slider.value);
-    layer.style.opacity = slider.value;
-  };
-  async function show() {
+  const fade = () => (layer.style.opacity = state.opacity = Number(slider.value));
+  const show = async () => {
+    const code = choice.value;
     const context = layer.getContext("2d");
+    item.heat ??= new Map(); // asked for once per class
+    if (!item.heat.has(code)) item.heat.set(code, state.engine.explain(item.sent, code).then(heatMap));
     try {
-      const heat = await heatOf(item, choice.value);
+      const heat = await item.heat.get(code);
+      if (code !== choice.value) return; // another class was chosen meanwhile
       context.clearRect(0, 0, layer.width, layer.height);
       if (heat) context.drawImage(heat, 0, 0, layer.width, layer.height);
       note.textContent = heat ? S.heat.note : S.heat.none;
     } catch {
-      item.heat?.delete(choice.value);
+      item.heat.delete(code);
       note.textContent = S.heat.failed;
     }
-    layer.dataset.shown = choice.value;
-  }
+    layer.dataset.shown = code;
+  };
   slider.addEventListener("input", fade);
   choice.addEventListener("change", show);
   fade();
   show();
-  const controls = h("div", { class: "controls heat-controls" },
+  return h("div", { class: "controls heat-controls" },
     h("label", { class: "slider" }, h("span", {}, S.heat.opacity), slider),
     h("label", { class: "choice" }, h("span", {}, S.heat.heading), choice), note);
-  const explain = (code) => {
-    choice.value = code;
-    show();
-  };
-  return { controls, explain };
 }
 
-export function bars(answer, model) {
-  const rows = Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1]).map(([code, share]) => {
-    const { name, malignancy } = classOf(model, code);
+function panel(item, model, actions) {
+  const { answer, error } = item;
+  const facts = isReadable(item) && [malignancy(answer, model), bars(answer, model), ruleNote(answer, model), likelySet(answer, model),
+    !model.calibrated && h("p", { class: "small" }, S.result.notCalibrated)];
+  const took = answer && !error && ` · ${S.result.took(answer.elapsed_ms.toFixed(0))}`;
+  return h("section", { class: `panel ${statusOf(item)}` },
+    statusOf(item) === "ok" ? headline(answer, model) : refusal(item),
+    facts,
+    !error && reminder(model),
+    h("div", { class: "row actions" },
+      actions.retry && button(S.actions.retry, actions.retry, { class: "primary" }),
+      actions.compare && button(S.actions.compare, actions.compare),
+      actions.adjust && button(S.actions.adjust, actions.adjust),
+      !error && [button(S.actions.print, () => print()), button(S.actions.json, () => saveJson(item, model))],
+      button(S.actions.again, actions.again, { class: "quiet" })),
+    h("p", { class: "soft small meta" }, item.name, item.at && ` · ${when(item.at)}`, took));
+}
+
+const heading = (text) => h("h2", { tabIndex: -1, "data-focus": "" }, text);
+const reminder = (model) => h("p", { class: "reminder" }, h("strong", {}, model.disclaimer), " ", S.result.reminder);
+
+function headline({ diagnosis }, model) {
+  const { malignancy: kind, plain, icd10, icd11 } = classOf(model, diagnosis.code);
+  return h("div", { class: `verdict ${kind}` },
+    h("p", { class: "kind" }, dot(), S.result.kinds[kind]),
+    heading(capital(diagnosis.name)),
+    plain && h("p", {}, plain),
+    (icd10 || icd11) && h("p", { class: "codes" }, S.result.icd(icd10, icd11)));
+}
+
+function refusal(item) {
+  const status = statusOf(item);
+  const reasons = item.answer?.reasons ?? [];
+  const lead = { uncertain: reasons.length ? S.result.uncertainLead : S.result.uncertainBare, rejected: S.result.rejectedLead }[status];
+  const { error } = item;
+  return h("div", { class: `verdict ${status}` }, heading(S.result[status] ?? status), lead && h("p", {}, lead),
+    error ? [error.message, error.remedy].filter(Boolean).map((text) => h("p", {}, text))
+      : h("ul", { class: "reasons" }, reasons.map(({ text }) => h("li", {}, text))));
+}
+
+function bar(share) {
+  const fill = h("i", {});
+  fill.style.width = `${Math.max(share * 100, 0.4)}%`;
+  return h("td", { class: "bar", "aria-hidden": "true" }, share !== null && h("span", {}, fill));
+}
+
+function bars(answer, model) {
+  const rows = byShare(answer).map(([code, share]) => {
+    const { name, malignancy: kind } = classOf(model, code);
     const chosen = answer.status === "ok" && answer.diagnosis?.code === code;
-    const fill = h("i", {});
-    fill.style.width = `${Math.max(share * 100, 0.4)}%`;
-    const marks = [chosen && S.result.chosen, answer.prediction_set?.includes(code) && S.result.inSet].filter(Boolean);
-    return h("tr", { class: `${malignancy}${chosen ? " chosen" : ""}${answer.prediction_set?.includes(code) ? " plausible" : ""}` },
-      h("th", { scope: "row" }, h("b", { class: "dot", "aria-hidden": "true" }), capital(name), marks.length ? h("span", { class: "visually-hidden" }, ` (${marks.join(", ")})`) : null),
-      h("td", { class: "bar", "aria-hidden": "true" }, h("span", {}, fill)),
-      h("td", { class: "number" }, percent(share)));
+    const plausible = answer.prediction_set?.includes(code);
+    const marks = [chosen && S.result.chosen, plausible && S.result.inSet].filter(Boolean).join(", ");
+    return h("tr", { class: [kind, chosen && "chosen", plausible && "plausible"].filter(Boolean).join(" ") },
+      h("th", { scope: "row" }, dot(), capital(name), marks && h("span", { class: "visually-hidden" }, ` (${marks})`)),
+      bar(share), h("td", { class: "number" }, percent(share)));
   });
-  return h("table", { class: "bars" }, h("caption", {}, S.result.probabilities, answer.status === "ok" ? null : h("span", {}, S.result.closest)),
-    h("thead", { class: "visually-hidden" }, h("tr", {}, h("th", { scope: "col" }, S.result.className), h("td", {}), h("th", { scope: "col" }, S.result.probability))),
+  const head = (text) => h("th", { scope: "col" }, text);
+  return h("table", { class: "bars" }, h("caption", {}, S.result.probabilities, answer.status !== "ok" && h("span", {}, S.result.closest)),
+    h("thead", { class: "visually-hidden" }, h("tr", {}, head(S.result.className), h("td", {}), head(S.result.probability))),
     h("tbody", {}, rows));
 }
 
-function headline(item, model) {
-  const status = statusOf(item);
-  if (status !== "ok") return refusal(item, status);
-  const { code, name } = item.answer.diagnosis;
-  const known = classOf(model, code);
-  return h("div", { class: `verdict ${known.malignancy}` },
-    h("p", { class: "kind" }, h("b", { class: "dot", "aria-hidden": "true" }), S.result.kinds[known.malignancy]),
-    h("h2", { tabIndex: -1, "data-focus": "" }, capital(name)),
-    known.plain ? h("p", {}, known.plain) : null,
-    known.icd10 || known.icd11 ? h("p", { class: "codes" }, S.result.icd(known.icd10, known.icd11)) : null);
+function malignancy({ malignant_probability: share, referral }, model) {
+  if (share === null || share === undefined) return null;
+  const fill = h("i", {});
+  fill.style.width = `${share * 100}%`;
+  const gauge = h("span", { class: "gauge", "aria-hidden": "true" }, fill);
+  const point = model.operating_points.find(({ name }) => name === referral?.operating_point);
+  const dangerous = model.classes.filter(({ malignancy: kind }) => kind.endsWith("malignant")).map(({ code }) => code);
+  if (point && [...point.codes].sort().join() === dangerous.sort().join()) { // the threshold is of the same classes as the scale
+    const tick = h("b", {});
+    tick.style.left = `${referral.threshold * 100}%`;
+    gauge.append(tick);
+  }
+  const advice = referral && h("p", {}, h("strong", {}, referral.advised ? S.result.refer : S.result.noRefer), " ",
+    h("span", { class: "soft" }, S.result.referText(percent(referral.threshold), percent(referral.sensitivity), percent(referral.specificity))));
+  return h("div", { class: referral?.advised ? "fact advised" : "fact" },
+    h("h3", {}, S.result.malignancy, h("span", { class: "number" }, percent(share))), gauge, advice);
 }
 
-function refusal(item, status) {
-  const reasons = item.answer?.reasons ?? [];
-  const lead = { uncertain: reasons.length ? S.result.uncertainLead : S.result.uncertainBare, rejected: S.result.rejectedLead }[status];
-  const told = item.error ? [item.error.message, item.error.remedy] : reasons.map((reason) => reason.text);
-  return h("div", { class: `verdict ${status}` },
-    h("h2", { tabIndex: -1, "data-focus": "" }, S.result[status] ?? status),
-    lead ? h("p", {}, lead) : null,
-    item.error ? told.filter(Boolean).map((text) => h("p", {}, text)) : h("ul", { class: "reasons" }, told.map((text) => h("li", {}, text))));
+function ruleNote(answer, model) {
+  const [largest] = byShare(answer)[0];
+  if (answer.status !== "ok" || largest === answer.diagnosis.code) return null;
+  return h("p", { class: "soft small" }, S.result.ruleNote(capital(classOf(model, largest).name)));
 }
 
 function likelySet(answer, model) {
   if (!answer.prediction_set?.length) return null;
-  const names = answer.prediction_set.map((code) => named(model, code)).join(", ");
-  return h("div", { class: "fact" }, h("h3", {}, S.result.set), h("p", {}, capital(names)), h("p", { class: "soft small" }, S.result.setNote(percent(model.prediction_set_level))));
+  const names = answer.prediction_set.map((code) => classOf(model, code).name).join(", ");
+  return h("div", { class: "fact" }, h("h3", {}, S.result.set), h("p", {}, capital(names)),
+    h("p", { class: "soft small" }, S.result.setNote(percent(model.prediction_set_level))));
 }
 
-function threshold(answer, model) {
-  // The tick belongs on the scale only when the threshold is meant for the same classes.
-  const point = model.operating_points.find(({ name }) => name === answer.referral?.operating_point);
-  const grave = model.classes.filter(({ malignancy }) => malignancy.endsWith("malignant")).map(({ code }) => code);
-  return point && [...point.codes].sort().join() === grave.sort().join() ? answer.referral.threshold : null;
+function saveJson(item, { name, version, sha256, software, disclaimer }) {
+  // The answer as it came, with the model and the time. The image stays out of it.
+  const read_at = new Date(item.at).toISOString();
+  const model = { name, version, sha256, software };
+  const file = { file: item.name, read_at, disclaimer, model, frame: item.view, prediction: item.answer };
+  const url = URL.createObjectURL(new Blob([JSON.stringify(file, null, 1)], { type: "application/json" }));
+  h("a", { href: url, download: `dermlens-${read_at.slice(0, 10)}-${item.id}.json` }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
-function malignancy(answer, model) {
-  if (answer.malignant_probability === null || answer.malignant_probability === undefined) return null;
-  const { referral } = answer;
-  const fill = h("i", {});
-  fill.style.width = `${answer.malignant_probability * 100}%`;
-  const scale = h("span", { class: "gauge", "aria-hidden": "true" }, fill);
-  const limit = threshold(answer, model);
-  if (limit !== null) {
-    const tick = h("b", {});
-    tick.style.left = `${limit * 100}%`;
-    scale.append(tick);
+export function compareView(items, model, back) {
+  const pair = [items[0], items[1]];
+  const chooser = (side, label) => {
+    const select = h("select", { id: `compare-${side}` }, items.map((item, index) => h("option", { value: index }, item.name)));
+    select.value = items.indexOf(pair[side]);
+    select.addEventListener("change", () => {
+      pair[side] = items[Number(select.value)];
+      refresh();
+    });
+    return h("label", { class: "choice" }, h("span", {}, label), select);
+  };
+  const choosers = [chooser(0, S.compare.first), chooser(1, S.compare.second)];
+  const columns = h("div", { class: "pair" });
+  const table = h("div", {});
+  function refresh() {
+    columns.replaceChildren(...pair.map((item, side) => column(item, model, choosers[side])));
+    table.replaceChildren(difference(pair, model));
   }
-  const told = referral && h("p", {}, h("strong", {}, referral.advised ? S.result.refer : S.result.noRefer), " ",
-    h("span", { class: "soft" }, S.result.referText(percent(referral.threshold), percent(referral.sensitivity), percent(referral.specificity))));
-  return h("div", { class: `fact${referral?.advised ? " advised" : ""}` },
-    h("h3", {}, S.result.malignancy, h("span", { class: "number" }, percent(answer.malignant_probability))), scale, told);
+  refresh();
+  return h("section", { class: "compare" },
+    heading(S.compare.heading), h("p", { class: "soft" }, S.compare.help), columns, table, reminder(model),
+    h("div", { class: "row actions" }, button(S.actions.print, () => print()), button(S.compare.back, back)));
 }
 
-function ruleNote(answer, model) {
-  const [largest] = Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1])[0] ?? [];
-  if (answer.status !== "ok" || !largest || largest === answer.diagnosis?.code) return null;
-  return h("p", { class: "soft small" }, S.result.ruleNote(capital(named(model, largest))));
+function column(item, model, chooser) {
+  const isOk = statusOf(item) === "ok";
+  const kind = isOk ? classOf(model, item.answer.diagnosis.code).malignancy : statusOf(item);
+  return h("div", {}, chooser, h("figure", { class: "viewport" }, photo(item)),
+    h("div", { class: `verdict ${kind}` },
+      isOk && h("p", { class: "kind" }, dot(), S.result.kinds[kind]),
+      h("h3", {}, verdict(item)), h("p", { class: "soft small" }, when(item.at))));
 }
 
-export function resultPanel(item, model, actions, port) {
-  const answer = item.answer;
-  const readable = isReadable(item);
-  const row = h("div", { class: "row actions" },
-    actions.retry ? button(S.actions.retry, actions.retry, { class: "primary" }) : null,
-    actions.compare ? button(S.actions.compare, actions.compare) : null,
-    actions.adjust ? button(S.actions.adjust, actions.adjust) : null,
-    item.error ? null : button(S.actions.print, () => print()),
-    item.error ? null : button(S.actions.json, () => saveJson(item, model)),
-    button(S.actions.again, actions.again, { class: "quiet" }));
-  return h("section", { class: `panel ${statusOf(item)}` },
-    headline(item, model),
-    readable ? malignancy(answer, model) : null,
-    readable ? bars(answer, model) : null,
-    readable ? ruleNote(answer, model) : null,
-    readable ? likelySet(answer, model) : null,
-    model.calibrated || !readable ? null : h("p", { class: "small" }, S.result.notCalibrated),
-    item.error ? null : h("p", { class: "reminder" }, S.result.reminder),
-    row,
-    h("p", { class: "soft small meta" }, item.name, item.at ? ` · ${when(item.at, S.lang)}` : null,
-      answer && !item.error ? ` · ${S.result.took(answer.elapsed_ms.toFixed(0))}` : null));
+function difference(pair, model) {
+  const share = (item, code) => (isReadable(item) ? item.answer.probabilities[code] ?? 0 : null); // null: no answer
+  const number = (text, more = "") => h("td", { class: `number${more}` }, text);
+  const rows = model.classes
+    .map(({ code, name, malignancy: kind }) => ({ name, kind, one: share(pair[0], code), two: share(pair[1], code) }))
+    .sort((a, b) => b.one + b.two - a.one - a.two)
+    .map(({ name, kind, one, two }) => h("tr", { class: kind }, h("th", { scope: "row" }, dot(), capital(name)),
+      [one, two].map((each) => [bar(each), number(each === null ? "–" : percent(each))]),
+      number(one === null || two === null ? "–" : S.compare.points(Math.round((two - one) * 100)), " change")));
+  const head = (text) => h("th", { scope: "col", class: "number" }, text);
+  const space = () => h("td", { class: "bar" });
+  return h("table", { class: "bars wide" }, h("caption", { class: "visually-hidden" }, S.compare.table),
+    h("thead", {}, h("tr", {}, h("th", { scope: "col" }, S.result.className),
+      space(), head(S.compare.first), space(), head(S.compare.second), head(S.compare.change))),
+    h("tbody", {}, rows));
 }

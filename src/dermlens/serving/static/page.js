@@ -1,0 +1,232 @@
+// The page: which images are on the bench, and what happens to them.
+import { Refused, server } from "./api.js";
+import { button, capital, dialog, dot, h, reticle, say } from "./dom.js";
+import { openHistory, remember } from "./history.js";
+import { canvasOf, cut, framer, loadBitmap, openCamera, wholeFrame } from "./picture.js";
+import { compareView, resultView, verdict } from "./result.js";
+import { fillStatic, S } from "./words.js";
+
+const MOST = 24;
+const THUMB_PX = 144;
+const FORMATS = /\.(tiff?|bmp|jpe?g|png|webp)$/i;
+const stage = document.getElementById("stage");
+const state = { engine: server, model: null, items: [], current: 0, comparing: false, opacity: 0.45, busy: false, count: 0 };
+
+const current = () => state.items[state.current];
+const answered = () => state.items.filter((item) => item.status === "done");
+const unread = () => state.items.filter((item) => item.status === "new" || item.status === "failed");
+
+async function put(file, name, more = {}) {
+  const id = (state.count += 1);
+  const bitmap = await loadBitmap(file);
+  state.items.push({ id, name, file, bitmap, view: wholeFrame(), status: "new", ...more });
+}
+
+async function add(files, name) {
+  const images = [...files].filter((file) => file.type.startsWith("image/") || FORMATS.test(file.name ?? ""));
+  if (!state.model) return; // not loaded yet
+  if (!images.length) return say(S.noImage);
+  if (state.items.length + images.length > MOST) say(S.tooMany(MOST));
+  const first = state.items.length;
+  for (const file of images.slice(0, MOST - first)) {
+    const number = state.count + 1;
+    await put(file, name?.(number) ?? file.name ?? S.untitled(number));
+  }
+  show(Math.min(first, state.items.length - 1));
+}
+
+async function bring({ blob, name, answer, at }) {
+  // A result from the history, with picture and answer.
+  await put(blob, name, { sent: blob, status: "done", answer, at });
+  show(state.items.length - 1);
+}
+
+async function readAll() {
+  if (state.busy) return;
+  const waiting = current().status === "done" ? [current()] : unread();
+  state.busy = true;
+  try {
+    for (const [index, item] of waiting.entries()) {
+      if (!state.items.includes(item)) continue; // removed meanwhile
+      say(S.prepare.reading(index + 1, waiting.length));
+      item.status = "reading";
+      render();
+      await read(item);
+      say(`${item.name}: ${verdict(item)}`);
+    }
+  } finally {
+    state.busy = false;
+  }
+  show(Math.max(0, state.items.indexOf(waiting[0])));
+  const answer = stage.querySelector("[data-focus]"); // on a phone it is below the picture
+  if (answer && answer.getBoundingClientRect().bottom > 0.8 * innerHeight) answer.scrollIntoView({ block: "center" });
+}
+
+async function read(item) {
+  try {
+    item.sent = await cut(item, state.model.input.framing);
+    item.heat = undefined;
+    item.answer = await state.engine.read(item.sent);
+    Object.assign(item, { error: undefined, status: "done", at: Date.now() });
+    await remember(item);
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    Object.assign(item, { error, status: "failed" });
+  }
+}
+
+function remove(...items) {
+  items.forEach((item) => item.bitmap?.close());
+  state.items = state.items.filter((item) => !items.includes(item));
+  show(Math.max(0, Math.min(state.current, state.items.length - 1)));
+}
+
+function picker(make) {
+  const input = h("input", { type: "file", accept: "image/*,.tif,.tiff,.bmp", multiple: true, id: "file", hidden: true });
+  input.addEventListener("change", () => add(input.files));
+  return [make(() => input.click()), input];
+}
+
+async function example() {
+  const blob = await (await fetch("/static/example.jpg")).blob();
+  await add([blob], () => S.start.exampleName);
+}
+
+function startView() {
+  const mb = Math.round(state.model.limits.max_image_bytes / 1e6);
+  const choose = picker((open) => button(S.start.choose, open, { class: "primary", "data-focus": "" }));
+  const camera = () => openCamera((blob) => add([blob], S.camera.name));
+  return h("section", { class: "start" },
+    h("div", { class: "well" }, reticle(),
+      h("div", { class: "invite" },
+        h("p", { class: "lead drop" }, S.start.drop),
+        h("p", { class: "lead touch" }, S.start.touch),
+        h("p", { class: "soft paste" }, S.start.paste),
+        h("div", { class: "row" }, choose, button(S.start.camera, camera)),
+        button(S.start.example, example, { class: "link" }))),
+    h("div", { class: "soft small terms" }, h("p", {}, S.start.formats(mb)), h("p", {}, S.start.private)));
+}
+
+function prepareView(item) {
+  const [canvas, controls] = item.bitmap ? framer(item) : [h("p", {}, S.prepare.cannotShow), null];
+  const reading = item.status === "reading";
+  const label = reading ? S.prepare.reading(1, 1) : S.prepare.read(unread().length || 1);
+  return h("div", { class: "bench" },
+    h("div", { class: "left" }, h("figure", { class: "viewport movable" }, canvas, reticle()), controls, strip()),
+    h("section", { class: "panel" },
+      h("h2", {}, S.prepare.heading),
+      h("p", { class: "soft" }, S.prepare.help),
+      h("div", { class: "row" },
+        button(label, readAll, { class: "primary", disabled: state.busy, "data-focus": "" }),
+        button(S.strip.remove, () => remove(item), { class: "quiet", disabled: reading }))));
+}
+
+function strip() {
+  const label = ({ status, answer }) =>
+    ({ done: answer?.status === "ok" ? answer.diagnosis.code : "?", failed: "!" })[status] ?? "·";
+  const thumbs = state.items.map((item, index) => h("li", {}, h("button", {
+    type: "button",
+    class: label(item) === "·" ? "thumb unread" : "thumb",
+    title: item.name,
+    "aria-label": `${S.strip.show(item.name)}: ${item.status === "done" ? verdict(item) : S.strip.unread}`,
+    "aria-current": index === state.current ? "true" : undefined,
+    onclick: () => {
+      state.current = index;
+      render(".thumb[aria-current=true]");
+    },
+  }, canvasOf(item, THUMB_PX, { "aria-hidden": "true" }), h("span", {}, label(item)))));
+  const more = picker((open) => button("+", open, { class: "thumb more", "aria-label": S.strip.add, title: S.strip.add }));
+  return h("ul", { class: "strip", "aria-label": S.strip.label }, thumbs, h("li", {}, more));
+}
+
+function actionsOf(item) {
+  return {
+    adjust: item.bitmap && (() => {
+      item.status = "new";
+      render("canvas");
+    }),
+    compare: answered().length > 1 && (() => {
+      state.comparing = true;
+      render("h2");
+    }),
+    retry: item.status === "failed" && readAll,
+    again: () => remove(...state.items),
+  };
+}
+
+function view() {
+  const item = current();
+  if (!item) return startView();
+  if (state.comparing) return compareView(answered(), state.model, () => show(state.current));
+  if (item.status === "done" || item.status === "failed") return resultView(item, state, actionsOf(item), strip());
+  return prepareView(item);
+}
+
+function show(index) {
+  state.current = index;
+  state.comparing = false;
+  render("[data-focus]");
+}
+
+function render(focus) {
+  document.body.classList.toggle("started", state.items.length > 0);
+  stage.replaceChildren(view());
+  if (focus) stage.querySelector(focus)?.focus({ preventScroll: true });
+}
+
+function openAbout({ scope, metrics, tested_on: tested, not_tested_on: untested, classes, card }) {
+  const list = (texts) => h("ul", {}, texts.map((text) => h("li", {}, text)));
+  const figure = ({ value, low, high }) => `${value.toFixed(3)} [${low.toFixed(3)}, ${high.toFixed(3)}]`;
+  const figures = Object.entries(metrics).map(([name, found]) => h("tr", {},
+    h("th", { scope: "row" }, S.about.names[name] ?? name), h("td", { class: "number" }, figure(found))));
+  const node = dialog(S.about.heading,
+    h("p", {}, scope),
+    h("div", { class: "two" },
+      h("div", {}, h("h3", {}, S.about.is), list(S.about.isText)),
+      h("div", {}, h("h3", {}, S.about.isNot), list(S.about.isNotText))),
+    untested.length > 0 && [h("h3", {}, S.about.notTested), list(untested.map(capital))],
+    figures.length > 0 && [h("h3", {}, S.about.figures), h("p", { class: "soft" }, S.about.figuresText(tested.images, tested.lesions)),
+      h("table", { class: "plain" }, h("tbody", {}, figures))],
+    h("h3", {}, S.about.privacy), h("p", {}, S.about.privacyText),
+    h("h3", {}, S.about.classes), h("dl", { class: "classes" }, classes.map(({ name, malignancy, plain, icd10, icd11 }) => [
+      h("dt", { class: malignancy }, dot(), capital(name), h("span", { class: "soft small" }, ` ${S.result.kinds[malignancy]}`)),
+      h("dd", {}, plain, h("span", { class: "soft small" }, ` ${S.result.icd(icd10, icd11)}`))])),
+    card && h("details", {}, h("summary", {}, S.about.card), h("pre", { tabIndex: 0 }, card)),
+    h("p", { class: "soft small" }, S.about.api));
+  node.classList.add("about");
+}
+
+function listen() {
+  document.getElementById("open-about").addEventListener("click", () => state.model && openAbout(state.model));
+  document.getElementById("open-history").addEventListener("click", () => state.model && openHistory(bring));
+  addEventListener("paste", ({ clipboardData }) => clipboardData.files.length && add(clipboardData.files, S.pasteName));
+  addEventListener("dragover", (event) => {
+    event.preventDefault();
+    document.body.classList.add("dragging");
+  });
+  addEventListener("dragleave", (event) => event.relatedTarget ?? document.body.classList.remove("dragging"));
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    document.body.classList.remove("dragging");
+    if (event.dataTransfer.files.length) add(event.dataTransfer.files);
+  });
+}
+
+async function begin() {
+  fillStatic();
+  listen();
+  stage.replaceChildren(h("p", { class: "soft" }, S.loading));
+  try {
+    state.model = await state.engine.describe();
+  } catch (error) {
+    stage.replaceChildren(h("p", { class: "complaint", role: "alert" }, `${error.message} ${error.remedy ?? ""}`));
+    return;
+  }
+  const { name, version, software, scope, disclaimer } = state.model;
+  document.getElementById("scope").textContent = scope;
+  document.getElementById("disclaimer").textContent = disclaimer;
+  document.getElementById("model-line").textContent = S.modelLine(name, version, software);
+  render();
+}
+
+begin();
