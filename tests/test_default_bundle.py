@@ -49,18 +49,18 @@ def test_it_is_small_and_has_no_keras_copy() -> None:
 def test_card_states_scope_roles_metrics_limits_and_licence(predictor: Predictor) -> None:
     card = predictor.bundle.card
     assert predictor.bundle.codes == ISIC2019
-    assert "dermoscopic" in card["scope"] and card["modality"] == "dermoscopy"
-    assert card["licence"]["weights"].startswith("CC BY-NC") and card["licence"]["code"] == "Apache-2.0"
-    assert card["data"]["not_tested_on"] and card["data"]["leaky"] is False
-    assert set(card["data"]["roles"]) == set(ISIC2019)
-    assert card["training"]["minutes"] <= 90
+    assert "dermoscopic" in card.scope and card.modality == "dermoscopy"
+    assert card.licence.weights.startswith("CC BY-NC") and card.licence.code == "Apache-2.0"
+    assert card.data.not_tested_on and card.data.leaky is False
+    assert set(card.data.roles) == set(ISIC2019)
+    assert card.training.minutes <= 90
     text = (MODELS_DIR / "default" / "MODEL_CARD.md").read_text("utf-8")
     for words in ("dermoscopic", "not a diagnosis", "Not tested on", "linear probe", "source of an image alone"):
         assert words in text
 
 
 def test_it_beats_the_linear_probe(predictor: Predictor) -> None:
-    difference = predictor.bundle.card["probe"]["model_minus_probe_balanced_accuracy"]
+    difference = predictor.bundle.card.probe.model_minus_probe_balanced_accuracy
     assert difference["low"] > 0
 
 
@@ -94,11 +94,11 @@ def test_what_is_no_dermoscopy_is_rejected(predictor: Predictor, name: str) -> N
 
 
 def test_its_limits_reach_what_was_asked_for(predictor: Predictor) -> None:
-    measured = predictor.bundle.card["trust"]["measured"]
-    assert measured["role"] == "test"
-    assert measured["status"]["rejected"]["share"] <= 0.15, "at least 85 % of held-out lesions are not rejected"
-    assert measured["status"]["ok"]["accuracy"] > measured["accuracy"] + 0.05
-    sets = measured["prediction_sets"]
+    measured = predictor.bundle.card.trust.measured
+    assert measured.role == "test"
+    assert measured.status["rejected"].share <= 0.15, "at least 85 % of held-out lesions are not rejected"
+    assert measured.status["ok"].accuracy > measured.accuracy + 0.05
+    sets = measured.prediction_sets
     assert abs(sets["coverage"]["value"] - 0.9) <= 0.02
     assert all(row["coverage"]["high"] >= 0.8 for row in sets["per_class"].values())
 
@@ -106,12 +106,12 @@ def test_its_limits_reach_what_was_asked_for(predictor: Predictor) -> None:
 def test_it_keeps_what_model_and_probe_said_of_its_test(predictor: Predictor) -> None:
     bundle = predictor.bundle
     held = read_held_out(bundle)
-    assert held is not None and len(held.hashes) == bundle.card["metrics"]["n"]
+    assert held is not None and len(held.hashes) == bundle.card.metrics.n
     found = compare_held_out(held, bundle.codes, seed=0)
-    for name, row in (("model", bundle.card["metrics"]), ("linear_probe", bundle.card["probe"])):
+    for name, row in (("model", bundle.card.metrics), ("linear_probe", bundle.card.probe)):
         score = found["methods"][name]["balanced_accuracy"]["value"]
-        assert score == pytest.approx(row["balanced_accuracy"]["value"], abs=1e-9)
-    assert bundle.card["baselines"]["words"] == found["words"] and found["better_than_probe"]
+        assert score == pytest.approx(row.balanced_accuracy["value"], abs=1e-9)
+    assert list(bundle.card.baselines.words) == found["words"] and found["better_than_probe"]
     assert (bundle.folder / "baselines.npz").stat().st_size < 60_000
 
 
@@ -153,7 +153,7 @@ def test_the_cards_figures_come_back_from_the_held_out_lesions(
     with (tmp_path / "predictions.csv").open(newline="") as file:
         scored = {row["lesion_id"] for row in csv.DictReader(file) if row["status"] == "scored"}
     assert scored <= set(seen["test"]["lesion_ids"])
-    card = predictor.bundle.card["metrics"]["balanced_accuracy"]
+    card = predictor.bundle.card.metrics.balanced_accuracy
     assert card["low"] - 0.02 <= metrics["balanced_accuracy"]["value"] <= card["high"] + 0.02
 
 

@@ -62,4 +62,4 @@ def test_the_notebook_trains_on_real_data(tmp_path: Path, data_dir: Path, monkey
     from dermlens.bundle.bundle import load_bundle
 
     card = load_bundle(tmp_path / "run" / "bundle").card
-    assert len(card["classes"]) == 7 and card["metrics"]["balanced_accuracy"]["value"] > 2 / 7
+    assert len(card.classes) == 7 and card.metrics.balanced_accuracy["value"] > 2 / 7

@@ -9,7 +9,8 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from dermlens.bundle.bundle import BASELINES_FILE, write_bundle
+from dermlens.bundle.bundle import BASELINES_FILE, Arrays, load_bundle, rewrite_bundle, write_bundle
+from dermlens.bundle.card import make_card
 from dermlens.bundle.trust import NOT_FITTED
 from dermlens.evaluation.baselines import HeldOut
 
@@ -53,7 +54,9 @@ def card(**changes: Any) -> dict[str, Any]:
         "recipe": {"backbone": "tiny", "weights": "none", "fine_tune": "head", "precision": "float32"},
         "data": {
             "fingerprint": "0" * 64,
+            "manifest_sha256": None,
             "images": 300,
+            "images_unreadable": 0,
             "unreadable": [],
             "lesions_known": 0.0,
             "roles": {},
@@ -63,18 +66,43 @@ def card(**changes: Any) -> dict[str, Any]:
             "leaky": False,
             "not_tested_on": [],
         },
-        "training": {"best_epoch": 1, "minutes": 0.1},
+        "training": {
+            "epochs_done": 1,
+            "best_epoch": 1,
+            "interrupted": False,
+            "stopped": None,
+            "select_balanced_accuracy": 0.9,
+            "minutes": 0.1,
+            "export_difference": 0.0,
+        },
         "metrics": {
+            "split": "test role",
             "n": 30,
             "n_lesions": 30,
-            **dict.fromkeys(("accuracy", "balanced_accuracy", "macro_auc", "ece"), figure),
+            "classes": list(CODES),
+            "interval": {},
+            **dict.fromkeys(("accuracy", "balanced_accuracy", "macro_auc", "ece", "brier", "log_loss"), figure),
             "per_class": {},
+            "confusion_matrix": {},
         },
-        "probe": {"balanced_accuracy": figure, "regularisation_c": 0.01, "converged": True},
-        "baselines": {"majority_class": "RED", "methods": {}, "model_minus": {}, "words": []},
+        "probe": {
+            **dict.fromkeys(("accuracy", "balanced_accuracy", "macro_auc"), figure),
+            "model_minus_probe_balanced_accuracy": figure,
+            "regularisation_c": 0.01,
+            "converged": True,
+            "strength_at_edge": False,
+        },
+        "baselines": {
+            "lesions": 30,
+            "majority_class": "RED",
+            "methods": {},
+            "model_minus": {},
+            "better_than_probe": None,
+            "words": [],
+        },
         "licence": {"code": "Apache-2.0", "weights": "CC0"},
         "versions": {},
-        "trust": dict(NOT_FITTED),
+        "trust": NOT_FITTED.as_dict(),
     }
     for name, value in changes.items():
         old = whole.get(name)
@@ -92,13 +120,19 @@ def write(folder: Path, *, seen: dict[str, dict[str, list[str]]] | None = None, 
     """Write the tiny bundle to `folder` and return it."""
     write_bundle(
         folder,
-        card(**changes),
+        make_card(card(**changes)),
         head=(WEIGHTS, BIAS),
         seen=seen or {},
         write_graph=lambda path: ov.save_model(graph(), path, compress_to_fp16=False),
-        model_card="# tiny\n",
         arrays={BASELINES_FILE: baselines()},
     )
+    return folder
+
+
+def add(folder: Path, arrays: dict[str, Arrays], trust: dict[str, Any] | None = None) -> Path:
+    """Give the bundle at `folder` more arrays, by file and name, and other trust facts."""
+    card = load_bundle(folder).card
+    rewrite_bundle(folder, card if trust is None else card.with_trust(trust), arrays)
     return folder
 
 

@@ -165,31 +165,32 @@ def predict(whole: Any, graph: Any, folder: Path, size_px: int) -> str:
     import openvino as ov
 
     from dermlens import Predictor
-    from dermlens.bundle.bundle import write_bundle
+    from dermlens.bundle.bundle import BASELINES_FILE, MODELS_DIR, load_bundle, write_bundle
+    from dermlens.bundle.card import make_card
+    from dermlens.bundle.trust import NOT_FITTED
     from dermlens.training.network import head_of
 
     spec = InputSpec(size_px=size_px)
-    card = {
+    calibration = {"temperature": 1.0, "prior": [0.5, 0.5], "training_prior": [0.5, 0.5]}
+    card = {  # what is not measured here stays as the embedded model's card has it
+        **load_bundle(MODELS_DIR / "default").card.as_dict(),
         "name": folder.name,
         "version": "0.0.0",
         "scope": "A measurement.",
         "classes": [{"code": code, "name": code} for code in CODES],
         "input": spec.as_dict(),
-        "precision": {"policy": "f32", "gate": None},
-        "calibration": {"temperature": 1.0, "prior": [0.5, 0.5], "training_prior": [0.5, 0.5]},
-        "calibration_fit": {"fitted": False, "reason": "a measurement", "lesions": 0},
+        "calibration": calibration,
+        "calibration_fit": {"fitted": False, "reason": "a measurement", "lesions": 0, "bias": None},
         "decision_rule": {"kind": "largest_probability", "strength": 1.0},
-        "data": {"leaky": False},
-        "metrics": {},
-        "licence": {"code": "Apache-2.0", "weights": "none"},
+        "trust": NOT_FITTED.as_dict(),
     }
     write_bundle(
         folder / "bundle",
-        card,
+        make_card(card),
         head=head_of(whole),
         seen={},
         write_graph=lambda path: ov.save_model(graph, path, compress_to_fp16=False),
-        model_card="# A measurement\n",
+        arrays={BASELINES_FILE: {"content_hash": np.zeros((0, 16), np.uint8)}},
     )
     answer = Predictor(folder / "bundle").predict(EXAMPLE)
     wanted = np.asarray(whole(load_image(EXAMPLE, spec)[None].astype(np.float32), training=False)[0])[0]

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dermlens.bundle.bundle import MODELS_DIR, copy_bundle, find_bundle
+from dermlens.bundle.bundle import MODELS_DIR, find_bundle, load_bundle
 from dermlens.data.manifest import isic_ids_of_lesions
 from dermlens.errors import DermlensError
+from dermlens.files import atomic_folder
 from dermlens.networks.backend import load_tensorflow
 from dermlens.training.recipe import make_recipe, read_recipe
 
@@ -71,7 +72,8 @@ def train_model(options: argparse.Namespace, console: Console) -> None:
         isic_ids_of_lesion=isic_ids_of_lesions(options.data / "isic_reference.csv"),
     )
     if options.install:
-        copy_bundle(bundle, MODELS_DIR / "default")
+        with atomic_folder(MODELS_DIR / "default") as staging:
+            load_bundle(bundle).copy_to(staging)
         console.print(f"Installed in {MODELS_DIR / 'default'}.", highlight=False)
     else:
         console.print("To embed it in the package, run the same command with --install.", highlight=False)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from rich.console import Console
 
 from dermlens.audit.findings import hash_records
-from dermlens.bundle.bundle import BASELINES_FILE, HASH_CHARS, Bundle, load_bundle, write_bundle
-from dermlens.bundle.card_text import model_card
+from dermlens.bundle.bundle import HASH_CHARS, Bundle, load_bundle, rewrite_bundle
 from dermlens.data.records import Dataset, lesions
 from dermlens.errors import DataError
-from dermlens.evaluation.baselines import read_held_out
 from dermlens.evaluation.fit_trust import Labelled
 from dermlens.inference.runtime import Runtime
 from dermlens.reporting.progress import track
@@ -35,23 +33,10 @@ def refit_facts(folder: Path, dataset: Dataset, console: Console, *, neighbours:
     roles = roles_of(bundle, dataset, console)
     runtime = Runtime(bundle.graph_path)
     facts, arrays = trust_facts(bundle, runtime, roles, neighbours=neighbours, seed=RECIPE.seed, console=console)
-    card = {name: value for name, value in bundle.card.items() if name not in ("schema", "files")} | {"trust": facts}
+    card = bundle.card.with_trust(facts)
     if not neighbours:
-        card["data"] = {**card["data"], "unreadable": []}
-
-    def copy_graph(path: Path) -> None:
-        for suffix in (".xml", ".bin"):
-            shutil.copy(bundle.graph_path.with_suffix(suffix), path.with_suffix(suffix))
-
-    write_bundle(
-        folder,
-        card,
-        head=bundle.head(),
-        seen=json.loads((folder / "seen.json").read_text(encoding="utf-8")),
-        write_graph=copy_graph,
-        arrays={BASELINES_FILE: read_held_out(bundle).arrays(), **arrays},
-        model_card=model_card(card),
-    )
+        card = msgspec.structs.replace(card, data=msgspec.structs.replace(card.data, unreadable=()))
+    rewrite_bundle(folder, card, arrays)
 
 
 def roles_of(bundle: Bundle, dataset: Dataset, console: Console) -> dict[str, Labelled]:

@@ -22,7 +22,7 @@ def _environment() -> Environment:
 
     return Environment(
         loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
+        autoescape=lambda name: not (name or "").endswith(".md"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -30,7 +30,7 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """Return a template of `templates/` filled in; every value is escaped, and a missing one is an error."""
+    """Return a template of `templates/` filled in; values are escaped but in Markdown, a missing one is an error."""
     return _environment().get_template(template).render(**values)
 
 

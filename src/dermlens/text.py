@@ -1,16 +1,30 @@
-"""A measured figure as text: one way for terminal, card and report.
-
-What strangers wrote, made safe to print on a terminal.
-"""
+"""Text for people: a measured figure in one form, a stranger's words made safe, and the console that prints both."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import difflib
+import sys
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LOG_WIDTH = 140  # of a file that messages are written to
+
+
+class Figure(TypedDict):
+    """A measured value with its 95 % interval; null where the images cannot give it, and then `reason` says why."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    reason: NotRequired[str]
+    note: NotRequired[str]
 
 
 def figure(value: Mapping[str, Any], digits: int = 3) -> str:
-    """Return `0.712 [0.650, 0.771]`, the value alone where no interval can be told, or `n/a`."""
+    """Return `0.712 [0.650, 0.771]`, the value alone where there is no interval, or `n/a`."""
     if value["value"] is None:
         return "n/a"
     if value["low"] is None or value["high"] is None:
@@ -18,6 +32,35 @@ def figure(value: Mapping[str, Any], digits: int = 3) -> str:
     return f"{value['value']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """Return a share as `28 %`; what is not zero is never shown as zero."""
+    least = 0.5 * 10.0 ** -(digits + 2)
+    return f"<{10.0**-digits:g} %" if 0 < share < least else f"{share * 100:.{digits}f} %"
+
+
 def one_line(value: object) -> str:
     """Return a text on one line, with what is not printable (line breaks, ESC, direction marks) as spaces."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+
+
+def printable(name: str) -> str:
+    """Return a file name with bytes that are no text shown as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean 'NAME'?` with the known name that is most like `name`, or nothing where none is."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {found[0]!r}?" if found else ""
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that prints text as it is: no markup, no colours that are not asked for.
+
+    Args:
+        stderr: for messages, on stderr; results go to stdout.
+    """
+    from rich.console import Console
+
+    width = LOG_WIDTH if stderr and not sys.stderr.isatty() else None
+    return Console(stderr=stderr, width=width, highlight=False, markup=False)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 import tiny
 from dermlens.bundle import bundle as bundles
-from dermlens.bundle.bundle import find_bundle, load_bundle
+from dermlens.bundle.bundle import MODELS_DIR, find_bundle, load_bundle
+from dermlens.bundle.card import Card, make_card, write_card
 from dermlens.errors import BundleError, StorageError
 
 
@@ -76,7 +78,7 @@ def _edit(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-@pytest.mark.parametrize("name", bundles.FIELDS)
+@pytest.mark.parametrize("name", [f.name for f in msgspec.structs.fields(Card) if f.required and f.name != "schema"])
 def test_a_missing_field_is_named(tmp_path: Path, name: str) -> None:
     path = tiny.write(tmp_path / "b") / "bundle.json"
     card = json.loads(path.read_text())
@@ -85,6 +87,46 @@ def test_a_missing_field_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(BundleError, match=f"it lacks {name}") as caught:
         load_bundle(tmp_path / "b")
     assert caught.value.code == "bundle_damaged"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("licence",), "MIT", "licence: Expected `object`"),
+        (("licence", "weights"), ["MIT"], r"licence\.weights: Expected `str`, got `array`"),
+        (("metrics", "accuracy"), "0.9", "metrics.accuracy: Expected `object`"),
+        (("metrics", "accuracy", "low"), "0.8", r"metrics\.accuracy\.low: Expected `float \| null`"),
+        (("metrics", "per_class"), {"MEL": 1}, "metrics.per_class"),
+        (("metrics", "n"), "many", "metrics.n: Expected `int`"),
+        (("data", "sources"), "ISIC", "data.sources: Expected `array`"),
+        (("data", "imges"), 3, r"unknown field data\.imges\. Did you mean 'images'\?"),
+        (("calibraton",), {}, r"unknown field calibraton\. Did you mean 'calibration'\?"),
+        (("trust", "operating_points"), [{"name": "x"}], r"it lacks trust\.operating_points\[0\]\.aim"),
+        (("input", "size_px"), 3, "must be|size_px"),
+        (("classes",), [], "0 classes, but a calibration of 3"),
+        (("recipe",), {}, "`recipe` lacks backbone"),
+        (("scope",), ["all"], "scope: Expected `str`"),
+    ],
+)
+def test_a_wrong_or_unknown_field_is_named_with_its_place(
+    tmp_path: Path, place: tuple[str, ...], value: object, said: str
+) -> None:
+    path = tiny.write(tmp_path / "b") / "bundle.json"
+    card = json.loads(path.read_text())
+    *parents, last = place
+    where = card
+    for name in parents:
+        where = where[name]
+    where[last] = value
+    path.write_text(json.dumps(card))
+    with pytest.raises(BundleError, match=said) as caught:
+        load_bundle(tmp_path / "b")
+    assert caught.value.code == "bundle_damaged" and str(path) in caught.value.message
+
+
+def test_the_card_of_the_embedded_model_comes_back_as_it_is() -> None:
+    raw = (MODELS_DIR / "default" / "bundle.json").read_bytes()
+    assert write_card(load_bundle(MODELS_DIR / "default").card) == raw
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("basic_ios::clear: No space")])
@@ -98,22 +140,23 @@ def test_a_failed_write_leaves_the_old_bundle_whole(tmp_path: Path, error: Excep
     with pytest.raises(StorageError, match="No space"):
         bundles.write_bundle(
             folder,
-            tiny.card(version="2"),
+            make_card(tiny.card(version="2")),
             head=(tiny.WEIGHTS, tiny.BIAS),
             seen={},
             write_graph=no_space,
-            model_card="",
-            arrays={bundles.BASELINES_FILE: tiny.baselines()},
+            arrays={},
         )
     assert load_bundle(folder).version == "1"
     assert [p.name for p in tmp_path.iterdir()] == ["b"], "no half-written folder stays behind"
 
 
-def test_a_copy_replaces_what_stood_there_and_is_sound(tmp_path: Path) -> None:
-    tiny.write(tmp_path / "old", version="1")
-    bundles.copy_bundle(tiny.write(tmp_path / "new", version="2"), tmp_path / "old")
-    assert load_bundle(tmp_path / "old").version == "2"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "old"]
+def test_a_rewritten_bundle_keeps_what_it_is_not_given(tmp_path: Path) -> None:
+    folder = tiny.write(tmp_path / "b", seen={"train": {"content_hashes": ["a"], "lesion_ids": [], "isic_ids": []}})
+    tiny.add(folder, {bundles.TRUST_FILE: {"mean": np.zeros(3)}})
+    tiny.add(folder, {bundles.NEIGHBOURS_FILE: {"mean": np.zeros(3)}, bundles.TRUST_FILE: {}})
+    bundle = load_bundle(folder)
+    assert {"neighbours.npz", "baselines.npz"} <= set(bundle.card.files) and "trust.npz" not in bundle.card.files
+    assert bundle.seen().content_hashes == {"a"}
 
 
 def test_a_new_bundle_replaces_the_old_one(tmp_path: Path) -> None:
@@ -128,3 +171,7 @@ def test_a_run_folder_and_a_bundle_folder_both_mean_the_bundle(tmp_path: Path) -
     assert find_bundle(str(tmp_path / "run" / "bundle")) == tmp_path / "run" / "bundle"
     with pytest.raises(BundleError, match="No model 'nothing'"):
         find_bundle("nothing")
+    with pytest.raises(BundleError, match=r"No model 'defualt'\. Did you mean 'default'\?"):
+        find_bundle("defualt")
+    with pytest.raises(BundleError, match=r"Did you mean .*/run'\?"):
+        find_bundle(str(tmp_path / "rum"))

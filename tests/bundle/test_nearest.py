@@ -9,7 +9,7 @@ import pytest
 
 import tiny
 from dermlens import Predictor
-from dermlens.bundle.bundle import NEIGHBOURS_FILE, add_trust, load_bundle
+from dermlens.bundle.bundle import NEIGHBOURS_FILE, load_bundle
 from dermlens.bundle.nearest import TrainingExamples
 from dermlens.data.records import Record
 from dermlens.errors import BundleError, UsageError
@@ -84,11 +84,11 @@ def test_arrays_that_do_not_fit_together_are_told(index: TrainingExamples, chang
 
 def test_seven_thousand_lesions_take_about_a_megabyte(tmp_path: Path) -> None:
     n = 7000
-    vectors = np.random.default_rng(0).random((n, 1280), np.float32)
+    vectors = np.random.default_rng(0).random((n, 160), np.float32)
     numbered = [Record(Path("x"), "x.jpg", "RED", lesion_id=f"HAM_{i:07d}", isic_id=f"ISIC_{i:07d}") for i in range(n)]
     folder = tiny.write(tmp_path / "b")
     examples = index_of(vectors, np.zeros(n, np.int64), numbered, tiny.CODES)
-    add_trust(folder, load_bundle(folder).card, {}, "# b\n", examples)
+    tiny.add(folder, {NEIGHBOURS_FILE: examples.arrays()})
     assert (folder / NEIGHBOURS_FILE).stat().st_size < 1.2e6
 
 
@@ -98,7 +98,7 @@ def predictor(tmp_path: Path) -> Predictor:
     folder = tiny.write(tmp_path / "b")
     pictures = np.array([tiny.colour(code).mean((0, 1)) for code in tiny.CODES])
     records = [Record(Path(code), f"{code}.png", code, source="paint") for code in tiny.CODES]
-    add_trust(folder, load_bundle(folder).card, {}, "# b\n", index_of(pictures, np.arange(3), records, tiny.CODES))
+    tiny.add(folder, {NEIGHBOURS_FILE: index_of(pictures, np.arange(3), records, tiny.CODES).arrays()})
     return Predictor(folder)
 
 

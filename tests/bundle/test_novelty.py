@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
-from dermlens.bundle.novelty import Novelty
+from dermlens.bundle.novelty import Novelty, NoveltyFacts
 from dermlens.bundle.quality import DEFAULT_LIMITS, measure
 from dermlens.errors import BundleError
 from dermlens.evaluation.fit_trust import fit_novelty, fit_quality, lesion_quantile, sample_per_class
@@ -48,12 +49,13 @@ def test_the_length_of_an_embedding_does_not_matter(fitted: Novelty) -> None:
 
 
 def test_it_comes_back_from_a_bundle_as_it_was(fitted: Novelty) -> None:
-    again = Novelty.read(fitted.as_dict(), fitted.arrays())
+    facts = msgspec.convert(fitted.as_dict(), NoveltyFacts)
+    again = Novelty.read(facts, fitted.arrays())
     np.testing.assert_allclose(again.score(known(50, 5)[0]), fitted.score(known(50, 5)[0]), rtol=1e-3)
     with pytest.raises(BundleError, match="do not fit together"):
-        Novelty.read({**fitted.as_dict(), "method": "magic"}, fitted.arrays())
+        Novelty.read(msgspec.structs.replace(facts, threshold=0.0), fitted.arrays())
     with pytest.raises(BundleError, match="do not fit together"):
-        Novelty.read(fitted.as_dict(), {**fitted.arrays(), "mean": np.zeros(3, np.float32)})
+        Novelty.read(facts, {**fitted.arrays(), "mean": np.zeros(3, np.float32)})
 
 
 def test_too_little_is_not_fitted() -> None:

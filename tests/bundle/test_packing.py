@@ -13,9 +13,9 @@ import pytest
 
 import tiny
 from dermlens import Predictor
-from dermlens.bundle import packing
+from dermlens.bundle import library
 from dermlens.bundle.bundle import load_bundle
-from dermlens.bundle.packing import pack, unpack
+from dermlens.bundle.library import pack, unpack
 from dermlens.errors import BundleError, DermlensError, StorageError, UsageError
 
 
@@ -128,11 +128,11 @@ def test_a_card_that_names_a_file_outside_is_not_packed(tmp_path: Path) -> None:
 def test_sizes_are_bounded_whatever_the_file_says(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "MAX_BYTES", 1000)
+    monkeypatch.setattr(library, "MAX_BYTES", 1000)
     tmp_path.joinpath("out").mkdir()
     with pytest.raises(BundleError, match="unpacks to more"):
         unpack(packed, tmp_path / "out")
-    monkeypatch.setattr(packing, "_check_entries", lambda path, entries: None)  # as if the sizes had been lied about
+    monkeypatch.setattr(library, "_check_entries", lambda path, entries: None)  # as if the sizes had been lied about
     with pytest.raises(BundleError, match="more than it says"):
         unpack(packed, tmp_path / "out")
     assert sum(path.stat().st_size for path in (tmp_path / "out").iterdir()) <= 1000

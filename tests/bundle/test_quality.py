@@ -51,6 +51,6 @@ def test_the_size_of_the_lesion_is_roughly_right() -> None:
 def test_values_and_limits_go_to_json_and_back() -> None:
     values = measure(lesion_on_skin(50)).as_dict()
     assert all(0 <= values[name] <= 1 for name in ("sharpness", "dark_share", "lesion_share", "lesion_border"))
-    assert QualityLimits.from_dict(DEFAULT_LIMITS.as_dict()) == DEFAULT_LIMITS
+    assert QualityLimits(**DEFAULT_LIMITS.as_dict()) == DEFAULT_LIMITS
     with pytest.raises(TypeError):
-        QualityLimits.from_dict({"max_charm": 1})
+        QualityLimits(max_charm=1)

@@ -13,11 +13,10 @@ from rich.console import Console
 
 import tiny
 from dermlens import Predictor
-from dermlens.bundle.bundle import add_trust, load_bundle
-from dermlens.bundle.decision import PredictionSets
+from dermlens.bundle.bundle import TRUST_FILE
 from dermlens.bundle.novelty import Novelty
 from dermlens.bundle.quality import QualityLimits
-from dermlens.bundle.trust import Trust, grave_codes
+from dermlens.bundle.trust import NOT_FITTED, Trust, grave_codes
 from dermlens.errors import BundleError
 from dermlens.reporting import terminal
 from dermlens.reporting.page import write_page
@@ -27,17 +26,22 @@ LAX = QualityLimits(0, 0, 0, 1, 1, 0, 1)
 
 def facts(**changes: Any) -> dict[str, Any]:
     """Trust facts for the tiny model that find nothing wrong with plain colours."""
-    return {
+    share = {"value": 0.5, "low": 0.4, "high": 0.6}
+    return NOT_FITTED.as_dict() | {
         "prediction_sets": {"level": 0.9, "limits": [2.0, 2.0, 2.0], "max_size": 2},
         "min_confidence": 0.3,
         "operating_points": [
             {
                 "name": "malignant_95",
+                "aim": "malignant",
                 "codes": ["RED"],
                 "aimed_at": 0.95,
                 "threshold": 0.5,
+                "fitted_on": {"positive_lesions": 30, "other_lesions": 30},
                 "sensitivity": {"value": 0.94, "low": 0.9, "high": 0.97},
                 "specificity": {"value": 0.6, "low": 0.5, "high": 0.7},
+                "referred": share,
+                "net_benefit": share,
             }
         ],
         "referral": "malignant_95",
@@ -86,9 +90,7 @@ def test_each_doubt_has_its_reason(tmp_path: Path) -> None:
 def test_a_novel_image_is_rejected_with_its_probabilities(tmp_path: Path, modality: str, code: str) -> None:
     folder = tiny.write(tmp_path / "b", modality=modality)
     strange = novelty(2.0)
-    add_trust(
-        folder, {**load_bundle(folder).card, "trust": facts(novelty=strange.as_dict())}, strange.arrays(), "# b\n"
-    )
+    tiny.add(folder, {TRUST_FILE: strange.arrays()}, facts(novelty=strange.as_dict()))
     predictor = Predictor(folder)
     grey = predictor.predict(np.full((28, 28, 3), 128, np.uint8))
     assert grey.novelty is not None and grey.novelty["score"] < grey.novelty["threshold"] and grey.status != "rejected"
@@ -125,9 +127,7 @@ def test_damaged_facts_are_noticed_on_load(tmp_path: Path) -> None:
 
 def test_malignant_probability_adds_up_what_is_grave() -> None:
     assert grave_codes(("AK", "NV", "MEL", "eczema")) == ("AK", "MEL")
-    sets = PredictionSets(0.9, (1.0, 1.0), 1)
-    trust = Trust(sets, 0.0, (), None, None, LAX, ("x", "y"))
-    assert trust.operating_point is None
+    assert Trust(NOT_FITTED, None, ("x", "y")).operating_point is None
 
 
 def test_people_read_why_and_a_rejected_image_names_no_diagnosis(tmp_path: Path) -> None:
@@ -140,10 +140,10 @@ def test_people_read_why_and_a_rejected_image_names_no_diagnosis(tmp_path: Path)
     unsure = with_trust(tmp_path / "c", min_confidence=1.0)
     told = io.StringIO()
     terminal.show([rejected], predictor.bundle, top=3, console=Console(file=told, width=160))
-    assert "rejected" in told.getvalue() and "nearly one colour" in told.getvalue() and "100%" not in told.getvalue()
+    assert "rejected" in told.getvalue() and "nearly one colour" in told.getvalue() and "100 %" not in told.getvalue()
     told = io.StringIO()
     terminal.show([unsure.predict(image)], unsure.bundle, top=3, console=Console(file=told, width=160))
-    assert "The diagnosis is unsure" in told.getvalue() and "To be seen by a specialist: plain.png" in told.getvalue()
+    assert "Low confidence (" in told.getvalue() and "Refer to a specialist: plain.png" in told.getvalue()
     write_page([rejected, unsure.predict(image)], predictor.bundle, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert "I can&rsquo;t tell" in page and "Compatible with: " in page and "To be seen by a specialist." in page
+    assert "I can’t tell" in page and "Cannot be ruled out: " in page and "Refer to a specialist." in page

@@ -36,6 +36,7 @@ def test_json_gives_the_facts_of_the_rows_asked_for(capsys: pytest.CaptureFixtur
     assert "latency_ms" not in large
 
 
+@pytest.mark.long
 def test_latency_is_measured_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("backbones", "--json", "--only", "lite0", "--latency") == 0
     captured = capsys.readouterr()

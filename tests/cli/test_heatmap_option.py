@@ -40,7 +40,7 @@ def test_each_answer_gets_its_heat_map(model: str, tmp_path: Path, capsys: pytes
         if row["status"] == "ok":
             assert Path(row["heatmap"]).name == f"{row['diagnosis']['code']}_{row['diagnosis']['code']}.png"
             assert np.asarray(cv2.imread(row["heatmap"])).shape == (tiny.SIZE_PX, tiny.SIZE_PX, 3)
-    assert len(list(maps.iterdir())) == 3 and page.read_text().count("what spoke for") == 3
+    assert len(list(maps.iterdir())) == 3 and page.read_text().count("evidence for") == 3
 
 
 def test_without_it_nothing_is_written(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tiny
-from dermlens.bundle.bundle import add_trust, load_bundle
+from dermlens.bundle.bundle import NEIGHBOURS_FILE, load_bundle
 from dermlens.cli import main
 from dermlens.data.records import Record
 from dermlens.evaluation.fit_trust import index_of
@@ -33,7 +33,7 @@ def test_from_a_run_to_another_machine(tmp_path: Path, capsys: pytest.CaptureFix
     told = capsys.readouterr().out
     assert digest in told and "It names its training images" not in told
     assert run("models", "add", file, "--name", "mine", "--sha256", "0" * 64) == 2
-    assert "was not added" in capsys.readouterr().err
+    assert "not added" in capsys.readouterr().err
     assert run("models", "add", file, "--name", "mine", "--sha256", digest) == 0
     shown = capsys.readouterr().out
     assert "SHA-256 that was asked for" in shown and "--model mine" in shown and "not a diagnosis" in shown
@@ -54,7 +54,7 @@ def test_who_hands_a_model_on_learns_that_it_names_images(
     folder = tiny.write(tmp_path / "run" / "bundle")
     pictures = np.array([tiny.colour(code).mean((0, 1)) for code in tiny.CODES])
     records = [Record(Path(code), f"Jane_Doe/{code}.png", code) for code in tiny.CODES]
-    add_trust(folder, load_bundle(folder).card, {}, "# b\n", index_of(pictures, np.arange(3), records, tiny.CODES))
+    tiny.add(folder, {NEIGHBOURS_FILE: index_of(pictures, np.arange(3), records, tiny.CODES).arrays()})
     assert run("package", str(tmp_path / "run"), target, str(tmp_path / "packed")) == 0
     assert "It names its training images and lesions" in capsys.readouterr().out
     assert list(load_bundle(folder).examples().texts["image"]) == [f"{code}.png" for code in tiny.CODES]
@@ -82,7 +82,8 @@ def test_a_card_cannot_forge_a_line_or_break_the_list(tmp_path: Path, capsys: py
 
 
 def test_an_added_model_with_a_bad_card_is_called_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tiny.write(tmp_path / "models" / "old", licence="MIT")
+    path = tiny.write(tmp_path / "models" / "old") / "bundle.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "licence": "MIT"}))
     assert run("models") == 0
     told = capsys.readouterr()
     assert "'old' is damaged" in " ".join(told.err.split()) and "not a diagnosis" in told.out

@@ -11,7 +11,7 @@ import pytest
 
 import tiny
 from dermlens import cli
-from dermlens.bundle.bundle import add_trust, load_bundle
+from dermlens.bundle.bundle import NEIGHBOURS_FILE
 from dermlens.data.records import Record
 from dermlens.evaluation.fit_trust import index_of
 
@@ -27,7 +27,7 @@ def model(tmp_path: Path) -> str:
     folder = tiny.write(tmp_path / "b")
     pictures = np.array([tiny.colour(code).mean((0, 1)) for code in tiny.CODES])
     records = [Record(Path(code), f"<{code}>.png", code) for code in tiny.CODES]
-    add_trust(folder, load_bundle(folder).card, {}, "# b\n", index_of(pictures, np.arange(3), records, tiny.CODES))
+    tiny.add(folder, {NEIGHBOURS_FILE: index_of(pictures, np.arange(3), records, tiny.CODES).arrays()})
     return str(folder)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.runner import below_floor, fallen, find, quick_subjects
-from dermlens.inference.machine import instructions
+from dermlens.inference.doctor import instructions
 
 ROOT = Path(__file__).parents[2]
 

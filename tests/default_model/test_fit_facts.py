@@ -16,7 +16,6 @@ from dermlens.bundle.bundle import HASH_CHARS
 from dermlens.data.images import content_hash
 from dermlens.data.manifest import read_dataset
 from dermlens.errors import DataError
-from scripts.default_model import facts as facts_module
 from scripts.default_model.__main__ import main
 from scripts.default_model.facts import refit_facts
 
@@ -41,36 +40,25 @@ def made(tmp_path: Path) -> tuple[Path, Path]:
         seen[role] = {"content_hashes": hashes, "lesion_ids": [], "isic_ids": []}
     # the colours are swapped by cv2, so RED and BLUE change places: a model that errs on them
     data = {"fingerprint": "0" * 64, "leaky": False, "unreadable": ["Jane_Doe/broken.jpg"]}
-    return tiny.write(tmp_path / "b", seen=seen, data=data, **CARD), tmp_path / "data"
+    return tiny.write(tmp_path / "b", seen=seen, data=data), tmp_path / "data"
 
 
-CARD = {
-    "backbone": {"title": "tiny", "licence": "none"},
-    "recipe": {"weights": "none", "cut_block": 0},
-    "created": "2026-01-01",
-    "training": {"minutes": 0, "best_epoch": 0},
-    "metrics": {"n": 31, "balanced_accuracy": {"value": 0.9, "low": 0.8, "high": 1.0}, "per_class": {}},
-    "probe": {},
-}
-
-
-def test_facts_are_fitted_on_the_roles_of_the_bundle(made: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_facts_are_fitted_on_the_roles_of_the_bundle(made: tuple[Path, Path]) -> None:
     folder, data = made
-    monkeypatch.setattr(facts_module, "model_card", lambda card: f"# {card['trust']['fitted_on']['lesions']}\n")
     refit_facts(folder, read_dataset(data), QUIET)
     predictor = Predictor(folder)
-    facts = predictor.bundle.card["trust"]
-    assert facts["fitted_on"]["images"] == 60 and facts["fitted_on"]["training_images"] == 60
-    assert facts["measured"]["role"] == "test" and facts["measured"]["images"] == 30 and facts["fitted_in_s"] >= 0
-    assert (folder / "MODEL_CARD.md").read_text() == "# 60\n"
+    facts = predictor.bundle.card.trust
+    assert facts.fitted_on["images"] == 60 and facts.fitted_on["training_images"] == 60
+    assert facts.measured.role == "test" and facts.measured.images == 30 and facts.fitted_in_s >= 0
+    assert "Fitted on 60 lesions" in (folder / "MODEL_CARD.md").read_text()
     answer = predictor.predict(tiny.colour("GREEN"))
     assert answer.prediction_set is not None and answer.novelty is not None
-    assert facts["neighbours"] == {"lesions": 60}
+    assert facts.neighbours == {"lesions": 60}
     near = predictor.neighbours(answer, 3)
     assert [n.diagnosis for n in near] == ["GREEN"] * 3 and near[0].image.startswith("train")
     refit_facts(folder, read_dataset(data), QUIET, neighbours=False)
     bundle = Predictor(folder).bundle
-    assert not bundle.has_examples and bundle.card["data"]["unreadable"] == []
+    assert not bundle.has_examples and bundle.card.data.unreadable == ()
 
 
 def test_other_data_are_refused_and_the_bundle_stays(made: tuple[Path, Path], tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import tiny
 from dermlens import Predictor
-from dermlens.bundle.bundle import HASH_CHARS, add_baselines, load_bundle
+from dermlens.bundle.bundle import BASELINES_FILE, HASH_CHARS, load_bundle
 from dermlens.data.images import content_hash
 from dermlens.data.manifest import read_dataset
 from dermlens.errors import BundleError
@@ -102,7 +102,7 @@ def with_baselines(folder: Path, data: Path, left_out: str = "") -> Path:
     truth = np.array([tiny.CODES.index(path.parent.name) for path in files])
     hashes = tuple(content_hash(path.read_bytes())[:HASH_CHARS] for path in files)
     held = HeldOut(hashes, np.arange(len(files)), truth, truth, np.full(len(files), 2), majority=1)
-    add_baselines(folder, load_bundle(folder).card, held.arrays(), "# tiny\n")
+    tiny.add(folder, {BASELINES_FILE: held.arrays()})
     return folder
 
 
@@ -147,7 +147,7 @@ def test_what_is_kept_comes_back_and_is_small(tmp_path: Path) -> None:
     folder = tiny.write(tmp_path / "b")
     held = held_out(5, 9, n=2000)
     held = replace(held, hashes=tuple(content_hash(str(i).encode())[:HASH_CHARS] for i in range(2000)))
-    add_baselines(folder, load_bundle(folder).card, held.arrays(), "# tiny\n")
+    tiny.add(folder, {BASELINES_FILE: held.arrays()})
     back = read_held_out(load_bundle(folder))
     assert back.hashes == held.hashes and back.majority == 0
     for name in ("lesions", "truth", "model", "probe"):
@@ -163,6 +163,6 @@ def test_numbers_that_cannot_be_are_a_damaged_bundle(data: Path, tmp_path: Path,
     folder = with_baselines(tmp_path / "b", data)
     held = read_held_out(load_bundle(folder))
     assert held is not None
-    add_baselines(folder, load_bundle(folder).card, {**held.arrays(), **change}, "# tiny\n")
+    tiny.add(folder, {BASELINES_FILE: {**held.arrays(), **change}})
     with pytest.raises(BundleError, match=r"baselines\.npz"):
         read_held_out(load_bundle(folder))

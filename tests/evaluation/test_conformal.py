@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -59,7 +60,7 @@ def test_a_class_without_a_lesion_is_never_left_out() -> None:
     sets, basis = fit_sets(p, y, np.arange(len(y)), PRIOR)
     assert sets.limits[2] == math.inf and basis[2]["basis"] == "none"
     assert sets.apply(p, PRIOR, p.argmax(1))[:, 2].all()
-    assert PredictionSets.from_dict(sets.as_dict()) == sets
+    assert msgspec.convert(sets.as_dict(), PredictionSets) == sets
 
 
 def test_many_images_of_one_lesion_count_once() -> None:
@@ -88,6 +89,6 @@ def test_measured_coverage_counts_lesions_and_has_an_interval() -> None:
 
 def test_damaged_facts_are_refused() -> None:
     with pytest.raises(BundleError):
-        PredictionSets.from_dict({"level": 1.5, "limits": [1.0], "max_size": 1})
-    with pytest.raises(BundleError, match="limits"):
-        PredictionSets.from_dict({"level": 0.9, "max_size": 1})
+        PredictionSets(level=1.5, limits=[1.0], max_size=1)
+    with pytest.raises(msgspec.ValidationError, match="limits"):
+        msgspec.convert({"level": 0.9, "max_size": 1}, PredictionSets)

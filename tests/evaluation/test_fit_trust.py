@@ -15,7 +15,7 @@ from rich.console import Console
 
 import tiny
 from dermlens import Predictor
-from dermlens.bundle.bundle import Bundle, add_trust, load_bundle
+from dermlens.bundle.bundle import TRUST_FILE, Bundle, load_bundle
 from dermlens.bundle.nearest import TrainingExamples
 from dermlens.data.records import Record
 from dermlens.evaluation import fit_trust as module
@@ -63,7 +63,7 @@ def test_a_bundle_learns_its_limits_and_predict_applies_them(tmp_path: Path, rol
     assert facts["measured"]["role"] == "test" and facts["measured"]["images"] == 90
     assert facts["measured"]["prediction_sets"]["coverage"]["value"] >= 0.8
     assert facts["operating_points"] == [] and facts["referral"] is None, "no colour is malignant"
-    add_trust(folder, {**load_bundle(folder).card, "trust": facts}, arrays, "# tiny\n")
+    tiny.add(folder, {TRUST_FILE: arrays}, facts)
     predictor = Predictor(folder)
     answers = list(predictor.predict_many([r.path for r in roles["test"].records]))
     shares = facts["measured"]["status"]
@@ -105,7 +105,7 @@ def test_too_few_lesions_leave_the_facts_empty_and_the_bundle_whole(tmp_path: Pa
     facts, arrays = fitted(load_bundle(folder), small)
     assert facts["prediction_sets"] is None and facts["novelty"] is None and arrays == {}
     assert facts["measured"]["role"] == "calibrate" and facts["min_confidence"] == 0.0
-    add_trust(folder, {**load_bundle(folder).card, "trust": facts}, arrays, "# tiny\n")
+    tiny.add(folder, {TRUST_FILE: arrays}, facts)
     answer = Predictor(folder).predict(roles["test"].records[0].path)
     assert answer.prediction_set is None and answer.novelty is None and answer.quality is not None
 
@@ -115,11 +115,11 @@ def test_without_test_lesions_a_threshold_claims_nothing(tmp_path: Path, roles: 
     without_test = {role: roles[role] for role in ("train", "calibrate")}
     facts, arrays = fitted(load_bundle(folder), without_test)
     assert facts["measured"]["role"] == "calibrate"
-    add_trust(folder, {**load_bundle(folder).card, "trust": facts}, arrays, "# tiny\n")
+    tiny.add(folder, {TRUST_FILE: arrays}, facts)
     bundle = load_bundle(folder)
     assert bundle.trust.operating_point is not None
     point = bundle.trust.operating_point
-    assert point.threshold > 0 and (point.sensitivity, point.specificity) == (None, None)
+    assert point.threshold > 0 and point.sensitivity["value"] is None and point.specificity["value"] is None
     assert "new to the model" not in referral_words(point)
 
 
@@ -159,11 +159,11 @@ def test_an_unreadable_image_is_left_out(tmp_path: Path, roles: dict[str, Labell
 def test_adding_facts_leaves_graph_and_memory_as_they_were(tmp_path: Path) -> None:
     folder = tiny.write(tmp_path / "b", seen={"train": {"content_hashes": ["a"], "lesion_ids": [], "isic_ids": []}})
     before = load_bundle(folder)
-    add_trust(folder, before.card, {"mean": np.zeros(3, np.float32)}, "# b\n")
+    tiny.add(folder, {TRUST_FILE: {"mean": np.zeros(3, np.float32)}})
     after = load_bundle(folder)
-    assert after.seen() == before.seen() and "trust.npz" in after.card["files"]
+    assert after.seen() == before.seen() and "trust.npz" in after.card.files
     for name in ("graph.bin", "graph.xml", "head.npz", "seen.json"):
-        assert after.card["files"][name] == before.card["files"][name]
+        assert after.card.files[name] == before.card.files[name]
 
 
 def test_the_first_image_of_each_lesion_is_taken() -> None:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 from rich.console import Console
 
 import tiny
 from dermlens import Predictor
-from dermlens.bundle.bundle import add_trust, load_bundle
+from dermlens.bundle.bundle import NEIGHBOURS_FILE, load_bundle
 from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Record
 from dermlens.evaluation.checklist import MISSING, checklist
@@ -69,9 +70,9 @@ def test_a_model_with_limits_says_why_it_does_not_answer_and_what_other_threshol
     evaluate(Predictor("default"), data, tmp_path / "out", split=None, seed=0, console=quiet)
     report, page = (json.loads((tmp_path / "out" / "metrics.json").read_text()), (tmp_path / "out" / "report.html"))
     assert report["status"]["reasons"]["blank"] == 1
-    assert report["status"]["reason_words"]["blank"] == "The picture is nearly one colour."
+    assert report["status"]["reason_words"]["blank"] == "The image is nearly one colour."
     assert "All of these images are of one class" in page.read_text()
-    assert "<td>blank</td>" in page.read_text() and "The picture is nearly one colour." in page.read_text()
+    assert "<td>blank</td>" in page.read_text() and "The image is nearly one colour." in page.read_text()
     rows = report["novelty"]["by_threshold"]
     assert [row["kept"] for row in rows] == sorted(row["kept"] for row in rows) and sum(r["in_use"] for r in rows) == 1
 
@@ -80,7 +81,7 @@ def test_the_gallery_names_the_training_lesions_nearest_to_each_failure(tmp_path
     folder = tiny.write(tmp_path / "b")
     pictures = np.array([tiny.colour(code).mean((0, 1)) for code in tiny.CODES])
     records = [Record(Path(code), f"<{code}>.png", code) for code in tiny.CODES]
-    add_trust(folder, load_bundle(folder).card, {}, "# b\n", index_of(pictures, np.arange(3), records, tiny.CODES))
+    tiny.add(folder, {NEIGHBOURS_FILE: index_of(pictures, np.arange(3), records, tiny.CODES).arrays()})
     quiet = Console(file=io.StringIO())
     evaluate(Predictor(folder), read_dataset(paint(tmp_path / "data")), tmp_path, split=None, seed=0, console=quiet)
     page = (tmp_path / "report.html").read_text()
@@ -196,8 +197,8 @@ def test_what_nobody_recorded_is_marked_missing(done: tuple[Predictor, Path, dic
     kept = "Separation of training and test"
     assert rows[kept][0] == MISSING, "of the tiny model's lesions nothing is known"
     for known, where in ((1.0, "data"), (0.95, "data"), (0.2, MISSING)):
-        data = {**predictor.bundle.card["data"], "lesions_known": known}
-        told = checklist({**predictor.bundle.card, "data": data}, report)
+        data = msgspec.structs.replace(predictor.bundle.card.data, lesions_known=known)
+        told = checklist(msgspec.structs.replace(predictor.bundle.card, data=data), report)
         assert {item: place for item, place, _ in told}[kept] == where
     known = {**report["counts"], "of_the_models_own_test": 3}
     own = {item: where for item, where, _ in checklist(predictor.bundle.card, {**report, "counts": known})}

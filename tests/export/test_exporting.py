@@ -21,6 +21,7 @@ import tensorflow as tf
 import tiny
 from dermlens import cli
 from dermlens.bundle.bundle import BASELINES_FILE, find_bundle, load_bundle, write_bundle
+from dermlens.bundle.card import make_card
 from dermlens.bundle.decision import probabilities
 from dermlens.cli import options
 from dermlens.diagnoses import DISCLAIMER
@@ -56,11 +57,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save(folder / "model.keras")
     write_bundle(
         folder / "bundle",
-        tiny.card(),
+        make_card(tiny.card()),
         head=model.get_layer("logits").get_weights(),
         seen={},
         write_graph=lambda path: ov.save_model(to_openvino(model), path, compress_to_fp16=False),
-        model_card="# tiny\n",
         arrays={BASELINES_FILE: tiny.baselines()},
     )
     return folder

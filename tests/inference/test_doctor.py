@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 import tiny
-from dermlens.inference import doctor, machine
+from dermlens.inference import doctor
 from dermlens.reporting.terminal import show_doctor
 
 XEON = "processor : 0\nflags\t\t: fpu avx2 avx512f avx512bw avx512vl avx512_vnni amx_tile amx_bf16 amx_int8\n"
@@ -29,21 +29,21 @@ def test_instructions_are_read(
     text: str, expected: list[str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "cpuinfo").write_text(text)
-    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(machine.sys, "platform", "linux")
-    assert machine.instructions() == expected
+    monkeypatch.setattr(doctor, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(doctor.sys, "platform", "linux")
+    assert doctor.instructions() == expected
 
 
 def test_a_quota_and_an_old_processor_are_advised_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cpu.max").write_text("150000 100000\n")
-    monkeypatch.setattr(machine, "CGROUP", tmp_path / "cpu.max")
-    found = machine.threads()
+    monkeypatch.setattr(doctor, "CGROUP", tmp_path / "cpu.max")
+    found = doctor.threads()
     assert found["container_share"] == 1.5
-    said = machine.advice([], {"processors": 8, "allowed": 8, "container_share": 1.5})
+    said = doctor.advice([], {"processors": 8, "allowed": 8, "container_share": 1.5})
     assert len(said) == 2 and "neither AVX2 nor NEON" in said[0] and "1.5 of 8" in said[1]
     (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert machine.threads()["container_share"] is None
-    assert machine.advice(["AVX2"], {"processors": 2, "allowed": 2, "container_share": None}) == []
+    assert doctor.threads()["container_share"] is None
+    assert doctor.advice(["AVX2"], {"processors": 2, "allowed": 2, "container_share": None}) == []
 
 
 def test_what_runs_and_what_is_missing_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

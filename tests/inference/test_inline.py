@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,7 @@ import pytest
 import tiny
 from dermlens import Answers, Predictor
 from dermlens.diagnoses import DISCLAIMER
-from dermlens.errors import MissingExtraError, UsageError
-from dermlens.html import Page
+from dermlens.errors import MissingExtraError
 
 HOSTILE = '<script>alert("x")</script>.png'
 OUTSIDE = re.compile(r"""(src|href)\s*=\s*["'](?!data:)|url\(|@import|<script""", re.IGNORECASE)
@@ -84,12 +82,3 @@ def test_without_pandas_the_error_says_what_to_do(answers: Answers, monkeypatch:
     monkeypatch.setattr(builtins, "__import__", without_pandas)
     with pytest.raises(MissingExtraError, match="pip install pandas"):
         answers.to_frame()
-
-
-def test_a_report_is_shown_in_a_frame_of_its_own(tmp_path: Path) -> None:
-    (tmp_path / "report.html").write_text('<p title="a">&amp; <script>x</script></p>')
-    text = Page(tmp_path / "report.html")._repr_html_()
-    assert text.startswith("<iframe sandbox ") and "<script>" not in text
-    assert "&lt;p title=&quot;a&quot;&gt;&amp;amp; " in text
-    with pytest.raises(UsageError, match="cannot be read"):
-        Page(tmp_path / "none.html")._repr_html_()

@@ -14,7 +14,7 @@ from dermlens.bundle.decision import probabilities
 from dermlens.cli.app import app
 from dermlens.data.images import load_image
 from dermlens.errors import UsageError
-from dermlens.inference.predictor import VIEWS, turned
+from dermlens.inference.runtime import VIEWS, turned
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "images" / "MEL_ISIC_0000029.jpg"
 

@@ -137,7 +137,7 @@ def test_an_explanation_of_a_bad_image_is_a_problem(client: Client) -> None:
 
 def test_the_model_says_what_it_is(client: Client) -> None:
     facts = client(rate_limit=600).get("/api/v1/model").json()
-    assert facts["scope"] == "Reads plain colours." and facts["card"] == "# tiny\n"
+    assert facts["scope"] == "Reads plain colours." and facts["card"].startswith("# tiny 0.0.1\n")
     assert [c["code"] for c in facts["classes"]] == ["BLUE", "GREEN", "RED"]
     assert facts["limits"]["max_body_bytes"] == 32 * 1024 * 1024
     assert facts["limits"]["rate_limit_per_minute"] == 600

@@ -20,7 +20,7 @@ from dermlens.audit.facts import ImageFacts
 from dermlens.data.images import InputSpec, Pixels, load_image
 from dermlens.data.records import Record
 from dermlens.errors import DermlensError
-from dermlens.inference.runtime import compile_graph, run_batches
+from dermlens.inference.runtime import compile_graph, read_graph, run_batches
 from dermlens.reporting.progress import Advance
 
 Embeddings = npt.NDArray[np.float16]
@@ -57,7 +57,7 @@ def embed(
     """
     keys = [key_of(record, fact) for record, fact in zip(records, facts, strict=True)]
     store: Store[bytes] = Store(f"embeddings {embedder.version}", bytes, enabled=cache)
-    network = cache_calls(lambda: compile_graph(ov.Core().read_model(embedder.graph), batch=BATCH))
+    network = cache_calls(lambda: compile_graph(read_graph(embedder.graph), batch=BATCH))
     found = for_each_content(keys, store, lambda part: _embed_part([records[i] for i in part], network()), progress)
     size = len(next(iter(found.values()))) // 2 if found else 0
     result = np.zeros((len(records), size), np.float16)

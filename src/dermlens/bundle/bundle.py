@@ -1,15 +1,15 @@
-"""The artefact: a folder with the graph and everything needed to use it correctly.
+"""A model as a folder: the graph and everything that is needed to use it correctly.
 
     graph.xml, graph.bin   OpenVINO graph: uint8 (n, h, w, 3) -> logits, embedding, feature_map
     head.npz               weights (d, classes) and bias (classes,) of the last layer, for class activation maps
     trust.npz              what images like those of the training look like (absent where too few were known)
-    neighbours.npz         where one image of each training lesion lies, and its name (absent where not asked for)
+    neighbours.npz         where one image of each training lesion is, and its name (absent where not asked for)
     baselines.npz          what model and linear probe said of each test image
     seen.json              what the model has learned from, by role: content hashes, lesion ids, ISIC ids
     bundle.json            labels, input, calibration, decision rule, metrics, licences, SHA-256 of the other files
     MODEL_CARD.md          the same, for people
 
-Nothing needed to predict is a flag, a constant or a file name. A damaged file is noticed on load.
+Nothing that predicting needs is an option, a constant or a file name. A damaged file is noticed when it is loaded.
 """
 
 from __future__ import annotations
@@ -17,32 +17,39 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from dermlens.bundle.card import Card, damaged, read_card, write_card
+from dermlens.bundle.card_text import model_card, model_facts
 from dermlens.bundle.decision import Calibration, DecisionRule
 from dermlens.bundle.nearest import TrainingExamples
 from dermlens.bundle.trust import Trust
 from dermlens.data.images import InputSpec
-from dermlens.errors import BundleError, DermlensError, StorageError
+from dermlens.errors import BundleError, StorageError
 from dermlens.files import atomic_folder, sha256_of_file
+from dermlens.text import nearest
 
-SCHEMA = "dermlens/bundle/1"
 ROLES_LEARNED_FROM = ("train", "select", "calibrate", "weights")  # weights: what the starting weights have met
+CARD, MODEL_CARD, GRAPH, HEAD, SEEN = "bundle.json", "MODEL_CARD.md", "graph.xml", "head.npz", "seen.json"
 TRUST_FILE, NEIGHBOURS_FILE, BASELINES_FILE = "trust.npz", "neighbours.npz", "baselines.npz"
-FILES = {"graph.xml", "graph.bin", "head.npz", "seen.json", BASELINES_FILE}
-_WHAT_IT_IS = ("name", "version", "created", "scope", "modality", "classes", "licence", "versions")
-_HOW_IT_ANSWERS = ("input", "backbone", "calibration", "calibration_fit", "decision_rule", "trust")
-_HOW_IT_WAS_MADE = ("recipe", "data", "training", "metrics", "probe", "baselines")
-FIELDS = _WHAT_IT_IS + _HOW_IT_ANSWERS + _HOW_IT_WAS_MADE  # of bundle.json; all are needed
+FILES = {GRAPH, "graph.bin", HEAD, SEEN, BASELINES_FILE}  # those that every bundle has
 MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
+HASH_CHARS = 32  # 128 bits of the SHA-256 are enough to recognise a file and halve the size of seen.json
+
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -64,41 +71,88 @@ class Seen:
         return None
 
 
-HASH_CHARS = 32  # 128 bits of the SHA-256 are enough to recognise a file and halve the size of seen.json
-
-
 @dataclass(frozen=True)
 class Bundle:
     """A loaded and checked bundle; `card` is the whole of bundle.json."""
 
     folder: Path
-    card: dict[str, Any]
-    sha256: str
-    codes: tuple[str, ...]
-    names: tuple[str, ...]
-    input_spec: InputSpec
-    calibration: Calibration
-    decision_rule: DecisionRule
-    name: str
-    version: str
-    scope: str  # what the model reads and what it does not
-    leaky: bool  # training and test shared images or lesions
-    calibrated: bool  # False where there was too little to fit a temperature on
+    card: Card
+    sha256: str  # of bundle.json, which has those of the other files
     trust: Trust
+
+    @cached_property
+    def codes(self) -> tuple[str, ...]:
+        """The codes of the classes, in the order of the network's outputs."""
+        return tuple(each.code for each in self.card.classes)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return tuple(each.name for each in self.card.classes)
+
+    @cached_property
+    def input_spec(self) -> InputSpec:
+        return self.card.input.spec()
+
+    @property
+    def calibration(self) -> Calibration:
+        return self.card.calibration
+
+    @property
+    def decision_rule(self) -> DecisionRule:
+        return self.card.decision_rule
+
+    @property
+    def name(self) -> str:
+        return self.card.name
+
+    @property
+    def version(self) -> str:
+        return self.card.version
+
+    @property
+    def scope(self) -> str:
+        return self.card.scope
+
+    @property
+    def leaky(self) -> bool:
+        """Whether training and test shared images or lesions."""
+        return self.card.data.leaky
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether there was enough to fit a calibration on."""
+        return self.card.calibration_fit.fitted
 
     @property
     def graph_path(self) -> Path:
-        return self.folder / "graph.xml"
-
-    def head(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the last layer: weights float32 (d, classes) and bias float32 (classes,)."""
-        with np.load(self.folder / "head.npz", allow_pickle=False) as arrays:
-            return arrays["weights"], arrays["bias"]
+        return self.folder / GRAPH
 
     @property
     def has_examples(self) -> bool:
         """Whether it knows the names of its training lesions."""
-        return NEIGHBOURS_FILE in self.card["files"]
+        return NEIGHBOURS_FILE in self.card.files
+
+    def file_names(self) -> list[str]:
+        """Return the names of all its files, sorted; BundleError where one is more than a name."""
+        names = sorted({CARD, *self.card.files})
+        for name in names:
+            check_file_name(name)
+        return names
+
+    def copy_to(self, folder: Path) -> None:
+        """Copy the files that its card lists, and no others, into a folder; links are read, not copied."""
+        for name in self.file_names():
+            shutil.copyfile(self.folder / name, folder / name)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what to know of the model, ready for JSON; see `card_text.model_facts`."""
+        size = sum(path.stat().st_size for path in self.folder.iterdir())
+        return {**model_facts(self.card), "sha256": self.sha256, "size_mb": round(size / 1e6, 1)}
+
+    def head(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the last layer: weights float32 (d, classes) and bias float32 (classes,)."""
+        arrays = _arrays(self.folder / HEAD)
+        return arrays["weights"], arrays["bias"]
 
     def examples(self) -> TrainingExamples:
         """Return the index of the training lesions, read anew at each call.
@@ -115,14 +169,13 @@ class Bundle:
             )
         path = self.folder / NEIGHBOURS_FILE
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return TrainingExamples.read(dict(arrays), self.codes)
+            return TrainingExamples.read(_arrays(path), self.codes)
         except (KeyError, TypeError, ValueError, OSError, BundleError) as error:
-            raise _damaged(path, f"an array is missing or wrong ({error!r})") from error
+            raise damaged(f"{path}: an array is missing or wrong ({error!r})") from error
 
     def seen(self, roles: tuple[str, ...] = ROLES_LEARNED_FROM) -> Seen:
         """Return what the model, or the weights it started from, learned from in the given roles."""
-        by_role = json.loads((self.folder / "seen.json").read_text(encoding="utf-8"))
+        by_role = json.loads((self.folder / SEEN).read_text(encoding="utf-8"))
 
         def union(kind: str) -> frozenset[str]:
             return frozenset(item for role in roles if role in by_role for item in by_role[role][kind])
@@ -130,179 +183,109 @@ class Bundle:
         return Seen(union("content_hashes"), union("lesion_ids"), union("isic_ids"))
 
 
+def check_file_name(name: str) -> None:
+    """Raise BundleError for a name that could lead out of the bundle's folder."""
+    if not _PLAIN.fullmatch(name):
+        raise BundleError(
+            f"The bundle holds a file called {name!r}. Allowed are names of letters, digits, '.', '_' and '-', "
+            "without folders.",
+            remedy="Do not use it: dermlens writes no such bundles.",
+            code="bundle_unsafe",
+        )
+
+
 def load_bundle(folder: str | Path) -> Bundle:
     """Load a bundle folder and check every file against its SHA-256.
 
     Raises:
-        BundleError: a file or field is missing, changed, unreadable or from a newer version of dermlens.
+        BundleError: a file or field is missing, unknown, changed, unreadable or from a newer version of dermlens.
     """
     folder = Path(folder)
-    path = folder / "bundle.json"
     try:
-        raw = path.read_bytes()
-        card = json.loads(raw)
+        raw = (folder / CARD).read_bytes()
     except OSError as error:
         raise BundleError(
-            f"No model bundle at {folder}: {error.strerror or error}. A bundle is a folder with bundle.json.",
+            f"No model bundle at {folder}: {error.strerror or error}. A bundle is a folder with {CARD}.",
             remedy="Give a name from `dermlens models`, a run folder or a bundle folder.",
             code="bundle_missing",
         ) from error
-    except ValueError as error:
-        raise _damaged(path, f"it is not JSON ({error})") from error
-    if not isinstance(card, dict) or card.get("schema") != SCHEMA:
-        got = card.get("schema") if isinstance(card, dict) else type(card).__name__
-        raise BundleError(
-            f"{path} has schema {got!r}. This version of dermlens reads {SCHEMA!r}.",
-            remedy="Upgrade dermlens, or train the model again.",
-            code="bundle_version",
-        )
-    if missing := [name for name in FIELDS if name not in card]:
-        raise _damaged(path, f"it lacks {', '.join(missing)}")
-    _check_files(folder, card.get("files"))
+    card = read_card(raw, str(folder / CARD))
+    _check_files(folder, card.files)
     try:
-        return Bundle(
-            folder=folder,
-            card=card,
-            sha256=hashlib.sha256(raw).hexdigest(),
-            codes=tuple(c["code"] for c in card["classes"]),
-            names=tuple(c["name"] for c in card["classes"]),
-            input_spec=InputSpec.from_dict(card["input"]),
-            calibration=Calibration.from_dict(card["calibration"]),
-            decision_rule=DecisionRule.from_dict(card["decision_rule"]),
-            name=str(card["name"]),
-            version=str(card["version"]),
-            scope=str(card["scope"]),
-            leaky=bool(card["data"]["leaky"]),
-            calibrated=bool(card["calibration_fit"]["fitted"]),
-            trust=Trust.read(card, _trust_arrays(folder, card["files"])),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, DermlensError) as error:
-        raise _damaged(path, f"a field is missing or wrong ({error!r})") from error
+        arrays = _arrays(folder / TRUST_FILE) if TRUST_FILE in card.files else {}
+        trust = Trust.read(card.trust, card.modality, arrays)
+    except (KeyError, TypeError, ValueError, BundleError) as error:
+        raise damaged(f"{folder / TRUST_FILE}: an array is missing or wrong ({error!r})") from error
+    return Bundle(folder, card, hashlib.sha256(raw).hexdigest(), trust)
 
 
-def _trust_arrays(folder: Path, files: Mapping[str, str]) -> dict[str, npt.NDArray[np.floating]]:
-    if TRUST_FILE not in files:
-        return {}
-    with np.load(folder / TRUST_FILE, allow_pickle=False) as arrays:
+def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
 
 
-def _check_files(folder: Path, files: Any) -> None:
-    if not isinstance(files, dict) or not set(files) >= FILES:
-        raise _damaged(folder / "bundle.json", f"it must list the files {', '.join(sorted(FILES))}")
+def _check_files(folder: Path, files: Mapping[str, str]) -> None:
+    if missing := sorted(FILES - set(files)):
+        raise damaged(f"{folder / CARD}: `files` lacks {', '.join(missing)}")
     for name, expected in files.items():
         path = folder / name
         try:
             actual = sha256_of_file(path)
         except OSError as error:
-            raise _damaged(path, "the file is missing or unreadable") from error
+            raise damaged(f"{path}: the file is missing or unreadable") from error
         if actual != expected:
-            raise _damaged(path, f"its SHA-256 is {actual[:12]}…, recorded was {expected[:12]}…")
-
-
-def _damaged(path: Path, why: str) -> BundleError:
-    return BundleError(
-        f"The model bundle is damaged: {path}: {why}.",
-        remedy="Copy the bundle again, reinstall dermlens, or export the model anew from its run.",
-        code="bundle_damaged",
-    )
+            raise damaged(f"{path}: its SHA-256 is {actual[:12]}…, recorded was {expected[:12]}…")
 
 
 def write_bundle(
     folder: Path,
-    card: dict[str, Any],
+    card: Card,
     *,
     head: tuple[np.ndarray, np.ndarray],
     seen: Mapping[str, Mapping[str, list[str]]],
     write_graph: Callable[[Path], None],
-    model_card: str,
-    arrays: Mapping[str, Mapping[str, npt.NDArray[Any]]],
+    arrays: Mapping[str, Arrays],
 ) -> None:
     """Write a whole bundle beside its final place, then move it there, so that a failure leaves the old one whole.
 
     Args:
-        card: bundle.json without `schema` and `files`, which are added here.
+        card: of `card.make_card`; its `files` are written anew.
         head: weights (d, classes) and bias (classes,).
         seen: role -> {"content_hashes", "lesion_ids", "isic_ids"} -> sorted identifiers.
         write_graph: called with the path of graph.xml, writes it and graph.bin.
-        model_card: the text of MODEL_CARD.md.
-        arrays: file name -> arrays of that `.npz`; a file without arrays is left out.
+        arrays: by file (`baselines.npz`, `trust.npz`, `neighbours.npz`) and name; a file without arrays is left out.
+
     Raises:
         StorageError: no space or no permission; the previous bundle is untouched.
     """
     with _staged(folder) as staging:
-        write_graph(staging / "graph.xml")
-        np.savez(staging / "head.npz", weights=head[0], bias=head[1])
-        (staging / "seen.json").write_text(json.dumps(seen, separators=(",", ":")) + "\n", encoding="utf-8")
-        for name, named in arrays.items():
-            if named:
-                np.savez_compressed(staging / name, allow_pickle=False, **named)
-        (staging / "MODEL_CARD.md").write_text(model_card, encoding="utf-8")
-        _write_card(staging, card)
+        write_graph(staging / GRAPH)
+        np.savez(staging / HEAD, weights=head[0], bias=head[1])
+        (staging / SEEN).write_text(json.dumps(seen, separators=(",", ":")) + "\n", encoding="utf-8")
+        _complete(staging, card, arrays)
 
 
-def _write_card(folder: Path, card: Mapping[str, Any]) -> None:
-    files = {p.name: sha256_of_file(p) for p in sorted(folder.iterdir())}
-    whole = {**card, "schema": SCHEMA, "files": files}
-    text = json.dumps({"schema": SCHEMA, **whole}, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / "bundle.json").write_text(text + "\n", encoding="utf-8")
-
-
-def add_trust(
-    folder: Path,
-    card: dict[str, Any],
-    arrays: Mapping[str, npt.NDArray[np.float32]],
-    model_card: str,
-    examples: TrainingExamples | None = None,
-) -> None:
-    """Give a bundle another card, the arrays of its novelty score, the index of its training lesions; all else stays.
-
-    Args:
-        card: the whole of bundle.json; `schema` and `files` are written anew.
-        arrays: for `trust.npz`; none leaves the file out.
-        examples: for `neighbours.npz`; None leaves the file out.
+def rewrite_bundle(folder: Path, card: Card, arrays: Mapping[str, Arrays]) -> None:
+    """Give a bundle another card and other arrays; a file that is not in `arrays` stays, one without arrays goes.
 
     Raises:
         StorageError: no space or no permission; the bundle is untouched.
     """
-    kept = {} if examples is None else examples.arrays()
-    _rewrite(folder, card, {TRUST_FILE: arrays, NEIGHBOURS_FILE: kept}, model_card)
-
-
-def add_baselines(folder: Path, card: dict[str, Any], arrays: Mapping[str, npt.NDArray[Any]], model_card: str) -> None:
-    """Give a bundle another card and its `baselines.npz`; all else stays.
-
-    Raises:
-        StorageError: no space or no permission; the bundle is untouched.
-    """
-    _rewrite(folder, card, {BASELINES_FILE: arrays}, model_card)
-
-
-def _rewrite(
-    folder: Path,
-    card: Mapping[str, Any],
-    files: Mapping[str, Mapping[str, npt.NDArray[Any]]],
-    model_card: str,
-) -> None:
     with _staged(folder) as staging:
         shutil.copytree(folder, staging, dirs_exist_ok=True)
-        (staging / "bundle.json").unlink()
-        for name, arrays in files.items():
-            (staging / name).unlink(missing_ok=True)
-            if arrays:
-                np.savez_compressed(staging / name, allow_pickle=False, **arrays)
-        (staging / "MODEL_CARD.md").write_text(model_card, encoding="utf-8")
-        _write_card(staging, card)
+        _complete(staging, card, arrays)
 
 
-def copy_bundle(source: Path, target: Path) -> None:
-    """Copy a bundle; a failure leaves what stood at the target.
-
-    Raises:
-        StorageError: no space or no permission.
-    """
-    with _staged(target) as staging:
-        shutil.copytree(source, staging, dirs_exist_ok=True)
+def _complete(folder: Path, card: Card, arrays: Mapping[str, Arrays]) -> None:
+    """Write the arrays, the model card and, last, bundle.json with the SHA-256 of all of them."""
+    for name, values in arrays.items():
+        (folder / name).unlink(missing_ok=True)
+        if values:
+            np.savez_compressed(folder / name, allow_pickle=False, **values)
+    (folder / MODEL_CARD).write_text(model_card(card), encoding="utf-8")
+    (folder / CARD).unlink(missing_ok=True)
+    files = {path.name: sha256_of_file(path) for path in sorted(folder.iterdir())}
+    (folder / CARD).write_bytes(write_card(msgspec.structs.replace(card, files=files)))
 
 
 @contextmanager
@@ -311,10 +294,10 @@ def _staged(folder: Path) -> Iterator[Path]:
     try:
         with atomic_folder(folder) as staging:
             yield staging
-    except (OSError, RuntimeError) as error:  # OpenVINO tells a full disk by a RuntimeError
+    except (OSError, RuntimeError) as error:  # OpenVINO raises a RuntimeError when the disk is full
         raise StorageError(
             f"The model bundle could not be written to {folder}: {getattr(error, 'strerror', None) or error}.",
-            remedy="Free some space or choose another folder; what stood there before is unchanged.",
+            remedy="Free some space or choose another folder; what was there before is unchanged.",
         ) from error
 
 
@@ -332,9 +315,11 @@ def find_bundle(model: str | Path) -> Path:
     for candidate in (path, path / "bundle"):
         if (candidate / "bundle.json").is_file():
             return candidate
-    names = ", ".join([*embedded_models(), *user_models()]) or "none"
+    names = [*embedded_models(), *user_models()]
+    beside = [str(each.parent.parent) for each in path.parent.glob("*/bundle/bundle.json")]
     raise BundleError(
-        f"No model {str(model)!r}. Models here: {names}; a run folder holds bundle/bundle.json.",
+        f"No model {str(model)!r}.{nearest(str(model), [*names, *beside])} Models here: {', '.join(names) or 'none'}; "
+        "a run folder holds bundle/bundle.json.",
         remedy="Run `dermlens models` for the names, or give the folder that `dermlens train --out` wrote.",
         code="bundle_missing",
     )
@@ -346,12 +331,13 @@ def embedded_models() -> list[str]:
 
 
 def user_models_dir() -> Path:
-    """Return the folder of the models that were added: DERMLENS_MODELS, or one in the XDG data folder."""
+    """Return the folder of the models that were added: DERMLENS_MODELS, or one in the user's data folder."""
     own = os.environ.get("DERMLENS_MODELS")
     if own:
         return Path(own)
-    xdg = os.environ.get("XDG_DATA_HOME", "")
-    return (Path(xdg) if os.path.isabs(xdg) else Path.home() / ".local" / "share") / "dermlens" / "models"
+    from platformdirs import user_data_path
+
+    return user_data_path("dermlens", appauthor=False) / "models"
 
 
 def user_models() -> list[str]:

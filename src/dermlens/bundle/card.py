@@ -1,71 +1,289 @@
-"""What the card of a bundle must hold so that every verb can show it: checked before a stranger's model is kept."""
+"""`bundle.json` as a typed record: what every field is, checked when it is read, by the name of its place.
+
+A damaged card gives one error that names the field's path, what was expected there and, for an unknown field, the
+nearest known one. Tables of figures stay mappings, since each measure has the same form: see `text.Figure`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NotRequired, TypedDict
 
-from dermlens.bundle.bundle import Bundle
-from dermlens.errors import BundleError
+import msgspec
 
-_FIGURES = ("balanced_accuracy", "accuracy", "macro_auc")
-_LARGEST = 1e15
+from dermlens.bundle.decision import Calibration, DecisionRule, Facts
+from dermlens.bundle.trust import TrustFacts
+from dermlens.data.images import InputSpec
+from dermlens.errors import BundleError, DermlensError
+from dermlens.text import Figure, nearest
+
+SCHEMA = "dermlens/bundle/1"
+RECIPE_FIELDS = ("backbone", "weights", "fine_tune", "precision")  # those that a bundle is read for
 
 
-def check_card(bundle: Bundle) -> None:
-    """Look at the fields of bundle.json that are shown to people and that loading takes as they are.
+class Class(Facts, frozen=True):
+    """One class, in the order of the network's outputs."""
+
+    code: str
+    name: str
+
+
+class Input(Facts, frozen=True):
+    """How images are prepared: the fields of `data.images.InputSpec`."""
+
+    size_px: int
+    interpolation: str
+    framing: str
+
+    def __post_init__(self) -> None:
+        self.spec()
+
+    def spec(self) -> InputSpec:
+        """Return the specification; raises UsageError where it makes no sense."""
+        return InputSpec.from_dict(self.as_dict())
+
+
+class Backbone(Facts, frozen=True):
+    """The network that was fine-tuned, and the licence of its starting weights."""
+
+    name: str
+    title: str
+    weights: str
+    licence: str
+
+
+class BiasTest(TypedDict):
+    """Whether a bias for each class helped, see `evaluation.calibration.BiasTest`."""
+
+    kept: bool
+    reason: str | None
+    log_loss_temperature: float | None
+    log_loss_bias: float | None
+    gain: float | None
+    standard_error: float | None
+    parts: int
+    repeats: int
+    seed: int
+
+
+class CalibrationFit(Facts, frozen=True):
+    """What the calibration was fitted on; `reason` says why there is none."""
+
+    fitted: bool
+    reason: str | None
+    lesions: int
+    bias: BiasTest | None
+
+
+class Data(Facts, frozen=True):
+    """The images of the training: `roles` is class -> role -> (images, lesions)."""
+
+    fingerprint: str
+    manifest_sha256: str | None
+    images: int
+    images_unreadable: int
+    unreadable: tuple[str, ...]
+    lesions_known: float
+    roles: dict[str, dict[str, tuple[int, int]]]
+    sources: tuple[str, ...]
+    notes: tuple[str, ...]
+    audit: tuple[str, ...]
+    leaky: bool
+    not_tested_on: tuple[str, ...]
+
+
+class Training(Facts, frozen=True):
+    """How the training went."""
+
+    epochs_done: int
+    best_epoch: int
+    interrupted: bool
+    stopped: str | None
+    select_balanced_accuracy: float
+    minutes: float
+    export_difference: float
+    select_macro_auc: float | None = None
+
+
+class ClassFigures(TypedDict):
+    """The figures of one class against all others."""
+
+    n: int
+    n_lesions: int
+    sensitivity: Figure
+    specificity: Figure
+    auc: Figure
+    sensitivity_at_90_specificity: NotRequired[Figure]
+
+
+class Metrics(Facts, frozen=True):
+    """The figures on the test role."""
+
+    split: str
+    n: int
+    n_lesions: int
+    classes: tuple[str, ...]
+    interval: dict[str, Any]
+    accuracy: Figure
+    balanced_accuracy: Figure
+    macro_auc: Figure
+    ece: Figure
+    brier: Figure
+    log_loss: Figure
+    per_class: dict[str, ClassFigures]
+    confusion_matrix: dict[str, Any]
+
+
+class Probe(Facts, frozen=True):
+    """The linear probe on the same images."""
+
+    accuracy: Figure
+    balanced_accuracy: Figure
+    macro_auc: Figure
+    model_minus_probe_balanced_accuracy: Figure
+    regularisation_c: float
+    converged: bool
+    strength_at_edge: bool
+
+
+class Baselines(Facts, frozen=True):
+    """Model, probe and majority class side by side, see `evaluation.baselines`; `words` sum it up."""
+
+    lesions: int
+    majority_class: str
+    methods: dict[str, dict[str, Any]]
+    model_minus: dict[str, dict[str, Any]]
+    better_than_probe: bool | None
+    words: tuple[str, ...]
+
+
+class Licence(Facts, frozen=True):
+    """The licences of the code and of the weights."""
+
+    code: str
+    weights: str
+
+
+class SourceAlone(Facts, frozen=True):
+    """How well the source of an image alone predicts its class."""
+
+    balanced_accuracy: float
+    chance: float
+    share_of_class_by_source: dict[str, dict[str, float]]
+    sentence: str
+
+
+class Card(Facts, frozen=True):
+    """The whole of `bundle.json`.
+
+    Attributes:
+        scope: what the model reads and what it does not.
+        recipe: the settings of `training.recipe.Recipe`.
+        files: the other files of the bundle and their SHA-256.
+    """
+
+    schema: str
+    name: str
+    version: str
+    created: str
+    scope: str
+    modality: str
+    classes: tuple[Class, ...]
+    input: Input
+    backbone: Backbone
+    calibration: Calibration
+    calibration_fit: CalibrationFit
+    decision_rule: DecisionRule
+    recipe: dict[str, bool | int | float | str]
+    data: Data
+    training: Training
+    metrics: Metrics
+    probe: Probe
+    licence: Licence
+    versions: dict[str, str]
+    baselines: Baselines
+    trust: TrustFacts
+    source_alone: SourceAlone | None = None
+    files: dict[str, str] = {}  # noqa: RUF012  msgspec makes a new one for each card
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != len(self.calibration.prior):
+            raise ValueError(f"{len(self.classes)} classes, but a calibration of {len(self.calibration.prior)}")
+        if missing := [name for name in RECIPE_FIELDS if name not in self.recipe]:
+            raise ValueError(f"`recipe` lacks {', '.join(missing)}")
+
+    def with_trust(self, facts: Mapping[str, Any]) -> Card:
+        """Return the card with another `trust` object."""
+        return make_card({**self.as_dict(), "trust": facts})
+
+
+def make_card(values: Mapping[str, Any]) -> Card:
+    """Return the card that plain values mean; `schema` and `files` are added.
 
     Raises:
-        BundleError: one has another type than `dermlens train` writes, or a name that cannot be printed.
+        BundleError: a field is missing, unknown or of another type.
     """
-    wrong = next(_wrong_fields(bundle.card), None)
-    if wrong is not None:
+    return _checked(lambda: msgspec.convert({"schema": SCHEMA, **values}, Card), "The card")
+
+
+def read_card(raw: bytes, place: str) -> Card:
+    """Return the card in the bytes of a `bundle.json`.
+
+    Raises:
+        BundleError: it is of another schema, or damaged; `place` says in the message where it is.
+    """
+    try:
+        schema = msgspec.json.decode(raw, type=_Schema).schema
+    except msgspec.ValidationError:
+        schema = None
+    except msgspec.DecodeError as error:
+        raise damaged(f"{place}: it is not JSON ({error})") from error
+    if schema != SCHEMA:
         raise BundleError(
-            f"The model bundle is damaged: {bundle.folder / 'bundle.json'}: {wrong}.",
-            remedy="Do not use it: dermlens writes no such cards.",
-            code="bundle_damaged",
+            f"{place} has schema {schema!r}. This version of dermlens reads {SCHEMA!r}.",
+            remedy="Upgrade dermlens, or train the model again.",
+            code="bundle_version",
         )
+    return _checked(lambda: msgspec.json.decode(raw, type=Card), place)
 
 
-def _wrong_fields(card: Mapping[str, Any]) -> Iterator[str]:
-    parts = {name: card[name] for name in ("data", "metrics", "licence")}
-    if broken := [name for name, part in parts.items() if not isinstance(part, dict)]:
-        yield f"{broken[0]!r} is no mapping"
-        return
-    data, metrics, licence = parts.values()
-    names = [card["name"], card["version"], *(c[key] for c in card["classes"] for key in ("code", "name"))]
-    yield from (f"{name!r} is no name" for name in names if not (isinstance(name, str) and name.isprintable()))
-    texts = {key: card[key] for key in ("scope", "created", "modality")}
-    texts |= {f"licence.{key}": licence.get(key) for key in ("weights", "code")}
-    yield from (f"{name!r} is no text" for name, text in texts.items() if not _is_text(text))
-    for key in ("sources", "not_tested_on"):
-        if not isinstance(listed := data.get(key), list) or not all(map(_is_text, listed)):
-            yield f"'data.{key}' is no list of texts"
-    counts = {"data.images": data.get("images"), **{f"metrics.{key}": metrics.get(key) for key in ("n", "n_lesions")}}
-    yield from (f"{name!r} is no number" for name, count in counts.items() if not _is_number(count))
-    yield from _wrong_figures(metrics)
+def write_card(card: Card) -> bytes:
+    """Return the bytes of `bundle.json`; an infinite limit is null."""
+    return msgspec.json.format(msgspec.json.encode(card), indent=1) + b"\n"
 
 
-def _wrong_figures(metrics: Mapping[str, Any]) -> Iterator[str]:
-    yield from (f"'metrics.{name}' is no figure" for name in _FIGURES if not _is_figure(metrics.get(name)))
-    per_class = metrics.get("per_class")
-    if not isinstance(per_class, dict) or not all(isinstance(each, dict) for each in per_class.values()):
-        yield "'metrics.per_class' is no mapping of mappings"
-    elif broken := [code for code, each in per_class.items() if not _is_figure(each.get("auc"))]:
-        yield f"'metrics.per_class.{broken[0]}.auc' is no figure"
-
-
-def _is_text(value: object) -> bool:
-    """Whether it is text that can be written as UTF-8, which half of a surrogate pair cannot."""
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _LARGEST
-
-
-def _is_figure(value: object) -> bool:
-    """Whether it is a figure; its numbers are null where the images cannot tell them."""
-    return isinstance(value, dict) and all(
-        key in value and (value[key] is None or _is_number(value[key])) for key in ("value", "low", "high")
+def damaged(why: str) -> BundleError:
+    """Return the error for a bundle that was changed or cut off."""
+    return BundleError(
+        f"The model bundle is damaged: {why}.",
+        remedy="Copy the bundle again, reinstall dermlens, or train the model again.",
+        code="bundle_damaged",
     )
+
+
+class _Schema(msgspec.Struct):
+    schema: Any = None
+
+
+def _checked(read: Callable[[], Card], place: str) -> Card:
+    try:
+        return read()
+    except msgspec.ValidationError as error:
+        raise damaged(f"{place}: {_explained(str(error))}") from error
+    except DermlensError as error:
+        raise damaged(f"{place}: {error.message.rstrip('.')}") from error
+
+
+def _explained(said: str) -> str:
+    """Say with the field's whole path what msgspec found, and for an unknown field which one is like it."""
+    what, _, where = said.partition(" - at `$")
+    path = where.rstrip("`").lstrip(".")
+    if field := re.search(r"missing required field `(\w+)`", what):
+        return f"it lacks {'.'.join(filter(None, (path, field[1])))}"
+    if field := re.search(r"unknown field `(.*)`", what):
+        known = (name for kind in Facts.__subclasses__() for name in kind.__struct_fields__)
+        return f"it has an unknown field {'.'.join(filter(None, (path, field[1])))}.{nearest(field[1], known)}".rstrip(
+            "."
+        )
+    return f"{path}: {what}" if path else what

@@ -1,6 +1,6 @@
 """From logits to calibrated probabilities, and from probabilities to one diagnosis.
 
-Two things are kept apart. *Probabilities* are meant at the class prior recorded in the bundle. The
+Two things are separate. *Probabilities* are meant at the class prior recorded in the bundle. The
 *decision* follows the bundle's rule, which may weigh rare classes up and so differ from the largest
 probability. Applied here, with NumPy alone; fitted in `dermlens.evaluation.calibration`.
 """
@@ -8,14 +8,15 @@ probability. Applied here, with NumPy alone; fitted in `dermlens.evaluation.cali
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from dermlens.errors import BundleError
+from dermlens.text import Figure
 
 RuleKind = Literal["largest_probability", "prior_adjusted"]
 
@@ -24,8 +25,16 @@ PROBABILITY_SUM_TOLERANCE = 1e-3
 _REMEDY = "Train or download the model again; do not edit bundle.json by hand."
 
 
-@dataclass(frozen=True)
-class Calibration:
+class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """An object of `bundle.json`: frozen, its types are checked when it is read, an unknown field is an error."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; an infinite number is null."""
+        values: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
+        return values
+
+
+class Calibration(Facts, frozen=True):
     """What turns logits into probabilities.
 
     Attributes:
@@ -47,41 +56,22 @@ class Calibration:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise _bad_value(f"Calibration temperature must be a finite number above 0: got {self.temperature}.")
-        _check_prior("prior", self.prior)
-        _check_prior("training_prior", self.training_prior)
+        for name, shares in (("prior", self.prior), ("training_prior", self.training_prior)):
+            above_0 = all(math.isfinite(share) and share > 0 for share in shares)
+            if len(shares) < 2 or not above_0 or abs(math.fsum(shares) - 1.0) > PRIOR_SUM_TOLERANCE:
+                raise _bad_value(f"Calibration {name} must be 2 or more shares above 0 with the sum 1: got {shares}.")
         if len(self.prior) != len(self.training_prior):
             raise _bad_value(
-                f"Calibration prior and training_prior must have one share a class each: "
+                f"Calibration prior and training_prior must have one share per class each: "
                 f"got {len(self.prior)} and {len(self.training_prior)}."
             )
         if not self.bias:
-            object.__setattr__(self, "bias", (0.0,) * len(self.prior))
+            msgspec.structs.force_setattr(self, "bias", (0.0,) * len(self.prior))
         if len(self.bias) != len(self.prior) or not all(map(math.isfinite, self.bias)):
             raise _bad_value(f"Calibration bias must be {len(self.prior)} finite numbers: got {self.bias}.")
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the form stored in `bundle.json`."""
-        return {
-            "temperature": self.temperature,
-            "prior": list(self.prior),
-            "training_prior": list(self.training_prior),
-            "bias": list(self.bias),
-        }
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        """Read what `as_dict` wrote; raises BundleError when a key is missing or a value makes no sense."""
-        temperature, prior, training_prior, bias = _take(values, "temperature", "prior", "training_prior", "bias")
-        return cls(
-            _number("temperature", temperature),
-            _shares("prior", prior),
-            _shares("training_prior", training_prior),
-            _shares("bias", bias),
-        )
-
-
-@dataclass(frozen=True)
-class DecisionRule:
+class DecisionRule(Facts, frozen=True):
     """How one class is named from the probabilities.
 
     Attributes:
@@ -101,19 +91,15 @@ class DecisionRule:
         if not 0.0 <= self.strength <= 1.0:
             raise _bad_value(f"Decision rule strength must lie between 0 and 1: got {self.strength}.")
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the form stored in `bundle.json`."""
-        return {"kind": self.kind, "strength": self.strength}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> DecisionRule:
-        """Read what `as_dict` wrote; raises BundleError when a key is missing or a value makes no sense."""
-        kind, strength = _take(values, "kind", "strength")
-        return cls(cast(RuleKind, kind), _number("strength", strength))
+class Basis(Facts, frozen=True):
+    """What the limit of a class rests on: `basis` is "own", "own_and_pool", "pool" or "none"."""
+
+    lesions: int
+    basis: str
 
 
-@dataclass(frozen=True)
-class PredictionSets:
+class PredictionSets(Facts, frozen=True):
     """Which classes remain possible: class-conditional split conformal prediction.
 
     A class stays in the set when `log prior - log probability <= limit` of that class. The limits are chosen so that
@@ -122,16 +108,20 @@ class PredictionSets:
 
     Attributes:
         level: share of the lesions of each class whose true class is in the set, above 0 and below 1.
-        limits: one a class.
+        limits: one a class; null in JSON is infinity.
         max_size: an answer with a larger set is uncertain.
+        basis: for each class, what its limit rests on.
     """
 
     level: float
-    limits: tuple[float, ...]
+    limits: tuple[float | None, ...]
     max_size: int
+    basis: dict[str, Basis] | None = None
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.level < 1.0 or any(math.isnan(limit) for limit in self.limits) or self.max_size < 1:
+        limits = tuple(math.inf if limit is None else limit for limit in self.limits)
+        msgspec.structs.force_setattr(self, "limits", limits)
+        if not 0.0 < self.level < 1.0 or any(map(math.isnan, limits)) or self.max_size < 1:
             raise _bad_value(f"Prediction sets: got level {self.level}, limits {self.limits}, size {self.max_size}.")
 
     def apply(
@@ -141,46 +131,33 @@ class PredictionSets:
 
         A common class may be left out although it is the most probable: of its lesions, nearly all look more like it.
         """
-        inside: npt.NDArray[np.bool_] = conformal_scores(probabilities, prior) <= np.array(self.limits)
+        inside: npt.NDArray[np.bool_] = conformal_scores(probabilities, prior) <= np.array(self.limits, np.float64)
         inside[np.arange(len(decision)), decision] = True
         return inside
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the form stored in `bundle.json`; an infinite limit is null."""
-        limits = [limit if math.isfinite(limit) else None for limit in self.limits]
-        return {"level": self.level, "limits": limits, "max_size": self.max_size}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> PredictionSets:
-        """Read what `as_dict` wrote; raises BundleError when a key is missing or a value makes no sense."""
-        level, limits, max_size = _take(values, "level", "limits", "max_size")
-        numbers = _shares("limits", [math.inf if limit is None else limit for limit in limits])
-        return cls(_number("level", level), numbers, int(_number("max_size", max_size)))
-
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """From which probability on a person is to be seen by a specialist, and what that costs.
+class OperatingPoint(Facts, frozen=True):
+    """From which probability on a specialist should see a person, and what that costs.
 
     Attributes:
         name: such as `malignant_95`.
+        aim, aimed_at: which kind of lesion it looks for, and at which sensitivity.
         codes: the classes whose probabilities are added up.
         threshold: referral is advised at or above it, 0 to 1.
-        sensitivity, specificity: what it reached on the lesions that it was measured on, 0 to 1, None where unknown.
+        fitted_on: how many lesions of that kind and of others.
+        sensitivity, specificity, referred, net_benefit: measured on other lesions.
     """
 
     name: str
+    aim: str
     codes: tuple[str, ...]
+    aimed_at: float
     threshold: float
-    sensitivity: float | None
-    specificity: float | None
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> OperatingPoint:
-        """Read a point of `bundle.json`; raises BundleError when a key is missing or a value makes no sense."""
-        name, codes, threshold, *reached = _take(values, "name", "codes", "threshold", "sensitivity", "specificity")
-        shares = [None if row["value"] is None else _number("operating point", row["value"]) for row in reached]
-        return cls(str(name), tuple(str(c) for c in codes), _number("threshold", threshold), *shares)
+    fitted_on: dict[str, int]
+    sensitivity: Figure
+    specificity: Figure
+    referred: Figure
+    net_benefit: Figure
 
 
 def conformal_scores(probabilities: npt.NDArray[np.float64], prior: Sequence[float]) -> npt.NDArray[np.float64]:
@@ -220,13 +197,12 @@ def decide(probabilities: npt.ArrayLike, calibration: Calibration, rule: Decisio
     """Name one class for each row: `argmax(log p - bias - strength * log prior)`.
 
     With strength 1 every class is weighed as if all were equally frequent, the Bayes rule for balanced
-    accuracy (Menon et al. 2021, arXiv:2007.07314). Ties go to the class that stands first.
+    accuracy (Menon et al. 2021, arXiv:2007.07314). Ties go to the first class.
 
     The biases of the calibration are taken out again: they put right probabilities at a prior where one class may
     hold most of the lesions, and this rule weighs all classes alike. Left in, they gained nothing certain for balanced
-    accuracy on lesions that did not fit them, and cost 2 to 4 points of accuracy (docs/trust.md,
-    `benchmarks/biases.py`). So a diagnosis does not hang on whether biases were kept. `largest_probability` keeps
-    them.
+    accuracy on lesions that they were not fitted on, and cost 2 to 4 points of accuracy. So a diagnosis does not
+    depend on whether biases were kept. `largest_probability` keeps them.
 
     Args:
         probabilities: (n, classes), rows sum to 1, as `probabilities` returns them.
@@ -240,12 +216,12 @@ def decide(probabilities: npt.ArrayLike, calibration: Calibration, rule: Decisio
         BundleError: wrong shape (`shape`), NaN or infinite (`not_finite`), not probabilities
             (`not_probabilities`).
     """
-    values = check_probabilities(probabilities, len(calibration.prior))
-    if rule.kind == "largest_probability":
-        return _argmax(values)
-    with np.errstate(divide="ignore"):  # a probability of 0 is log -inf and never wins
-        adjusted = np.log(values) - calibration.bias - rule.strength * np.log(calibration.prior)
-    return _argmax(adjusted)
+    scores = _checked(probabilities, len(calibration.prior))
+    if rule.kind == "prior_adjusted":
+        with np.errstate(divide="ignore"):  # a probability of 0 is log -inf and never wins
+            scores = np.log(scores) - calibration.bias - rule.strength * np.log(calibration.prior)
+    winners: npt.NDArray[np.int64] = np.argmax(scores, axis=1).astype(np.int64)
+    return winners
 
 
 def softmax(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -255,7 +231,7 @@ def softmax(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return shares
 
 
-def check_probabilities(values: npt.ArrayLike, n_classes: int) -> npt.NDArray[np.float64]:
+def _checked(values: npt.ArrayLike, n_classes: int) -> npt.NDArray[np.float64]:
     """Return (n, n_classes) float64, or raise BundleError where the rows are not probabilities."""
     matrix = _matrix("Probabilities", values, n_classes)
     off = np.abs(matrix.sum(axis=1) - 1.0)
@@ -269,16 +245,11 @@ def check_probabilities(values: npt.ArrayLike, n_classes: int) -> npt.NDArray[np
     return matrix
 
 
-def _argmax(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    winners: npt.NDArray[np.int64] = np.argmax(values, axis=1).astype(np.int64)
-    return winners
-
-
 def _matrix(name: str, values: npt.ArrayLike, n_classes: int) -> npt.NDArray[np.float64]:
     matrix = np.asarray(values, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[1] != n_classes:
         raise BundleError(
-            f"{name} must have the shape (n, {n_classes}), one column a class: got {matrix.shape}.",
+            f"{name} must have the shape (n, {n_classes}), one column per class: got {matrix.shape}.",
             remedy="Check that the model's graph and its bundle.json belong together.",
             code="shape",
         )
@@ -291,38 +262,6 @@ def _matrix(name: str, values: npt.ArrayLike, n_classes: int) -> npt.NDArray[np.
             code="not_finite",
         )
     return matrix
-
-
-def _check_prior(name: str, prior: tuple[float, ...]) -> None:
-    if len(prior) < 2:
-        raise _bad_value(f"Calibration {name} needs at least 2 classes: got {len(prior)}.")
-    if not all(math.isfinite(share) and share > 0 for share in prior):
-        raise _bad_value(f"Calibration {name} must be finite and above 0 for every class: got {min(prior)}.")
-    if abs(math.fsum(prior) - 1.0) > PRIOR_SUM_TOLERANCE:
-        raise _bad_value(f"Calibration {name} must sum to 1: got {math.fsum(prior):.6f}.")
-
-
-def _take(values: Mapping[str, Any], *keys: str) -> list[Any]:
-    missing = [key for key in keys if key not in values]
-    if missing:
-        raise BundleError(
-            f"bundle.json lacks {', '.join(missing)}: {', '.join(keys)} are needed.",
-            remedy=_REMEDY,
-            code="missing_key",
-        )
-    return [values[key] for key in keys]
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _bad_value(f"bundle.json {name} must be a number: got {value!r}.")
-    return float(value)
-
-
-def _shares(name: str, values: object) -> tuple[float, ...]:
-    if not isinstance(values, Sequence) or isinstance(values, str):
-        raise _bad_value(f"bundle.json {name} must be a list of numbers: got {values!r}.")
-    return tuple(_number(name, value) for value in values)
 
 
 def _bad_value(message: str) -> BundleError:

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dermlens.bundle.bundle import BASELINES_FILE, NEIGHBOURS_FILE, TRUST_FILE, Bundle, load_bundle
-from dermlens.bundle.packing import copy_files
+from dermlens.bundle.bundle import CARD, FILES, MODEL_CARD, NEIGHBOURS_FILE, TRUST_FILE, Bundle, load_bundle
+from dermlens.bundle.card import Metrics
+from dermlens.bundle.card_text import model_card
 from dermlens.errors import BundleError, MissingExtraError, StorageError, UsageError
+from dermlens.text import Figure
 
 SCHEME = "hf://"
 _ADDRESS = re.compile(r"hf://([\w.-]{1,96}/[\w.-]{1,96})(?:@([\w./-]{1,96}))?")
-_FILES = ["MODEL_CARD.md", "bundle.json", "seen.json", "graph.xml", "graph.bin", "head.npz"]
-_FILES += [TRUST_FILE, NEIGHBOURS_FILE, BASELINES_FILE]
+_FILES = [CARD, MODEL_CARD, TRUST_FILE, NEIGHBOURS_FILE, *sorted(FILES)]
 _LICENCES = (
     ("CC BY-NC-SA 4.0", "cc-by-nc-sa-4.0"),
     ("CC BY-NC 4.0", "cc-by-nc-4.0"),
@@ -80,7 +80,7 @@ def write_repository(bundle: Bundle, folder: Path) -> None:
         raise UsageError(f"{folder} is not an empty folder.", remedy="Name a new folder.", code="not_empty")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        copy_files(bundle, folder)
+        bundle.copy_to(folder)
         (folder / "README.md").write_text(readme(bundle), encoding="utf-8")
     except OSError as error:
         raise StorageError(
@@ -91,24 +91,22 @@ def write_repository(bundle: Bundle, folder: Path) -> None:
 
 def readme(bundle: Bundle) -> str:
     """Return the hub's model card: front matter from the bundle's facts, then its own card and how to use it."""
-    own = bundle.folder / "MODEL_CARD.md"
-    text = own.read_text(encoding="utf-8") if own.is_file() else f"# {bundle.name} {bundle.version}\n\n{bundle.scope}\n"
     use = (
         "## How to use it\n\n```sh\ndermlens models add hf://OWNER/NAME --sha256 "
         f"{bundle.sha256}\ndermlens predict photo.jpg --model {bundle.name}\n```\n\n"
         "The SHA-256 is that of `bundle.json`, which holds those of all other files.\n"
     )
-    return f"---\n{_yaml(front_matter(bundle))}---\n\n{text.rstrip()}\n\n{use}"
+    front = "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in front_matter(bundle).items())
+    return f"---\n{front}---\n\n{model_card(bundle.card)}\n{use}"
 
 
 def front_matter(bundle: Bundle) -> dict[str, Any]:
     """Return what the hub reads of a model card."""
-    weights = str(bundle.card["licence"]["weights"])
+    weights = bundle.card.licence.weights
     code = next((code for words, code in _LICENCES if weights.startswith(words)), "other")
     named: dict[str, Any] = {"license_name": weights} if code == "other" else {}
     figures = [
-        {"type": kind, "value": figure["value"], "name": words}
-        for kind, words, figure in _figures(bundle.card["metrics"])
+        {"type": kind, "value": figure["value"], "name": words} for kind, words, figure in _figures(bundle.card.metrics)
     ]
     result = {
         "task": {"type": "image-classification"},
@@ -125,27 +123,13 @@ def front_matter(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def _figures(metrics: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+def _figures(metrics: Metrics) -> list[tuple[str, str, Figure]]:
     found = []
     for kind in ("balanced_accuracy", "accuracy", "macro_auc"):
-        figure = metrics[kind]
+        figure: Figure = getattr(metrics, kind)
+        words = kind.replace("_", " ")
+        if figure["low"] is not None and figure["high"] is not None:
+            words += f" [{figure['low']:.3f}, {figure['high']:.3f}], 95 % interval over lesions"
         if figure["value"] is not None:
-            words = kind.replace("_", " ")
-            if figure["low"] is not None:
-                words += f" [{figure['low']:.3f}, {figure['high']:.3f}], 95 % interval over lesions"
             found.append((kind, words, figure))
     return found
-
-
-def _yaml(values: Any, indent: int = 0) -> str:
-    """Write mappings, lists and scalars as YAML; scalars are written as JSON, which YAML reads."""
-    space = "  " * indent
-    if isinstance(values, Mapping):
-        return "".join(f"{space}{key}:{_nested(value, indent)}" for key, value in values.items())
-    return "".join(f"{space}-{_nested(value, indent)}" for value in values)
-
-
-def _nested(value: Any, indent: int) -> str:
-    if isinstance(value, (Mapping, list)):
-        return f"\n{_yaml(value, indent + 1)}"
-    return f" {json.dumps(value, ensure_ascii=False)}\n"

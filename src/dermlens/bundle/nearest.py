@@ -1,9 +1,9 @@
-"""Which lesions of the training does a picture resemble most? Told by name: the bundle keeps no pictures.
+"""Which lesions of the training does an image resemble most? By name only: the bundle stores no images.
 
-It keeps, for one image of each training lesion, where its embedding lies in the 64 directions in which the embeddings
-of training images vary most (float16, about 130 bytes an image). Similarity is the cosine of the angle between two such
-places, seen from the mean training image: 1 for the same picture, about 0 for two that have nothing in common.
-Resemblance to the network is no proof: it shows what an answer leans on, as a case book does.
+It stores, for one image of each training lesion, where its embedding lies in the 64 directions in which the embeddings
+of training images vary most (float16, about 130 bytes per image). Similarity is the cosine of the angle between two of
+these places, seen from the mean training image: 1 for the same image, about 0 for two that have nothing in common.
+Resemblance to the network is no proof: it shows what an answer is based on, as a case book does.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Does this picture look like those the model learned from? A distance in the space of the embedding.
+"""Does this image look like those the model learned from? A distance in the space of the embedding.
 
 The embedding is brought to length 1 and split in two: its place in the subspace in which the training images vary, and
 what is left outside of it. The score adds the Mahalanobis distance to the nearest class mean inside (Lee et al. 2018,
 arXiv:1807.03888; on normalised features: Mueller and Hein 2025, arXiv:2505.18032) and the squared residual outside
 (Wang et al. 2022, arXiv:2203.10807), each divided by its mean over training images. So a known image scores about 1.
-`benchmarks/novelty.py` compares it with its rivals; one product of d x k numbers is all it costs.
+One product of d x k numbers is all it costs.
 """
 
 from __future__ import annotations
@@ -12,17 +12,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from dermlens.bundle.decision import Facts
 from dermlens.errors import BundleError
 
-METHOD = "mahalanobis_residual"
+METHOD: Literal["mahalanobis_residual"] = "mahalanobis_residual"
 ARRAYS = ("mean", "components", "whiten", "class_means")
 
 Floats = npt.NDArray[np.float64]
+
+
+class NoveltyFacts(Facts, frozen=True):
+    """What `bundle.json` holds of a `Novelty`; its arrays are in `trust.npz`."""
+
+    method: Literal["mahalanobis_residual"]
+    scale: tuple[float, float]
+    threshold: float
+    kept: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,34 +76,31 @@ class Novelty:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what is stored in `bundle.json`; the arrays are in `trust.npz`."""
-        return {"method": METHOD, "scale": list(self.scale), "threshold": self.threshold, "kept": self.kept}
+        return NoveltyFacts(METHOD, self.scale, self.threshold, self.kept).as_dict()
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
         """Return what is stored in `trust.npz`."""
         return {name: np.asarray(getattr(self, name), np.float32) for name in ARRAYS}
 
     @classmethod
-    def read(cls, values: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[np.floating]]) -> Novelty:
+    def read(cls, facts: NoveltyFacts, arrays: Mapping[str, npt.NDArray[np.floating]]) -> Novelty:
         """Read what `as_dict` and `arrays` wrote.
 
         Raises:
-            BundleError: another method, an array of another shape, or a number that makes no sense.
+            BundleError: an array of another shape, or a number that makes no sense. KeyError: an array is missing.
         """
-        inside, outside = (float(value) for value in values["scale"])
         mean, components, whiten, class_means = (arrays[name].astype(np.float64) for name in ARRAYS)
-        threshold, kept = float(values["threshold"]), float(values["kept"])
-        found = cls(mean, components, whiten, class_means, (inside, outside), threshold, kept)
-        k, d = found.components.shape
-        shapes = found.mean.shape == (d,) and found.whiten.shape == (k, k) and found.class_means.shape[1:] == (k,)
-        numbers = (inside, outside, found.threshold)
-        if values["method"] != METHOD or not shapes or not all(math.isfinite(n) and n > 0 for n in numbers):
+        k, d = components.shape
+        shapes = mean.shape == (d,) and whiten.shape == (k, k) and class_means.shape[1:] == (k,)
+        numbers = (*facts.scale, facts.threshold)
+        if not shapes or not all(math.isfinite(n) and n > 0 for n in numbers):
             raise BundleError(
-                f"The novelty facts of the bundle do not fit together: method {values['method']!r}, {k} components "
-                f"of {d} numbers, scale and threshold {numbers}.",
+                f"The novelty facts of the bundle do not fit together: {k} components of {d} numbers, scale and "
+                f"threshold {numbers}.",
                 remedy="Train the model again.",
                 code="bad_value",
             )
-        return found
+        return cls(mean, components, whiten, class_means, facts.scale, facts.threshold, facts.kept)
 
 
 def normalised(embedding: npt.NDArray[np.floating]) -> Floats:

@@ -1,12 +1,11 @@
-"""Can this picture be read at all? Focus, exposure, and where the lesion lies, from the pixels the network gets.
+"""Can this image be read at all? Focus, exposure and the place of the lesion, from the pixels that the network gets.
 
-The limits are never stricter than `DEFAULT_LIMITS`, and are widened so that at most 1 in 200 of the pictures that the
-model was calibrated on is beyond each of them (`dermlens.evaluation.quality_fit`).
+The limits are never stricter than `DEFAULT_LIMITS`, and are widened so that at most 1 in 200 of the images that the
+model was calibrated on is beyond each of them (`dermlens.evaluation.fit_trust`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,13 +13,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from dermlens.bundle.decision import Facts
+from dermlens.text import percent
+
 LOOK_PX = 128
 DARK, BRIGHT = 40, 250
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How a picture looks at 128 x 128 pixels, framed as the network sees it.
+    """How an image looks at 128 x 128 pixels, framed as the network sees it.
 
     Attributes:
         sharpness: which share of the differences between neighbours a 9-pixel mean takes away, 0 to 1 (after Crete et
@@ -29,7 +31,7 @@ class Quality:
         brightness: mean grey, 0 to 255.
         dark_share, bright_share: share of pixels below grey 40, and of pixels with every channel at 250 or more.
         lesion_share: share of the inscribed circle that is darker than Otsu's threshold; a rough size of the lesion.
-        lesion_border: share of the circle's rim that is so; near 1 the lesion goes on beyond the picture.
+        lesion_border: share of the circle's rim that is so; near 1 the lesion extends beyond the image.
     """
 
     sharpness: float
@@ -45,9 +47,8 @@ class Quality:
         return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
-@dataclass(frozen=True)
-class QualityLimits:
-    """What a picture may look like; beyond the first five it is unusable, beyond the others it is doubtful."""
+class QualityLimits(Facts, frozen=True, omit_defaults=False):
+    """What an image may look like; beyond the first five it is unusable, beyond the others it is doubtful."""
 
     min_sharpness: float = 0.3
     min_contrast: float = 4.0
@@ -57,21 +58,12 @@ class QualityLimits:
     min_lesion_share: float = 0.01
     max_lesion_border: float = 0.9
 
-    def as_dict(self) -> dict[str, float]:
-        """Return the form stored in `bundle.json`."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> QualityLimits:
-        """Read what `as_dict` wrote; raises TypeError or ValueError where it is something else."""
-        return cls(**{name: float(value) for name, value in values.items()})
-
 
 DEFAULT_LIMITS = QualityLimits()
 
 
 def measure(pixels: npt.NDArray[np.uint8]) -> Quality:
-    """Measure one picture, uint8 RGB (height, width, 3)."""
+    """Measure one image, uint8 RGB (height, width, 3)."""
     small = cv2.resize(pixels, (LOOK_PX, LOOK_PX), interpolation=cv2.INTER_AREA)
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.uint8, copy=False)
     mean, deviation = cv2.meanStdDev(grey)
@@ -89,20 +81,20 @@ def measure(pixels: npt.NDArray[np.uint8]) -> Quality:
 
 
 def faults(quality: Quality, limits: QualityLimits) -> list[tuple[str, str, bool]]:
-    """Return (code, text, unusable) for everything that is wrong with a picture, the worst first."""
+    """Return (code, text, unusable) for everything that is wrong with an image, the worst first."""
     if quality.contrast < limits.min_contrast:
-        return [("blank", "The picture is nearly one colour.", True)]
+        return [("blank", "The image is nearly one colour.", True)]
     found = []
     if quality.sharpness < limits.min_sharpness:
-        found.append(("blurred", "The picture is out of focus: it has hardly any detail.", True))
+        found.append(("blurred", "The image is out of focus: it shows hardly any detail.", True))
     if quality.brightness < limits.min_brightness or quality.dark_share > limits.max_dark_share:
-        found.append(("too_dark", "The picture is too dark.", True))
+        found.append(("too_dark", "The image is too dark.", True))
     if quality.bright_share > limits.max_bright_share:
-        found.append(("overexposed", f"{quality.bright_share:.0%} of the picture is white.", True))
+        found.append(("overexposed", f"{percent(quality.bright_share)} of the image is white.", True))
     if quality.lesion_share < limits.min_lesion_share:
-        found.append(("lesion_too_small", "The lesion fills very little of the picture.", False))
+        found.append(("lesion_too_small", "The lesion fills very little of the image.", False))
     if quality.lesion_border > limits.max_lesion_border:
-        found.append(("lesion_cut_off", "The lesion seems to go on beyond the picture.", False))
+        found.append(("lesion_cut_off", "The lesion seems to extend beyond the image.", False))
     return found
 
 

@@ -1,6 +1,6 @@
 """What a bundle knows about its own limits, and what that says about one answer: a status, with its reasons.
 
-    rejected    the picture is unlike those the model knows, or cannot be read; the probabilities mean nothing
+    rejected    the image is unlike those the model knows, or cannot be read; the probabilities mean nothing
     uncertain   too many diagnoses remain possible, the diagnosis is too improbable, or the framing is doubtful
     ok          none of these
 
@@ -16,30 +16,59 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dermlens.bundle.decision import OperatingPoint, PredictionSets
-from dermlens.bundle.novelty import Novelty
+from dermlens.bundle.decision import Facts, OperatingPoint, PredictionSets
+from dermlens.bundle.novelty import Novelty, NoveltyFacts
 from dermlens.bundle.quality import Quality, QualityLimits, faults
 from dermlens.diagnoses import DIAGNOSES
+from dermlens.text import percent
 
-NOVEL = {
-    "dermoscopy": (
-        "not_dermoscopic",
-        "This does not look like a dermoscopic picture of a lesion the model knows.",
-    ),
-}
-NOT_FITTED: Mapping[str, Any] = {
-    "fitted_on": None,
-    "prediction_sets": None,
-    "min_confidence": 0.0,
-    "operating_points": [],
-    "referral": None,
-    "novelty": None,
-    "quality": QualityLimits(0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0).as_dict(),
-    "measured": None,
-    "neighbours": None,
-}
-"""The `trust` object of a bundle until its limits are fitted: they pass every picture."""
-_NOVEL_ELSEWHERE = ("unlike_training", "This does not look like the pictures that the model learned from.")
+NOVEL = {"dermoscopy": ("not_dermoscopic", "This is not a dermoscopic image of a lesion that the model knows.")}
+_NOVEL_ELSEWHERE = ("unlike_training", "This image is unlike those that the model was trained on.")
+
+
+class Answered(Facts, frozen=True):
+    """How often one status is given, and how often the diagnosis is right then."""
+
+    share: float
+    accuracy: float | None
+
+
+class Measured(Facts, frozen=True):
+    """What the limits reach on the images of a role; `prediction_sets` as `evaluation.conformal` measures them."""
+
+    role: str
+    images: int
+    lesions: int
+    accuracy: float
+    status: dict[str, Answered]
+    prediction_sets: dict[str, Any] | None
+
+
+class TrustFacts(Facts, frozen=True):
+    """The `trust` object of `bundle.json`; a part is null where there was too little to fit it on.
+
+    Attributes:
+        min_confidence: an answer whose diagnosis is less probable is uncertain.
+        operating_points: by falling sensitivity for each aim.
+        referral: name of the point that `predict` follows.
+        fitted_on, measured: the images; None: not fitted, not measured.
+        neighbours: how many training lesions `neighbours.npz` names.
+    """
+
+    fitted_on: dict[str, int | str] | None
+    prediction_sets: PredictionSets | None
+    min_confidence: float
+    operating_points: tuple[OperatingPoint, ...]
+    referral: str | None
+    novelty: NoveltyFacts | None
+    quality: QualityLimits
+    measured: Measured | None
+    neighbours: dict[str, int] | None = None
+    fitted_in_s: float | None = None
+
+
+NOT_FITTED = TrustFacts(None, None, 0.0, (), None, None, QualityLimits(0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0), None)
+"""Limits that pass every image."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +85,23 @@ class Reason:
 
 @dataclass(frozen=True)
 class Trust:
-    """The fitted limits of one model; each part may be missing where there was too little to fit it on.
+    """The limits of one model, ready to judge; `novel` is the reason code and sentence for a novel image."""
 
-    Attributes:
-        min_confidence: an answer whose diagnosis is less probable is uncertain.
-        operating_points: by falling sensitivity for each aim.
-        referral: name of the point that `predict` follows.
-        novel: reason code and words for a novel image.
-    """
-
-    sets: PredictionSets | None
-    min_confidence: float
-    operating_points: tuple[OperatingPoint, ...]
-    referral: str | None
+    facts: TrustFacts
     novelty: Novelty | None
-    quality: QualityLimits
     novel: tuple[str, str]
+
+    @property
+    def sets(self) -> PredictionSets | None:
+        return self.facts.prediction_sets
+
+    @property
+    def referral(self) -> str | None:
+        return self.facts.referral
+
+    @property
+    def operating_points(self) -> tuple[OperatingPoint, ...]:
+        return self.facts.operating_points
 
     @property
     def operating_point(self) -> OperatingPoint | None:
@@ -79,23 +109,14 @@ class Trust:
         return next((point for point in self.operating_points if point.name == self.referral), None)
 
     @classmethod
-    def read(cls, card: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[np.floating]]) -> Trust:
-        """Read a bundle's facts.
+    def read(cls, facts: TrustFacts, modality: str, arrays: Mapping[str, npt.NDArray[np.floating]]) -> Trust:
+        """Put a bundle's facts and the arrays of `trust.npz` together.
 
         Raises:
-            BundleError, KeyError, TypeError, ValueError: they are damaged.
+            BundleError, KeyError: the arrays are damaged or missing.
         """
-        facts = card["trust"]
-        sets, novelty = facts["prediction_sets"], facts["novelty"]
-        return cls(
-            sets=None if sets is None else PredictionSets.from_dict(sets),
-            min_confidence=float(facts["min_confidence"]),
-            operating_points=tuple(OperatingPoint.from_dict(point) for point in facts["operating_points"]),
-            referral=facts["referral"],
-            novelty=None if novelty is None else Novelty.read(novelty, arrays),
-            quality=QualityLimits.from_dict(facts["quality"]),
-            novel=NOVEL.get(str(card["modality"]), _NOVEL_ELSEWHERE),
-        )
+        novelty = None if facts.novelty is None else Novelty.read(facts.novelty, arrays)
+        return cls(facts, novelty, NOVEL.get(modality, _NOVEL_ELSEWHERE))
 
     def judge(
         self, quality: Quality, novelty: float | None, set_size: int | None, probability: float
@@ -110,18 +131,18 @@ class Trust:
         doubts: list[Reason] = []
         if novelty is not None and self.novelty is not None and novelty > self.novelty.threshold:
             rejections.append(Reason(*self.novel))
-        for code, text, unusable in faults(quality, self.quality):
+        for code, text, unusable in faults(quality, self.facts.quality):
             (rejections if unusable else doubts).append(Reason(code, text))
         doubts += self._doubts(set_size, probability)
         if rejections:
-            return "rejected", tuple(rejections)  # a doubt about an answer that means nothing is no news
+            return "rejected", tuple(rejections)  # doubts do not matter then: the answer means nothing
         return ("uncertain" if doubts else "ok"), tuple(doubts)
 
     def _doubts(self, set_size: int | None, probability: float) -> Iterator[Reason]:
         if self.sets is not None and set_size is not None and set_size > self.sets.max_size:
-            yield Reason("many_diagnoses_possible", f"{set_size} diagnoses remain possible.")
-        if probability < self.min_confidence:
-            yield Reason("low_confidence", f"The diagnosis is unsure: its probability is {probability:.0%}.")
+            yield Reason("many_diagnoses_possible", f"{set_size} diagnoses cannot be ruled out.")
+        if probability < self.facts.min_confidence:
+            yield Reason("low_confidence", f"Low confidence ({percent(probability)}).")
 
 
 def grave_codes(codes: Sequence[str]) -> tuple[str, ...]:

@@ -1,6 +1,4 @@
-"""The command line. Each verb imports its stage inside the command: `--help` is instant, predicting needs no
-TensorFlow.
-"""
+"""The command line. Each command imports its stage when it runs, so `--help` is quick and predicting stays light."""
 
 from __future__ import annotations
 
@@ -33,23 +31,22 @@ app = typer.Typer(
     "For research and decision support only; not a diagnosis.",
 )
 
-app.command(epilog="Example: `dermlens predict examples/images --top 3`")(predict)
-app.command(epilog="Example: `dermlens batch my_images --out answers`, and after a stop the same with `--resume`")(
-    batch
-)
-app.command(epilog="Example: `dermlens serve --open`")(serve)
-app.command(epilog="Example: `dermlens audit my_images --out audit --repair --manifest repaired.csv`")(audit)
-app.command(epilog="Example: `dermlens train my_images --out runs/mine` (one folder per diagnosis)")(train)
-app.command(
-    epilog="Example: `dermlens tune my_images --out search --trials 20`, then `train --recipe search/recipe.toml`"
-)(tune)
-app.command(epilog="Example: `dermlens evaluate runs/mine other_images --out scores`")(evaluate)
-app.command(epilog="Example: `dermlens export runs/mine --format onnx`")(export)
-app.command(epilog="Example: `dermlens backbones --only lite0 --only b0 --latency`")(backbones)
+for _command, _example in (
+    (predict, "`dermlens predict examples/images --top 3`"),
+    (batch, "`dermlens batch my_images --out answers`, and after a stop the same with `--resume`"),
+    (serve, "`dermlens serve --open`"),
+    (audit, "`dermlens audit my_images --out audit --repair --manifest repaired.csv`"),
+    (train, "`dermlens train my_images --out runs/mine` (one folder per diagnosis)"),
+    (tune, "`dermlens tune my_images --out search --trials 20`, then `train --recipe search/recipe.toml`"),
+    (evaluate, "`dermlens evaluate runs/mine other_images --out scores`"),
+    (export, "`dermlens export runs/mine --format onnx`"),
+    (backbones, "`dermlens backbones --only lite0 --only b0 --latency`"),
+    (package, "`dermlens package runs/mine --out mine.dermlens.zip`"),
+    (doctor, "`dermlens doctor`"),
+    (cache, "`dermlens cache`, `dermlens cache --clear`"),
+):
+    app.command(epilog=f"Example: {_example}")(_command)
 app.add_typer(models, name="models", epilog="Example: `dermlens models --json`, `dermlens models add PATH`")
-app.command(epilog="Example: `dermlens package runs/mine --out mine.dermlens.zip`")(package)
-app.command(epilog="Example: `dermlens doctor`")(doctor)
-app.command(epilog="Example: `dermlens cache`, `dermlens cache --clear`")(cache)
 
 
 def _version(value: bool) -> None:

@@ -6,22 +6,22 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from dermlens import text
 from dermlens.cli.options import EXIT_IMAGE_FAILED
 from dermlens.errors import StorageError
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False) -> None:
-    """Say what this machine offers, which models are sound and what is missing for which verb."""
+    """Show what this machine offers, which models work and what is missing for which command."""
     from dermlens.inference.doctor import examine
-    from dermlens.reporting import terminal
+    from dermlens.reporting.terminal import show_doctor
 
     facts = examine()
     if as_json:
         print(json.dumps(facts, ensure_ascii=False))  # noqa: T201
     else:
-        terminal.show_doctor(facts, Console())
+        show_doctor(facts, text.console())
     raise typer.Exit(0 if facts["ok"] else EXIT_IMAGE_FAILED)
 
 

@@ -1,4 +1,4 @@
-"""What the verbs share: options, exit codes, and the console that messages go to."""
+"""What the commands share: options, exit codes, and the console that messages go to."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from dermlens.errors import MissingExtraError, UsageError
+from dermlens.text import console
 
 EXIT_IMAGE_FAILED, EXIT_FINDINGS, EXIT_WRONG_USE, EXIT_INTERRUPTED = 1, 1, 2, 130
 
@@ -20,22 +21,20 @@ DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS = 20_000_000, 50_000_000  # as in data/ima
 Model = Annotated[str, typer.Option("--model", "-m", help="A name from `dermlens models`, a run or a bundle folder.")]
 Reference = Annotated[
     Path | None,
-    typer.Option(help="CSV with isic_id, isic2019_diagnosis and lesion_id; tells the lesions of ISIC images."),
+    typer.Option(help="CSV with isic_id, isic2019_diagnosis and lesion_id: which lesion an ISIC image shows."),
 ]
 MaxBytes = Annotated[int, typer.Option(min=1, help="Largest file, in bytes.")]
 MaxPixels = Annotated[int, typer.Option(min=64, help="Largest width x height.")]
-Images = Annotated[Path | None, typer.Option(help="Folder that holds the images which a table names.")]
+Images = Annotated[Path | None, typer.Option(help="Folder of the images that a table names.")]
 FrameAspect = Annotated[
     float | None,
     typer.Option(
-        help="Width / height of the camera frame, if the files were squashed to another shape (ISIC-9: 1.333)."
+        help="Width / height of the camera frame, if the files were squeezed to another shape (ISIC-9: 1.333)."
     ),
 ]
-Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; its own on this machine by default.")]
+Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; by default one on this machine.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Ray workers; every core of the cluster by default.")]
-Views = Annotated[
-    int, typer.Option(help="Test-time views, averaged: 1, 2, 4 or 8 turns and mirror images; each costs a pass.")
-]
+Views = Annotated[int, typer.Option(help="Average over 1, 2, 4 or 8 turned and mirrored views; each takes a pass.")]
 
 
 class EngineName(StrEnum):
@@ -46,10 +45,12 @@ class EngineName(StrEnum):
 
 
 def wants_ray(engine: EngineName, address: str | None, workers: int | None) -> bool:
-    """Say whether Ray is wanted; an error where it is not there, or only its options are given."""
+    """Return whether Ray is wanted; UsageError where only its options are given, MissingExtraError without it."""
     if engine is EngineName.local:
         if address is not None or workers is not None:
-            raise UsageError("--address and --workers are of Ray.", remedy="Add --engine ray, or leave them out.")
+            raise UsageError(
+                "--address and --workers are options of Ray.", remedy="Add --engine ray, or leave them out."
+            )
         return False
     need("scale", "ray")
     return True
@@ -60,11 +61,11 @@ def need(extra: str, *modules: str) -> None:
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
         raise MissingExtraError(
-            f"This verb needs {', '.join(missing)}, which the light core does not install.",
+            f"This command needs {', '.join(missing)}, which the light core does not install.",
             remedy=f'In the clone of dermlens run `{sys.executable} -m pip install -e ".[{extra}]"`.',
         )
 
 
 def console_of_messages() -> Console:
-    """Return the console for all that is not the result; it does not wrap lines where nobody looks."""
-    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 140)
+    """Return the console for all that is not the result."""
+    return console(stderr=True)

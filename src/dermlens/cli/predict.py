@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from dermlens import text
 from dermlens.cli.options import (
     DEFAULT_MAX_BYTES,
     DEFAULT_MAX_PIXELS,
@@ -25,26 +25,25 @@ from dermlens.cli.options import (
 from dermlens.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dermlens.inference.prediction import Prediction
     from dermlens.inference.predictor import Predictor
 
-
-SHOW_PROGRESS_FROM = 100
+SHOW_PROGRESS_FROM = 100  # images
 
 
 def predict(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE_OR_FOLDER...", help="Images, or folders of them.")],
     model: Model = "default",
     top: Annotated[int, typer.Option(min=1, help="How many classes the page and a wide terminal show.")] = 3,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, one for every input.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image, one per line.")] = False,
     html: Annotated[Path | None, typer.Option(help="Also write the answers as one HTML page with the images.")] = None,
     heatmap: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Also write a PNG an image of what spoke for its diagnosis."),
+        Path | None, typer.Option(metavar="DIR", help="Also write a PNG per image: the evidence for its diagnosis.")
     ] = None,
     neighbours: Annotated[
-        int | None,
-        typer.Option(metavar="K", min=1, help="Also name the K training lesions that each image resembles most."),
+        int | None, typer.Option(metavar="K", min=1, help="Also name the K most similar training lesions.")
     ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the HTML page in a browser.")] = False,
     frame_aspect: FrameAspect = None,
@@ -56,24 +55,19 @@ def predict(
     from dermlens.inference.inputs import expand
     from dermlens.inference.predictor import Predictor
 
-    stderr = Console(stderr=True)
+    messages = text.console(stderr=True)
     _check_page(html, open_page)
     inputs = expand(images)
     for note in inputs.notes:
-        stderr.print(note, style="yellow", highlight=False, soft_wrap=True)
+        messages.print(note, style="yellow", soft_wrap=True)
     predictor = Predictor(model, max_bytes=max_bytes, max_pixels=max_pixels, views=views)
     if neighbours:
-        predictor.bundle.examples()  # a model without them is told before any work is done
-    if predictor.views > 1:
-        stderr.print(
-            f"Probabilities are means over {predictor.views} views; thresholds and sets were fitted on one.",
-            style="yellow",
-            highlight=False,
-            soft_wrap=True,
-        )
-    answers = []
-    failed = False
-    with _watched(len(inputs.paths), stderr) as advance:
+        predictor.bundle.examples()  # a model without them is refused before any work is done
+    if views > 1:
+        note = f"Probabilities are means over {views} views; thresholds and sets were fitted on one."
+        messages.print(note, style="yellow", soft_wrap=True)
+    answers, failed = [], False
+    with _progress(len(inputs.paths), messages) as advance:
         for answer in _answers(predictor, inputs.paths, frame_aspect, heatmap):
             advance(1)
             failed = failed or answer.status == "error"
@@ -84,25 +78,25 @@ def predict(
             if html is not None or not as_json:
                 answers.append(answer)
     if not as_json:
-        from dermlens.reporting import terminal
+        from dermlens.reporting.terminal import show
 
-        terminal.show(answers, predictor.bundle, top=top, console=Console())
+        show(answers, predictor.bundle, top=top, console=text.console())
     if heatmap is not None:
-        stderr.print(f"Heat maps: {heatmap.resolve()}", highlight=False, soft_wrap=True)
+        messages.print(f"Heat maps: {heatmap.resolve()}", soft_wrap=True)
     if html is not None:
         from dermlens.reporting.page import open_in_browser, write_page
 
         write_page(answers, predictor.bundle, html, top=top)
-        stderr.print(f"Page: {html.resolve()}", highlight=False, soft_wrap=True)
+        messages.print(f"Page: {html.resolve()}", soft_wrap=True)
         if open_page and not open_in_browser(html):
-            stderr.print("No browser found here; open that file in one.", highlight=False)
+            messages.print("No browser found here; open that file in one.")
     raise typer.Exit(EXIT_IMAGE_FAILED if failed else 0)
 
 
 def _answers(
     predictor: Predictor, paths: Sequence[str], frame_aspect: float | None, heatmap: Path | None
 ) -> Iterator[Prediction]:
-    """Yield the answers; with `heatmap`, each one's map is written there first."""
+    """Yield the answers; with `heatmap`, the map of each is written there first."""
     aspects = [frame_aspect] * len(paths)
     if heatmap is None:
         yield from predictor.predict_many(paths, frame_aspects=aspects)
@@ -114,13 +108,13 @@ def _answers(
         yield answer if explanation is None else replace(answer, heatmap=str(folder.write(explanation)))
 
 
-def _watched(count: int, stderr: Console) -> AbstractContextManager[Callable[[int], None]]:
-    """Show progress where somebody looks and has to wait; a single image is answered without loading it."""
-    if count < SHOW_PROGRESS_FROM or not stderr.is_terminal:
+def _progress(count: int, messages: Console) -> AbstractContextManager[Callable[[int], None]]:
+    """Show progress of many images on a terminal; for few its import would cost more than it shows."""
+    if count < SHOW_PROGRESS_FROM or not messages.is_terminal:
         return nullcontext(lambda steps: None)
     from dermlens.reporting.progress import track
 
-    return track("Predicting", count, stderr)
+    return track("Predicting", count, messages)
 
 
 def _check_page(html: Path | None, open_page: bool) -> None:

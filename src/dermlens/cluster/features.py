@@ -32,7 +32,7 @@ from dermlens.cluster.crew import (
 )
 from dermlens.data.records import Record
 from dermlens.errors import DermlensError, ImageError
-from dermlens.inference.runtime import batch_for, compile_graph, shape_of
+from dermlens.inference.runtime import batch_for, compile_graph, read_graph, shape_of
 from dermlens.training.features import CHUNK, DECODE_THREADS, Chunks, Engine, FeatureSpec, Images, outputs
 
 
@@ -99,7 +99,7 @@ class _Worker:
         return outputs(compiled, pixels, self._spec)
 
     def _load(self, files: tuple[bytes, bytes]) -> ov.CompiledModel:
-        graph = ov.Core().read_model(files[0], files[1])
+        graph = read_graph(files[0], files[1])
         return compile_graph(graph, batch=batch_for(self._spec.input.size_px), threads=1)
 
 

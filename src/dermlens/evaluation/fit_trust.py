@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
@@ -21,7 +22,7 @@ from dermlens.bundle.decision import Calibration, DecisionRule, decide, probabil
 from dermlens.bundle.nearest import TEXTS, TrainingExamples, place_of
 from dermlens.bundle.novelty import Novelty, normalised
 from dermlens.bundle.quality import DEFAULT_LIMITS, Quality, QualityLimits, measure
-from dermlens.bundle.trust import Trust
+from dermlens.bundle.trust import Trust, TrustFacts
 from dermlens.data.images import InputSpec, Pixels, load_image
 from dermlens.data.records import Record
 from dermlens.errors import ImageError
@@ -130,7 +131,8 @@ def fit_trust(
         else:  # what a threshold reaches on the lesions that it was chosen on is no promise for others
             point |= not_measured("no test lesions")
     arrays = {} if novelty is None else novelty.arrays()
-    trust = Trust.read({"trust": facts, "modality": ""}, arrays)  # the modality changes only the words of a reason
+    typed = msgspec.convert({**facts, "measured": None}, TrustFacts)
+    trust = Trust.read(typed, "", arrays)  # the modality changes only the words of a reason
     facts["measured"] = {"role": role, **_measure(model, sample, trust)} if len(sample.y_true) else None
     return facts, arrays
 

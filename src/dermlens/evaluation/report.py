@@ -56,14 +56,15 @@ def write_report(
         StorageError: the file cannot be written.
     """
     bundle, found = answers.bundle, report["baselines"]
-    data, bias_test = bundle.card["data"], report["calibration"]["bias_test"]
+    bias_test = report["calibration"]["bias_test"]
     groups = [(axis, *item) for axis, rows in report["subgroups"].items() for item in rows.items()]
     write_page(
         path,
         "evaluation.html",
         report=report,
         bundle=bundle,
-        card={**data, "licence": bundle.card["licence"], "role_names": _ROLES},
+        card=bundle.card,
+        role_names=_ROLES,
         title=f"{bundle.name} {bundle.version}",
         lesions=describe_lesions(report["counts"]),
         source=Path(report["data"]).name or report["data"],

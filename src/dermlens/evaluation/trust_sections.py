@@ -109,7 +109,7 @@ def calibration(answers: Answers, *, seed: int = 0) -> dict[str, Any]:
     return {
         "temperature": fitted.temperature,
         "bias": dict(zip(codes, fitted.bias, strict=True)),
-        "bias_test": answers.bundle.card["calibration_fit"]["bias"],
+        "bias_test": answers.bundle.card.calibration_fit.bias,
         "before": before,
         "after": after,
         "classwise_ece": after["classwise_ece"],
@@ -209,7 +209,7 @@ def trust_sections(answers: Answers, *, seed: int) -> dict[str, Any]:
         for aim, members in aims(bundle.codes).items()
     }
     points = []
-    for point in bundle.card["trust"]["operating_points"]:
+    for point in (each.as_dict() for each in trust.operating_points):
         fresh = measure_point(point, answers.probability, answers.y_true, answers.lesions, bundle.codes, seed=seed)
         points.append({key: point[key] for key in ("name", "codes", "threshold", "aimed_at")} | fresh)
     sets, inside = None, answers.inside

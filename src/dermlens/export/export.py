@@ -137,7 +137,7 @@ def _make(
     from dermlens.export.converters import convert, keras_outputs
     from dermlens.training.network import in_float32, load_keras
 
-    precision = str(bundle.card["recipe"]["precision"])
+    precision = str(bundle.card.recipe["precision"])
     model = load_keras(str(keras_path))
     with in_float32(model, precision):
         expected = keras_outputs(model, pixels)

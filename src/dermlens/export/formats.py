@@ -19,6 +19,7 @@ from dermlens.bundle.bundle import Bundle
 from dermlens.data.images import InputSpec
 from dermlens.diagnoses import DISCLAIMER
 from dermlens.errors import StorageError
+from dermlens.inference.runtime import read_graph
 
 OUTPUTS = ("logits", "embedding", "feature_map")
 FACTS_NAME = "dermlens"
@@ -75,7 +76,7 @@ def facts(bundle: Bundle, chosen: Format) -> dict[str, str]:
         "probabilities": "softmax(logits / temperature + bias + log(prior) - log(training_prior))",
         "decision_rule": bundle.decision_rule.as_dict(),
         "diagnosis": _diagnosis(bundle.decision_rule.kind),
-        "licence": bundle.card["licence"],
+        "licence": bundle.card.licence.as_dict(),
         "not_in_this_file": "novelty, picture quality, prediction sets, referral thresholds: see the bundle",
     }
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
@@ -99,7 +100,7 @@ def write_openvino(graph_path: Path, texts: Mapping[str, str], path: Path) -> No
     Raises:
         StorageError: it cannot be written.
     """
-    graph = ov.Core().read_model(graph_path)
+    graph = read_graph(graph_path)
     graph.input(0).get_tensor().set_names({"pixels"})
     for output, name in zip(graph.outputs, OUTPUTS, strict=True):
         output.get_tensor().set_names({name})

@@ -83,11 +83,11 @@ def main(arguments: list[str]) -> None:
 
 
 def _open_openvino(path: Path) -> tuple[Run, dict[str, str]]:
-    import openvino as ov
+    from dermlens.inference.runtime import core, read_graph
 
-    graph = ov.Core().read_model(path)
+    graph = read_graph(path)
     texts = {name: str(text) for name, text in graph.get_rt_info([FACTS_NAME]).value.items()}
-    compiled = ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     return lambda pixels: {name: compiled({"pixels": pixels})[name] for name in OUTPUTS}, texts
 
 

@@ -1,27 +1,25 @@
-"""Many answers together: a table in a notebook, plain values, a pandas frame.
+"""Many answers together: a table in a notebook, plain values, a row of a pandas frame or a Parquet file.
 
-A prediction as one row of a Parquet file or a frame: the table of columns, and nothing else knows them.
-
-A new field of `Prediction.as_dict()` is one line in `COLUMNS`. What an answer does not have is null.
+`COLUMNS` is the one table of columns: a new field of `Prediction.as_dict()` is one line in it. What an answer does not
+have is null.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from dermlens.errors import MissingExtraError
-from dermlens.inference.notebook import answers_html
+from dermlens.inference.notebook import in_notebook
 from dermlens.inference.prediction import Prediction
 
 if TYPE_CHECKING:
     import pandas as pd
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
     import pyarrow as pa
+
+SHOWN_ANSWERS = 50  # in a notebook
 
 
 class Answers(tuple[Prediction, ...]):
@@ -59,7 +57,7 @@ class Answers(tuple[Prediction, ...]):
         return pd.DataFrame(rows, columns=names(codes, embedding=embedding))
 
     def _repr_html_(self) -> str:
-        return answers_html(self)
+        return in_notebook(answers=self[:SHOWN_ANSWERS], table=True, more=len(self) - SHOWN_ANSWERS)
 
 
 Kind = Literal["text", "number", "texts", "json"]
@@ -67,7 +65,7 @@ Kind = Literal["text", "number", "texts", "json"]
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, where it stands in the JSON object of an answer ("error.code"), and its kind.
+    """One column: its name, where it is in the JSON object of an answer ("error.code"), and its kind.
 
     `json` keeps a nested value as JSON text; `texts` is a list of strings.
     """
@@ -99,7 +97,7 @@ COLUMNS = (
     Column("elapsed_ms", "elapsed_ms", "number"),
     Column("schema", "schema"),
 )
-"""After these stand `probability_CODE` for each class of the model, and `embedding` where it is asked for."""
+"""After these come `probability_CODE` for each class of the model, and `embedding` where it is asked for."""
 
 LEFT_OUT = frozenset({"heatmap"})
 """Fields of an answer that a batch never fills."""

@@ -2,27 +2,21 @@
 
 The last layer is linear over the spatial mean of the feature map, so each logit is the mean of a map plus a bias
 (Zhou et al. 2016, arXiv:1512.04150). Nothing is approximated: no gradients, no TensorFlow, no second model.
-A map says which parts of the picture spoke for a class; it does not say that they are medically relevant.
-
-Heat maps as PNG files, one for each image, under names that do not clash.
+A map shows which parts of the image are evidence for a class; it does not say that they are medically relevant.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dermlens.inference.notebook import explanation_html
-
-if TYPE_CHECKING:
-    from dermlens.inference.prediction import Prediction
-from pathlib import Path
-
 from dermlens.errors import StorageError
+from dermlens.inference.notebook import in_notebook
+from dermlens.inference.prediction import Prediction
 
 Float32s = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
@@ -30,7 +24,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What spoke for one class in one image.
+    """The evidence for one class in one image.
 
     Attributes:
         prediction: the answer for the image.
@@ -70,7 +64,7 @@ class Explanation:
         return bytes(code.tobytes())
 
     def _repr_html_(self) -> str:
-        return explanation_html(self)
+        return in_notebook(answers=[self.prediction], explanation=self)
 
 
 def class_map(feature_map: npt.NDArray[np.floating], weights: npt.NDArray[np.floating], index: int) -> Float32s:

@@ -1,4 +1,4 @@
-"""What is said of each answer beside its diagnosis: status, set, referral, novelty, quality; one batch at a time."""
+"""What an answer says beside its diagnosis: status, set, referral, novelty, quality; one batch at a time."""
 
 from __future__ import annotations
 
@@ -51,16 +51,14 @@ def judge(
         score = None if novelty is None else float(novelty[row])
         size = None if sets is None else len(sets[row])
         status, reasons = trust.judge(quality, score, size, float(probability[row, decision]))
-        told = (
-            status != "rejected"
-        )  # the probabilities of a rejected picture mean nothing, nor does what they add up to
+        meant = status != "rejected"  # the probabilities of a rejected image mean nothing
         judgements.append(
             Judgement(
                 status=status,
                 reasons=reasons,
                 prediction_set=None if sets is None else sets[row],
-                malignant_probability=malignant[row] if told else None,
-                referral=_referral(bundle, trust.operating_point, probability[row]) if told else None,
+                malignant_probability=malignant[row] if meant else None,
+                referral=_referral(bundle, trust.operating_point, probability[row]) if meant else None,
                 novelty=_novelty(trust, score),
                 quality=quality.as_dict(),
             )
@@ -88,9 +86,13 @@ def _referral(
         "advised": total >= point.threshold,
         "operating_point": point.name,
         "threshold": round(point.threshold, 6),
-        "sensitivity": None if point.sensitivity is None else round(point.sensitivity, 4),
-        "specificity": None if point.specificity is None else round(point.specificity, 4),
+        "sensitivity": _rounded(point.sensitivity["value"]),
+        "specificity": _rounded(point.specificity["value"]),
     }
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 4)
 
 
 def _novelty(trust: Trust, score: float | None) -> dict[str, Any] | None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from dermlens.bundle.nearest import Neighbour
 from dermlens.bundle.trust import Reason
-from dermlens.inference.notebook import prediction_html
+from dermlens.diagnoses import DIAGNOSES
+from dermlens.inference.notebook import in_notebook
 
 SCHEMA = "dermlens/prediction/1"
 
@@ -90,8 +91,24 @@ class Prediction:
         """Return the k most probable classes as (code, probability), largest first."""
         return sorted(self.probabilities.items(), key=lambda item: -item[1])[:k]
 
+    @property
+    def advised(self) -> bool:
+        """Whether a referral to a specialist is advised."""
+        return self.referral is not None and bool(self.referral["advised"])
+
+    @property
+    def malignancy(self) -> str:
+        """The kind of its diagnosis ("malignant", "premalignant", "benign"); "" where it is unknown."""
+        known = DIAGNOSES.get(self.diagnosis_code or "")
+        return known.malignancy if known and self.status != "rejected" else ""
+
+    @property
+    def sentences(self) -> str:
+        """Why it is not "ok", in words."""
+        return " ".join(reason.text for reason in self.reasons)
+
     def _repr_html_(self) -> str:
-        return prediction_html(self)
+        return in_notebook(answers=[self])
 
 
 def _rounded(value: float | None) -> float | None:

@@ -1,12 +1,4 @@
-"""Predictor: image -> Prediction. The one place where pixels, network, calibration and decision rule meet.
-
-Test-time views: one image looked at from several sides, and the answers averaged.
-
-A lesion has no up and no left, so its quarter turns and their mirror images are as good a picture of it as the one that
-was taken. The mean of the class probabilities over them is steadier than any single one, at the cost of a pass each.
-
-How many pixels are decoded at one time: small files can hold very many.
-"""
+"""Predictor: image -> Prediction. The one place where pixels, network, calibration and decision rule meet."""
 
 from __future__ import annotations
 
@@ -14,7 +6,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,16 +16,18 @@ from pathlib import Path
 import numpy as np
 
 from dermlens.bundle.bundle import Bundle, find_bundle, load_bundle
-from dermlens.bundle.decision import decide, probabilities, softmax
+from dermlens.bundle.card_text import fact_lines, warnings
+from dermlens.bundle.decision import decide, probabilities
 from dermlens.bundle.nearest import Neighbour, TrainingExamples
 from dermlens.bundle.trust import Reason
 from dermlens.data.images import DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS, load_image
 from dermlens.errors import ImageError, UsageError
 from dermlens.inference.explain import Explanation, explain
 from dermlens.inference.judge import Judgement, judge
-from dermlens.inference.notebook import model_html
+from dermlens.inference.notebook import in_notebook
 from dermlens.inference.prediction import Prediction
-from dermlens.inference.runtime import Outputs, Runtime
+from dermlens.inference.runtime import Outputs, Run, Runtime, check_views, run_views
+from dermlens.text import nearest
 
 DECODE_THREADS = min(8, os.cpu_count() or 2)  # for callers that decode in threads of their own
 AHEAD = 3  # groups of images begun for each thread, so that one slow group does not hold up the others
@@ -134,7 +128,7 @@ class Predictor:
         name: str | None = None,
         frame_aspect: float | None = None,
     ) -> Explanation:
-        """Answer for one image and say which parts of it spoke for a class.
+        """Answer for one image and say which parts of it are evidence for a class.
 
         Args:
             code: the class to explain; the diagnosis when None.
@@ -164,12 +158,16 @@ class Predictor:
             yield answered.prediction, self._explanation(answered, None)
 
     def _repr_html_(self) -> str:
-        return model_html(self.bundle)
+        facts = self.bundle.facts()
+        return in_notebook(
+            title=f"{self.bundle.name} {self.bundle.version}", facts=fact_lines(facts), warnings=warnings(facts)
+        )
 
     def _check_code(self, code: str | None) -> None:
         if code is not None and code not in self.bundle.codes:
             raise UsageError(
-                f"The model has no class {code!r}. It has {', '.join(self.bundle.codes)}.",
+                f"The model has no class {code!r}.{nearest(code, self.bundle.codes)} It has "
+                f"{', '.join(self.bundle.codes)}.",
                 remedy="Give one of those codes, or none for the diagnosis.",
                 code="unknown_class",
             )
@@ -318,49 +316,6 @@ def _name(image: ImageSource) -> str:
     if isinstance(image, (str, Path)):
         return str(image)
     return "<missing>" if isinstance(image, ImageError) else "<bytes>" if isinstance(image, bytes) else "<array>"
-
-
-VIEWS = (1, 2, 4, 8)
-Run = Callable[[np.ndarray], Outputs]
-
-
-def check_views(views: int) -> int:
-    """Return `views`.
-
-    Raises:
-        UsageError: it is not one of `VIEWS`.
-    """
-    if views not in VIEWS:
-        raise UsageError(
-            f"Test-time views must be {', '.join(map(str, VIEWS[:-1]))} or {VIEWS[-1]}: got {views}.",
-            remedy="Take 1 for the image as it is, 4 for its quarter turns, 8 for their mirror images too.",
-            code="views",
-        )
-    return views
-
-
-def turned(pixels: np.ndarray, view: int) -> np.ndarray:
-    """Return a view of uint8 squares (n, s, s, 3): 0 as they are, 1 half a turn, 2-3 quarter turns, 4-7 mirrored."""
-    quarters = (0, 2, 1, 3)[view % 4]
-    mirrored = pixels[:, :, ::-1] if view >= 4 else pixels
-    return np.ascontiguousarray(np.rot90(mirrored, quarters, axes=(1, 2)))
-
-
-def run_views(run: Run, pixels: np.ndarray, views: int) -> Outputs:
-    """Run `views` views of uint8 pixels (n, s, s, 3), each by a call of `run`.
-
-    Returns:
-        Embedding and feature map of the image as it is, which novelty and heat maps need. With more than one view the
-        logits are the logarithm of the mean probability, so that calibration and decision rule apply as they are.
-    """
-    first = run(pixels)
-    if views == 1:
-        return first
-    total = softmax(first.logits.astype(np.float64))
-    for view in range(1, views):
-        total += softmax(run(turned(pixels, view)).logits.astype(np.float64))
-    logits = np.log(np.maximum(total / views, 1e-30)).astype(np.float32)
-    return Outputs(logits, first.embedding, first.feature_map)
 
 
 class PixelBudget:

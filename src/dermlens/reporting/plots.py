@@ -1,22 +1,21 @@
-"""Plots of a run and of an audit. Matplotlib is imported inside, since the light core must not need it.
+"""Plots of a run, an audit and an evaluation, and which epoch of a training is the best, which one of them marks.
 
 `plot_*` draw into the Matplotlib axes that are given, or into new ones of pyplot, and return them; `*_png` give the
-bytes of a picture for a page, without pyplot.
-
-Which epoch of a training is the best: for the training that keeps it, and the plot that marks it.
+bytes of a picture for a page, without pyplot. Matplotlib is imported inside, since the light core must not need it.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-import math
+    from matplotlib.figure import Figure
 
 _SQUARE = (5.2, 4.6)  # inches
 MOST_LINES = 20  # of more classes only the median recall and the lowest are drawn
@@ -35,7 +34,7 @@ def plot_history(
             `select_recall_<class>` for each class and, from epoch 1 on, `train_loss`.
         path: also write a PNG there; no window is opened then.
         axes: three axes to draw into.
-        kept: place of the row whose weights were kept; None takes the best by `reporting.history.merit`.
+        kept: place of the row whose weights were kept; None takes the best by `merit`.
     """
     loss, score, recall = axes if axes is not None else _panels(3, (13, 3.8), shown=path is None)
     epochs = [row["epoch"] for row in rows]
@@ -62,6 +61,12 @@ def read_history(path: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def _panels(count: int, size: tuple[float, float], *, shown: bool) -> list[Axes]:
     """Return new axes side by side: of pyplot, which a notebook shows, or of a figure that only this module knows."""
     if shown:
@@ -69,9 +74,7 @@ def _panels(count: int, size: tuple[float, float], *, shown: bool) -> list[Axes]
 
         figure = plt.figure(figsize=size, layout="constrained")
     else:
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=size, layout="constrained")
+        figure = _figure(*size)
     return list(figure.subplots(1, count, squeeze=False)[0])
 
 
@@ -109,11 +112,9 @@ def _draw_recalls(axis: Any, rows: Sequence[Mapping[str, float]], epochs: Sequen
 
 def classes_png(counts: Mapping[str, Mapping[str, int]]) -> bytes:
     """Draw the images of each class, stacked by split, as PNG bytes; `counts[class][split]`."""
-    from matplotlib.figure import Figure
-
     codes = sorted(counts, key=lambda code: sum(counts[code].values()))
     splits = sorted({split for row in counts.values() for split in row}, reverse=True)
-    figure = Figure(figsize=(6, 0.9 + 0.32 * len(codes)), layout="constrained")
+    figure = _figure(6, 0.9 + 0.32 * len(codes))
     axis = figure.subplots()
     left = [0] * len(codes)
     for split in splits:
@@ -129,10 +130,8 @@ def classes_png(counts: Mapping[str, Mapping[str, int]]) -> bytes:
 
 def shares_png(scores: Mapping[str, float], label: str, line: tuple[str, float], top: float = 1.0) -> bytes:
     """Draw named shares from 0 to `top` as bars beside a named line, as PNG bytes."""
-    from matplotlib.figure import Figure
-
     names = list(scores)[::-1]
-    figure = Figure(figsize=(6, 1.1 + 0.4 * len(names)), layout="constrained")
+    figure = _figure(6, 1.1 + 0.4 * len(names))
     axis = figure.subplots()
     bars = axis.barh(names, [scores[name] for name in names], color="tab:orange")
     axis.bar_label(bars, fmt="%.2f", padding=3)
@@ -145,11 +144,9 @@ def shares_png(scores: Mapping[str, float], label: str, line: tuple[str, float],
 
 def rates_png(rates: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> bytes:
     """Draw shares with intervals, a panel for each name, as PNG bytes; `rates[name][class]` is (share, low, high)."""
-    from matplotlib.figure import Figure
-
     classes = sorted({code for row in rates.values() for code in row}, reverse=True)
     rows, columns = (len(rates) + 1) // 2, min(2, len(rates))
-    figure = Figure(figsize=(6, rows * (0.9 + 0.22 * len(classes))), layout="constrained")
+    figure = _figure(6, rows * (0.9 + 0.22 * len(classes)))
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for axis in panels[len(rates) :]:
         axis.set_axis_off()
@@ -161,8 +158,7 @@ def rates_png(rates: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> 
                 axis.plot(share, place, "o", color="tab:orange")
         axis.set(title=name, yticks=range(len(classes)), yticklabels=classes)
         axis.set_xlim(0, max(0.1, 1.1 * max(high for _, _, high in row.values())))
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
+        _plain(axis)
     return _png(figure)
 
 
@@ -225,11 +221,9 @@ def reliability_by_class_png(
     before: Mapping[str, Mapping[str, Sequence[float]]], after: Mapping[str, Mapping[str, Sequence[float]]]
 ) -> bytes:
     """Draw the calibration of each class's probability, a panel for each, as PNG bytes; bins as `plot_reliability`."""
-    from matplotlib.figure import Figure
-
     columns = min(4, len(after))
     rows = -(-len(after) // columns)
-    figure = Figure(figsize=(2.3 * columns, 2.3 * rows), layout="constrained")
+    figure = _figure(2.3 * columns, 2.3 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in panels[len(after) :]:
         axis.set_axis_off()
@@ -273,9 +267,7 @@ def plot_confusion(counts: Sequence[Sequence[int]], codes: Sequence[str], *, axi
 
 def benefit_png(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
     """Draw decision curves: net benefit by the probability from which one would act, as PNG bytes."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2 * len(curves), 3.8), layout="constrained")
+    figure = _figure(5.2 * len(curves), 3.8)
     for axis, (name, curve) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         axis.plot(curve["threshold"], curve["model"], linewidth=2, label="refer as the model says")
         axis.plot(curve["threshold"], curve["everyone"], label="refer everyone")
@@ -292,7 +284,7 @@ def _plain(axis: Any) -> None:
     axis.grid(alpha=0.25)
 
 
-KEPT_BY = "macro AUC, then loss"  # part of the key of a run and of a search: one begun by another rule does not go on
+KEPT_BY = "macro AUC, then loss"  # in the key of a run and of a search: one that began by another rule does not resume
 
 
 def merit(row: Mapping[str, float]) -> tuple[float, float]:

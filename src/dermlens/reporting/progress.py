@@ -41,20 +41,17 @@ def track(what: str, total: int, console: Console, *, unit: str = "images") -> I
 
 def _logged(what: str, total: int, console: Console, unit: str) -> Advance:
     start = time.monotonic()
-    state = {"done": 0, "told": start}
+    state = {"done": 0, "printed": start}
 
     def advance(steps: int) -> None:
         state["done"] += steps
         now = time.monotonic()
         finished = state["done"] >= total > state["done"] - steps
-        if now - state["told"] < LOG_EVERY_S and not finished:
+        if now - state["printed"] < LOG_EVERY_S and not finished:
             return
-        state["told"] = now
+        state["printed"] = now
         rate = state["done"] / max(1e-9, now - start)
         left_s = (total - state["done"]) / max(1e-9, rate)
-        console.print(
-            f"{what}: {state['done']:.0f} of {total} ({rate:.1f} {unit}/s, {left_s / 60:.1f} min left)",
-            highlight=False,
-        )
+        console.print(f"{what}: {state['done']:.0f} of {total} ({rate:.1f} {unit}/s, {left_s / 60:.1f} min left)")
 
     return advance

@@ -1,8 +1,8 @@
-"""Answers on a terminal: a table people can read at a glance, with the scope and the warning once below it."""
+"""Answers, models and the machine on a terminal: tables to read at a glance, the warning once below them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,166 +11,100 @@ from rich.table import Table
 from rich.text import Text
 
 from dermlens.bundle.bundle import Bundle
+from dermlens.bundle.card_text import class_words, fact_lines, model_facts, warnings
 from dermlens.bundle.decision import OperatingPoint
 from dermlens.bundle.nearest import Neighbour
-from dermlens.bundle.trust import Trust
-from dermlens.diagnoses import DIAGNOSES, DISCLAIMER, display_name
+from dermlens.diagnoses import DISCLAIMER, display_name
 from dermlens.inference.prediction import Prediction
-from dermlens.text import figure, one_line
+from dermlens.text import one_line, percent, printable
 
 BAR_WIDTH = 8
-WIDE = 110  # columns from which on there is room for bars
+WIDE, NARROW = 110, 75  # columns from which on there is room for bars, and below which names are folded
+MOST_NAMES = 8  # of images to refer
 STATUS_STYLE = {"ok": "green", "uncertain": "yellow", "rejected": "bold red"}
 STYLE = {"malignant": "bold red", "premalignant": "bold yellow", "benign": "green"}
 
-
-def printable(name: str) -> str:
-    """Return a file name with bytes that are no text shown as escapes."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
 RULE_WORDS = (
-    "The diagnosis weighs all classes alike, so that a rare disease is not overlooked; the probabilities are those of "
-    "the data that the model learned from. So the diagnosis may differ from the most probable class."
+    "The diagnosis gives all classes the same weight, so that a rare disease is not overlooked. The probabilities are "
+    "those of the training data. So the diagnosis may differ from the most probable class."
 )
-
 SET_WORDS = (
-    "Compatible with: the diagnoses for which this picture is not unusual. A common diagnosis may be missing although "
-    "it is probable, since pictures of it nearly always look more like it."
+    "Cannot be ruled out: the diagnoses that fit this image. A common diagnosis may be missing although it is "
+    "probable, if images of it nearly always fit better."
 )
-
 NEIGHBOUR_WORDS = (
-    "Nearest: the training lesions that look most alike to the network, with their diagnosis and their similarity (1 "
-    "is the same). They show what the answer leans on and prove nothing."
+    "Nearest: the training lesions that look most alike to the network, with their diagnosis and similarity (1 is the "
+    "same). They show what the answer is based on; they prove nothing."
 )
 
 
 def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Console) -> None:
-    """Print one row for each answer, errors included."""
+    """Print one row for each answer, errors included, and below them what one needs to know to read it."""
+    read = [answer for answer in answers if answer.error is None]
+    if read:
+        console.print(_table(read, common_folder([answer.image for answer in answers]), top, console.width))
+    _show_reasons(read, console)
+    _show_neighbours(read, console)
+    for answer in answers:
+        if answer.error is not None:
+            words = f"cannot be read: {answer.error['message']} {answer.error['remedy']}"
+            console.print(Text(printable(words), "red"))
+    if len(read) < len(answers):
+        console.print(f"{len(read)} read, {len(answers) - len(read)} not.")
+    if not read:
+        return
+    console.print(Text("\n" + one_line(bundle.scope), "dim"))
+    named = [answer for answer in read if answer.status != "rejected"]
+    if any(answer.diagnosis_code != answer.top(1)[0][0] for answer in named):
+        console.print(Text(RULE_WORDS, "dim"))
+    if any(answer.prediction_set and answer.prediction_set[0] != answer.top(1)[0][0] for answer in named):
+        console.print(Text(SET_WORDS, "dim"))
+    _show_referrals(named, bundle, console)
+    for sentence in warnings(model_facts(bundle.card)):
+        console.print(Text(sentence, "red" if bundle.leaky else "yellow"))
+    console.print(Text(DISCLAIMER, "bold"))
+
+
+def _table(answers: Sequence[Prediction], folder: str, top: int, width: int) -> Table:
+    wide, name_width = width >= WIDE, 20 if width >= NARROW else 16
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    folder = common_folder([answer.image for answer in answers])
-    wide = console.width >= WIDE
-    table.add_column("image" if not folder else f"in {printable(folder)}", overflow="fold", min_width=20)
+    table.add_column("image" if not folder else f"in {printable(folder)}", overflow="fold", min_width=name_width)
     table.add_column("status", no_wrap=True)
-    table.add_column("diagnosis", overflow="fold")
+    table.add_column("diagnosis", overflow="fold", min_width=10)
     table.add_column("most probable" if wide else "probable", no_wrap=True)
     if wide:
         table.add_column("then", overflow="fold")
-    table.add_column("compatible with", overflow="fold")
+    table.add_column("cannot be ruled out" if wide else "not ruled out", overflow="fold", min_width=5)
     for answer in answers:
-        if answer.error is None:
-            table.add_row(Text(printable(answer.image.removeprefix(folder))), *_cells(answer, top, wide))
-    if table.row_count:
-        console.print(table)
-    _show_doubts(answers, console)
-    _show_neighbours(answers, console)
-    for answer in answers:
-        if answer.error is not None:
-            console.print(
-                Text(printable(f"cannot be read: {answer.error['message']} {answer.error['remedy']}"), style="red")
-            )
-    failed = sum(answer.error is not None for answer in answers)
-    if failed:
-        console.print(f"{len(answers) - failed} read, {failed} not.", highlight=False)
-    if failed == len(answers):
-        return
-    console.print(Text("\n" + one_line(bundle.scope), style="dim"))
-    if any(answer.probabilities and answer.diagnosis_code != answer.top(1)[0][0] for answer in answers):
-        console.print(Text(RULE_WORDS, style="dim"))
-    if any(a.prediction_set and a.prediction_set[0] != a.top(1)[0][0] for a in answers if a.status != "rejected"):
-        console.print(Text(SET_WORDS, style="dim"))
-    _show_referrals(answers, bundle.trust, console)
-    if bundle.leaky:
-        console.print(Text("LEAKY model: its training and test images overlap; its scores are too good.", style="red"))
-    if bundle.trust.novelty is None:
-        console.print(
-            Text("This model cannot tell pictures that are strange to it; it answers for any.", style="yellow")
-        )
-    if not bundle.calibrated:
-        console.print(Text("The probabilities of this model are not calibrated.", style="yellow"))
-    console.print(Text(DISCLAIMER, style="bold"))
+        name, status = printable(answer.image.removeprefix(folder)), Text(answer.status, STATUS_STYLE[answer.status])
+        if answer.status == "rejected":
+            table.add_row(Text(name), status, Text("no answer", "dim"))
+        else:
+            possible = Text(" ".join(answer.prediction_set or ()), "dim")
+            table.add_row(Text(name), status, *_diagnosis(answer, top, wide), possible)
+    return table
+
+
+def _diagnosis(answer: Prediction, top: int, wide: bool) -> tuple[Text, ...]:
+    """Diagnosis, the most probable class and, where there is room, its bar and the classes after it."""
+    name = class_words(answer.diagnosis_code or "", answer.diagnosis_name or "")
+    label = Text(name, STYLE.get(answer.malignancy, "bold"))
+    (code, share), *others = shown(answer, top)
+    filled = round(share * BAR_WIDTH)
+    bar = Text("█" * filled + "░" * (BAR_WIDTH - filled) + " " if wide else "", "cyan")
+    bar.append(f"{percent(share):>5} {code}")
+    then = Text("  ".join(f"{percent(share)} {code}" for code, share in others), "dim")
+    return (label, bar, then) if wide else (label, bar)
 
 
 def common_folder(names: Sequence[str]) -> str:
-    """Return the folder that all names begin with, its last slash included; "" where they share none or stand alone."""
+    """Return the folder that all names begin with, its last slash included; "" where they share none or it is one."""
     folders = {name.rpartition("/")[0] for name in names}
     return f"{folders.pop()}/" if len(names) > 1 and len(folders) == 1 and "" not in folders else ""
 
 
-def _diagnosis_cells(answer: Prediction, top: int, wide: bool) -> tuple[Text, ...]:
-    """Diagnosis, the most probable class and, where there is room, its bar and the classes after it."""
-    diagnosis = DIAGNOSES.get(answer.diagnosis_code or "")
-    style = STYLE.get(diagnosis.malignancy, "") if diagnosis else "bold"
-    (code, probability), *others = shown(answer, top)
-    filled = round(probability * BAR_WIDTH)
-    bar = Text("█" * filled + "░" * (BAR_WIDTH - filled) + " " if wide else "", style="cyan")
-    bar.append(f"{percent(probability):>4} {code}")
-    then = Text("  ".join(f"{percent(probability)} {code}" for code, probability in others), style="dim")
-    name = answer.diagnosis_name or ""
-    label = name if name == answer.diagnosis_code else f"{name} ({answer.diagnosis_code})"
-    return (Text(label, style=style), bar, then) if wide else (Text(label, style=style), bar)
-
-
-def _cells(answer: Prediction, top: int, wide: bool) -> tuple[Text, ...]:
-    """The row of an answer; a rejected one names no diagnosis."""
-    status = Text(answer.status, style=STATUS_STYLE.get(answer.status, ""))
-    if answer.status == "rejected":
-        return status, Text("not answered", style="dim")
-    return status, *_diagnosis_cells(answer, top, wide), Text(" ".join(answer.prediction_set or ()), style="dim")
-
-
-def _show_doubts(answers: Sequence[Prediction], console: Console) -> None:
-    """Say for each answer that is not ok why."""
-    for answer in answers:
-        if answer.reasons and answer.error is None:
-            words = " ".join(reason.text for reason in answer.reasons)
-            line = Text(printable(f"{answer.status}: {Path(answer.image).name}: "), STATUS_STYLE[answer.status])
-            console.print(line.append(words, style="default"), soft_wrap=True)
-
-
-def _show_neighbours(answers: Sequence[Prediction], console: Console) -> None:
-    """Name the training lesions that each image resembles most, where they were asked for."""
-    told = [answer for answer in answers if answer.neighbours]
-    for answer in told:
-        words = f"nearest to {Path(answer.image).name}: {neighbours_words(answer.neighbours or ())}"
-        console.print(Text(printable(words)), soft_wrap=True)
-    if told:
-        console.print(Text(NEIGHBOUR_WORDS, style="dim"))
-
-
-def neighbours_words(neighbours: Sequence[Neighbour]) -> str:
-    """Return `ISIC_0024306 NV 0.93, ...`: name, diagnosis and similarity of training lesions."""
-    return ", ".join(f"{one_line(n.image)} {one_line(n.diagnosis)} {n.similarity:.2f}" for n in neighbours)
-
-
-def _show_referrals(answers: Sequence[Prediction], trust: Trust, console: Console) -> None:
-    """Name the images that a specialist should see, and what that threshold reaches."""
-    told = [a for a in answers if a.status in ("ok", "uncertain") and a.referral is not None]
-    advised = [a for a in told if a.referral is not None and a.referral["advised"]]
-    point = trust.operating_point
-    if point is None or not told:
-        return
-    names = ", ".join(printable(Path(answer.image).name) for answer in advised[:8])
-    more = f" and {len(advised) - 8} more" if len(advised) > 8 else ""
-    console.print(Text(f"To be seen by a specialist: {names or 'none'}{more}.", style="bold" if advised else ""))
-    console.print(Text(f"A specialist is {referral_words(point)}", style="dim"))
-
-
-def referral_words(point: OperatingPoint) -> str:
-    """Say in a sentence what the referral threshold does and reaches."""
-    what = ", ".join(display_name(code) for code in point.codes)
-    together = " together" if len(point.codes) > 1 else ""
-    words = f"advised when the probability of {what}{together} is {point.threshold:.1%} or more."
-    if point.sensitivity is None or point.specificity is None:
-        return words
-    return (
-        f"{words} On lesions new to the model this caught {point.sensitivity:.0%} of them and left "
-        f"{point.specificity:.0%} of the others alone."
-    )
-
-
 def shown(answer: Prediction, top: int) -> list[tuple[str, float]]:
-    """Return the most probable classes, and the diagnosis behind them when it is not among them."""
+    """Return the most probable classes, and the diagnosis after them when it is not one of them."""
     classes = answer.top(top)
     code = answer.diagnosis_code
     if code is not None and code not in dict(classes):
@@ -178,79 +112,109 @@ def shown(answer: Prediction, top: int) -> list[tuple[str, float]]:
     return classes
 
 
-def percent(probability: float) -> str:
-    """Return a probability as whole percent; what is not zero is not shown as zero."""
-    return "<1%" if 0 < probability < 0.005 else f"{probability:.0%}"
+def _show_reasons(answers: Iterable[Prediction], console: Console) -> None:
+    for answer in answers:
+        if answer.reasons:
+            line = Text(printable(f"{answer.status}: {Path(answer.image).name}: "), STATUS_STYLE[answer.status])
+            console.print(line.append(answer.sentences, "default"), soft_wrap=True)
 
 
-def model_facts(bundle: Bundle) -> dict[str, Any]:
-    """Return what `dermlens models` shows of a bundle."""
-    card = bundle.card
-    metrics = card["metrics"]
-    return {
-        "name": bundle.name,
-        "version": bundle.version,
-        "scope": bundle.scope,
-        "classes": list(bundle.codes),
-        "balanced_accuracy": metrics["balanced_accuracy"],
-        "melanoma_auc": metrics["per_class"].get("MEL", {}).get("auc"),
-        "leaky": bundle.leaky,
-        "weights_licence": card["licence"]["weights"],
-        "size_mb": round(sum(p.stat().st_size for p in bundle.folder.iterdir()) / 1e6, 1),
-        "sha256": bundle.sha256,
-    }
+def _show_neighbours(answers: Iterable[Prediction], console: Console) -> None:
+    with_neighbours = [answer for answer in answers if answer.neighbours]
+    for answer in with_neighbours:
+        words = f"nearest to {Path(answer.image).name}: {neighbours_words(answer.neighbours or ())}"
+        console.print(Text(printable(words)), soft_wrap=True)
+    if with_neighbours:
+        console.print(Text(NEIGHBOUR_WORDS, "dim"))
 
 
-def show_models(bundles: Sequence[Bundle], console: Console, added: Mapping[str, Bundle] | None = None) -> None:
-    """Print a paragraph for each embedded model, and for each that was added, by its name here."""
-    if not bundles:
+def neighbours_words(neighbours: Sequence[Neighbour]) -> str:
+    """Return `ISIC_0024306 NV 0.93, ...`: name, diagnosis and similarity of training lesions."""
+    return ", ".join(f"{one_line(n.image)} {one_line(n.diagnosis)} {n.similarity:.2f}" for n in neighbours)
+
+
+def _show_referrals(answers: Sequence[Prediction], bundle: Bundle, console: Console) -> None:
+    """Name the images of lesions that a specialist should see, and what that threshold reaches."""
+    point = bundle.trust.operating_point
+    if point is None or not answers:
+        return
+    names = [printable(Path(answer.image).name) for answer in answers if answer.advised]
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    words = f"Refer to a specialist: {', '.join(names[:MOST_NAMES]) or 'none'}{more}."
+    console.print(Text(words, "bold" if names else ""))
+    console.print(Text(referral_words(point), "dim"))
+
+
+def referral_words(point: OperatingPoint) -> str:
+    """Say what the referral threshold does and reaches."""
+    what = ", ".join(display_name(code) for code in point.codes)
+    together = " together" if len(point.codes) > 1 else ""
+    words = f"Referral is advised when the probability of {what}{together} is {percent(point.threshold, 1)} or more"
+    sensitivity, specificity = point.sensitivity["value"], point.specificity["value"]
+    if sensitivity is None or specificity is None:
+        return f"{words}."
+    return f"{words}: sensitivity {percent(sensitivity)}, specificity {percent(specificity)} on unseen lesions."
+
+
+def show_models(models: Mapping[str, Bundle], console: Console) -> None:
+    """Print a paragraph for each model, by its name here."""
+    if not models:
         console.print("No embedded models.")
-    for name, bundle in [*((b.name, b) for b in bundles), *(added or {}).items()]:
-        facts = model_facts(bundle)
-        own = "" if name == facts["name"] else f"  (added; its own name is {facts['name']})"
-        console.print(Text(name, "bold") + Text(one_line(f" {facts['version']}  ({facts['size_mb']} MB){own}")))
-        console.print(Text(f"  {one_line(facts['scope'])}"))
-        classes = ", ".join(f"{c} {display_name(c)}" for c in facts["classes"])
-        console.print(Text(f"  classes: {one_line(classes)}"))
-        score = figure(facts["balanced_accuracy"])
-        console.print(Text(f"  balanced accuracy on unseen lesions {score} (95 % interval)"))
-        console.print(Text(f"  weights: {one_line(facts['weights_licence'])}"))
-        console.print(f"  {DISCLAIMER}", style="bold", highlight=False)
+    for name, bundle in models.items():
+        facts = bundle.facts()
+        own = "" if name == bundle.name else f"  (added; its own name is {bundle.name})"
+        console.print(Text(f"{name} ", "bold") + Text(one_line(f"{bundle.version}  ({facts['size_mb']} MB){own}")))
+        show_facts(facts, console)
 
 
-def show_doctor(facts: dict[str, Any], console: Console) -> None:
+def show_facts(facts: Mapping[str, Any], console: Console, more: Mapping[str, str] | None = None) -> None:
+    """Print what to know of a model; a sentence that the card says cannot make a line of its own.
+
+    Args:
+        facts: of `Bundle.facts`; more: label -> text of further lines.
+    """
+    lines = {**fact_lines(facts), **(more or {})}
+    width = max(map(len, lines))
+    for label, words in lines.items():
+        console.print(Text(f"  {label:{width}}  {one_line(words)}"), soft_wrap=True)
+    for sentence in (*warnings(facts), DISCLAIMER):
+        console.print(Text(f"  {sentence}", "bold"), soft_wrap=True)
+
+
+def show_doctor(facts: Mapping[str, Any], console: Console) -> None:
     """Print what `dermlens doctor` found."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_row("Python", f"{facts['python']} on {facts['system']}")
-    table.add_row(
-        "processor",
-        f"{facts['processor']}, {facts['cores']} cores, fast in {', '.join(facts['optimised_for'])}",
+    quota = facts["threads"]["container_share"]
+    share = "" if quota is None else f", a container's quota of {quota:g}"
+    listed = (
+        "not listed by this system" if facts["instructions"] is None else ", ".join(facts["instructions"]) or "none"
     )
-    told = "not told by this system" if facts["instructions"] is None else ", ".join(facts["instructions"]) or "none"
-    table.add_row("instructions", told)
-    table.add_row("threads", _threads(facts["threads"]))
-    table.add_row("free disk", f"{facts['free_disk_gb']} GB here")
-    table.add_row("packages", ", ".join(f"{n} {v}" for n, v in facts["packages"].items() if v))
-    for model in facts["models"]:
-        state = _runs(model) if model["status"] == "ok" else f"{model['error']['message']} {model['error']['remedy']}"
-        table.add_row(f"model {model['name']}", Text(state))
-    table.add_row("ready", Text(", ".join(facts["ready"]) or "nothing"))
-    for verb, gap in facts["missing"].items():
-        table.add_row(f"for {verb}", Text(f"missing {', '.join(gap['modules'])}: {gap['install']}"))
-    console.print(table, highlight=False)
+    rows = {
+        "Python": f"{facts['python']} on {facts['system']}",
+        "processor": f"{facts['processor']}, {facts['cores']} cores, fast in {', '.join(facts['optimised_for'])}",
+        "instructions": listed,
+        "threads": f"{facts['threads']['allowed']} of {facts['threads']['processors']} processors may be used{share}",
+        "free disk": f"{facts['free_disk_gb']} GB here",
+        "packages": ", ".join(f"{name} {version}" for name, version in facts["packages"].items() if version),
+        **{f"model {model['name']}": _state(model) for model in facts["models"]},
+        "ready": ", ".join(facts["ready"]) or "nothing",
+        **{
+            f"for {verb}": f"missing {', '.join(gap['modules'])}: {gap['install']}"
+            for verb, gap in facts["missing"].items()
+        },
+    }
+    for label, words in rows.items():
+        table.add_row(label, Text(words))
+    console.print(table)
     for sentence in facts["advice"]:
-        console.print(sentence, style="yellow", highlight=False)
+        console.print(Text(sentence, "yellow"))
     predicting = "Predicting: all well." if facts["ok"] else "Predicting: a model is missing or unusable."
-    rest = "".join(f" {verb.capitalize()}: not installed." for verb in facts["missing"])
-    console.print(predicting + rest, highlight=False)
+    console.print(predicting + "".join(f" {verb.capitalize()}: not installed." for verb in facts["missing"]))
 
 
-def _threads(facts: Mapping[str, Any]) -> str:
-    share = "" if facts["container_share"] is None else f", a container's quota of {facts['container_share']:g}"
-    return f"{facts['allowed']} of {facts['processors']} processors may be used{share}"
-
-
-def _runs(model: Mapping[str, Any]) -> str:
+def _state(model: Mapping[str, Any]) -> str:
+    if model["status"] != "ok":
+        return f"{model['error']['message']} {model['error']['remedy']}"
     runs = model["runs"]
     return (
         f"ok, first answer after {model['load_and_first_answer_ms']} ms; runs {Path(model['graph']).name} at "

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from dermlens import __version__
+from dermlens.bundle import card_text
 from dermlens.bundle.bundle import Bundle
 from dermlens.diagnoses import DIAGNOSES, DISCLAIMER
 from dermlens.errors import ImageError
@@ -162,9 +163,8 @@ def _relevance_png(found: Explanation) -> bytes:
 
 def model_facts(bundle: Bundle, settings: Settings) -> dict[str, Any]:
     """Return the model as one JSON object: classes in plain words, test figures with their intervals, limits."""
-    card = bundle.card
-    metrics, trust = card["metrics"], card["trust"]
-    model_card = bundle.folder / "MODEL_CARD.md"
+    known = card_text.model_facts(bundle.card)
+    shared = ("modality", "calibrated", "leaky", "input", "tested_on", "not_tested_on", "licence")
     return {
         "name": bundle.name,
         "version": bundle.version,
@@ -172,20 +172,14 @@ def model_facts(bundle: Bundle, settings: Settings) -> dict[str, Any]:
         "software": f"dermlens {__version__}",
         "disclaimer": DISCLAIMER,
         "scope": bundle.scope,
-        "modality": card["modality"],
+        **{name: known[name] for name in shared},
         "classes": [_class(code, name) for code, name in zip(bundle.codes, bundle.names, strict=True)],
         "decision_rule": bundle.decision_rule.as_dict(),
-        "calibrated": bundle.calibrated,
-        "leaky": bundle.leaky,
-        "input": {"size_px": bundle.input_spec.size_px, "framing": bundle.input_spec.framing},
-        "tested_on": {"images": metrics["n"], "lesions": metrics["n_lesions"]},
-        "metrics": {name: metrics[name] for name in FIGURES},
-        "operating_points": list(trust["operating_points"]),
+        "metrics": {name: getattr(bundle.card.metrics, name) for name in FIGURES},
+        "operating_points": [point.as_dict() for point in bundle.trust.operating_points],
         "prediction_set_level": None if bundle.trust.sets is None else bundle.trust.sets.level,
-        "not_tested_on": list(card["data"]["not_tested_on"]),
-        "licence": card["licence"],
         "limits": settings.limits(),
-        "card": model_card.read_text(encoding="utf-8") if model_card.is_file() else "",
+        "card": card_text.model_card(bundle.card),
     }
 
 

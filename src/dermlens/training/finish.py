@@ -18,7 +18,8 @@ from rich.console import Console
 
 from dermlens.audit.findings import summary
 from dermlens.bundle.bundle import BASELINES_FILE, HASH_CHARS, NEIGHBOURS_FILE, TRUST_FILE, write_bundle
-from dermlens.bundle.card_text import model_card, versions
+from dermlens.bundle.card import make_card
+from dermlens.bundle.card_text import versions
 from dermlens.bundle.decision import Calibration, DecisionRule
 from dermlens.data.images import InputSpec
 from dermlens.data.manifest import manifest_sha256
@@ -122,12 +123,11 @@ def finish(
     card |= {"baselines": compare_held_out(baselines, material.codes, seed=seed), "trust": facts}
     write_bundle(
         out / "bundle",
-        card,
+        make_card(card),
         head=head_of(candidate.whole),
         seen=candidate.seen,
         write_graph=lambda path: ov.save_model(graph, path, compress_to_fp16=False),
         arrays={BASELINES_FILE: baselines.arrays(), **arrays},
-        model_card=model_card(card),
     )
     _write_beside(candidate, test, out, console)
     _print_report(card, out, console)
