@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 from keras import layers
 
 from dermlens.errors import RecipeError, WeightsError
-from dermlens.networks.backend import leaves
 from dermlens.networks.family import (
     BACKBONES,
     HEAD_FILTERS,
@@ -347,26 +345,3 @@ def _conv_bn(x: Any, filters: int, kernel: int, stride: int, conv: str, norm: st
 
 def _batch_norm(x: Any, name: str) -> Any:
     return layers.BatchNormalization(epsilon=BATCH_NORM_EPSILON, momentum=BATCH_NORM_MOMENTUM, name=name)(x)
-
-
-def multiply_adds(model: keras.Model) -> int:
-    """Return the multiply-adds of one image through all convolutions and dense layers, squeeze-and-excitation included.
-
-    Additions, activations and batch normalisation (which an export folds into the convolutions) are not counted, as
-    in the EfficientNet papers.
-    """
-    return sum(_of_layer(layer) for layer in leaves(model))
-
-
-def _of_layer(layer: keras.layers.Layer) -> int:
-    if isinstance(layer, keras.layers.Dense):
-        return int(np.prod(layer.kernel.shape))
-    if not isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
-        return 0
-    _, height, width, _ = layer.output.shape
-    return int(height * width * np.prod(layer.kernel.shape))
-
-
-def parameters(model: keras.Model) -> int:
-    """Return the number of weights, batch-norm statistics included."""
-    return int(model.count_params())
