@@ -17,7 +17,7 @@ help:
 	@echo "make notebook       examples/dermlens.ipynb from examples/notebook.py"
 	@echo "make docs           the documents as a site, in build/site/index.html"
 	@echo "make sbom           what an installation consists of: CycloneDX SBOMs and licences, in build/sbom"
-	@echo "make bench          the measurements behind the README (about two hours on 2 cores)"
+	@echo "make bench          measure the speed again and write docs/lab (about two hours on 2 cores)"
 	@echo "make train-default DERMLENS_DATA=...   train the embedded model again (about 45 minutes on 2 cores)"
 
 # One stamp for each set of pins: setting up is repeated only when its inputs change.
@@ -56,12 +56,10 @@ check: docs
 	$(PY) scripts/house.py
 	$(PY) -m pytest -m check
 
-# The slowest last; family_speed --resume goes on where it was stopped.
-BENCH ?= network one_image cold_predict many_images quick pass_size depthwise timeline serving memory training_speed training_ways step_profile family_speed
+# The slowest last. The other subjects need data: `python -m benchmarks` lists all.
+BENCH ?= gate one_image cold_predict many_images serving memory batch training training_ways network
 bench: $(VENV)/dev.stamp
-	@set -e; for name in $(BENCH); do echo "== $$name"; $(PY) benchmarks/$$name.py; done
-	$(PY) benchmarks/table.py
-	@echo "The others need data or a folder; each file of benchmarks/ says how it is run."
+	@set -e; for name in $(BENCH); do $(PY) -m benchmarks $$name --write; done
 
 train-default: $(VENV)/dev.stamp
 	@test -d "$(DERMLENS_DATA)" || { echo "Name the data folder: make train-default DERMLENS_DATA=/path/to/data (with ham10000/, isic9/ and isic_reference.csv)."; exit 2; }

@@ -1,164 +1,199 @@
-"""What the benchmarks of the accuracy protocol share: a fold's test images in order, and what its network says of them.
+"""The folds of the accuracy protocol: trained once, kept as small files, and read again as one table.
 
-A test image is the one that the protocol tests: the sharpest copy of each lesion, as the run folder's `split.csv` and
-`test_predictions.csv` name them. Outputs are kept beside the fold (`test_outputs.npz`), so a second run needs no data.
+A run folder has gigabytes of features; what the tables need of a fold is one row a lesion, some 80 KB. So each finished
+fold leaves `METHOD_foldN.npz` in `results/accuracy/folds`, and every subject reads the folds from there: they can be
+trained on several machines and days.
 """
 
 from __future__ import annotations
 
-import argparse
+import csv
+import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy_table import Fold, figure_of, predictions  # beside this file
-from rich.console import Console
 
-from dermlens.bundle.bundle import Bundle, load_bundle
-from dermlens.bundle.decision import decide, probabilities, softmax
-from dermlens.data.images import load_image
-from dermlens.data.records import Record
+from benchmarks import CONSOLE, RESULTS
+from benchmarks.fresh import fresh
 from dermlens.evaluation.bootstrap import resample_weights, sampled_figure
-from dermlens.evaluation.conformal import wilson_interval
-from dermlens.inference.predictor import turned
-from dermlens.inference.runtime import BATCH, Runtime
-from dermlens.reporting.progress import track
 
-FOLDS = range(5)
+KEPT = RESULTS / "accuracy" / "folds"
+FOLDS = 5
 RESAMPLES = 1000
-LEAST_AGREEMENT = 0.98  # of the decisions with those that the run wrote: below it these are other images
+PREFERENCE = ("images_224", "isic9", "images_200x150")  # the sharpest copy of a lesion first
+SHARES = ("probability", "probe_probability")
+CLASSES = ("truth", "decision", "probe", "majority")
+NAME = re.compile(r"(?P<method>\w+)_fold(?P<fold>\d+)\.npz")
+
+Fold = dict[str, np.ndarray]
+Kept = tuple[Fold, dict[str, Any]]  # a fold and what it cost, with its recipe, its data and its rule
 
 
-@dataclass(frozen=True)
-class OutOfFold:
-    """One finished fold: its bundle, its table (see `predictions`), logits (views, n, classes), embedding (n, d)."""
-
-    bundle: Bundle
-    table: Fold
-    logits: np.ndarray
-    embedding: np.ndarray
-
-    def probability(self, views: Sequence[int] = (0,)) -> np.ndarray:
-        """Return the mean over these views, calibrated as the bundle says, (n, classes)."""
-        return probabilities(mean_logits(self.logits[list(views)]), self.bundle.calibration)
+# --- training --------------------------------------------------------------------------------------------------
 
 
-def mean_logits(logits: np.ndarray) -> np.ndarray:
-    """Return what `run_views` does for logits (views, n, classes): the log of the mean probability."""
-    if len(logits) == 1:
-        return logits[0]
-    shares = np.mean([softmax(view.astype(np.float64)) for view in logits], axis=0)
-    return np.log(np.maximum(shares, 1e-30)).astype(np.float32)
+def train_once(folder: Path, call: Callable[..., Any], *arguments: Any) -> None:
+    """Train in a process of its own unless the run folder is finished; keep minutes of all tries and peak memory."""
+    if is_finished(folder):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    cost_file = folder / "cost.json"
+    cost = json.loads(cost_file.read_text()) if cost_file.exists() else {"minutes": 0.0, "peak_gb": 0.0}
+    CONSOLE.print(f"Training {folder}", highlight=False)
+    done = fresh(call, *arguments)
+    cost = {"minutes": cost["minutes"] + done.seconds / 60, "peak_gb": max(cost["peak_gb"], done.peak_mb / 1000)}
+    cost_file.write_text(json.dumps(cost))
 
 
-def finished(runs: Path, method: str) -> dict[int, Path]:
-    """Return fold -> run folder of the folds that are trained and tested."""
-    folders = {number: runs / method / f"fold{number}" for number in FOLDS}
-    found = {number: folder for number, folder in folders.items() if (folder / "test_predictions.csv").is_file()}
-    if not found:
-        raise SystemExit(f"No finished fold of {method!r} in {runs}: train one with benchmarks/accuracy.py.")
+def is_finished(folder: Path) -> bool:
+    """Say whether a run folder was trained and tested."""
+    return (folder / "test_predictions.csv").exists()
+
+
+def predictions(run: Path) -> Fold:
+    """Return one row a lesion of a finished fold, sorted by lesion: that of the sharpest image.
+
+    `truth`, `decision`, `probe`, `majority` (n,) class indices; `probability` and `probe_probability` (n, classes);
+    `lesion`, `image`, `source`, `isic_id` (n,) text; `codes` (classes,).
+    """
+    with (run / "split.csv").open(newline="", encoding="utf-8") as file:
+        facts = {row["image"]: row for row in csv.DictReader(file)}
+    with (run / "test_predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    codes = sorted(name[2:] for name in rows[0] if name.startswith("p_"))
+
+    def sharpest(row: Mapping[str, str]) -> tuple[int, str]:
+        source = facts[row["image"]]["source"]
+        return (PREFERENCE.index(source) if source in PREFERENCE else len(PREFERENCE), row["image"])
+
+    best: dict[str, dict[str, str]] = {}
+    for row in sorted(rows, key=sharpest):
+        best.setdefault(row["lesion_id"] or row["image"], row)
+    chosen = [best[lesion] for lesion in sorted(best)]
+
+    def index(name: str) -> np.ndarray:
+        return np.array([codes.index(row[name]) for row in chosen])
+
+    def shares(kind: str) -> np.ndarray:
+        found = np.array([[float(row[f"{kind}_{code}"]) for code in codes] for row in chosen])
+        return found / found.sum(axis=1, keepdims=True)
+
+    learned = Counter(row["diagnosis"] for row in facts.values() if row["role"] == "train")
+    most_common = max(sorted(learned), key=learned.__getitem__)
+    texts = {
+        key: np.array([facts[row["image"]].get(key) or "" for row in chosen]) for key in ("image", "source", "isic_id")
+    }
+    return {
+        "truth": index("diagnosis"),
+        "decision": index("decision"),
+        "probe": index("probe_decision"),
+        "majority": np.full(len(chosen), codes.index(most_common)),
+        "probability": shares("p"),
+        "probe_probability": shares("q"),
+        "lesion": np.array(sorted(best)),
+        **texts,
+        "codes": np.array(codes),
+    }
+
+
+# --- small files -----------------------------------------------------------------------------------------------
+
+
+def keep_fold(run: Path, method: str, number: int, folder: Path = KEPT) -> Path:
+    """Keep a finished run as a small file, with its cost, the digests of its recipe and data, and its rule."""
+    cost = json.loads((run / "cost.json").read_text()) | _identity(run) | {"rule": _rule_of(run)}
+    return write_fold(folder, method, number, predictions(run), cost)
+
+
+def write_fold(folder: Path, method: str, number: int, fold: Mapping[str, np.ndarray], cost: Mapping[str, Any]) -> Path:
+    """Write a fold as `predictions` gives it; shares are kept as float16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    small = {name: fold[name].astype(np.float16) for name in SHARES if name in fold}
+    small |= {name: fold[name].astype(np.int16) for name in CLASSES if name in fold}
+    rest = {name: array for name, array in fold.items() if name not in small}
+    path = folder / f"{method}_fold{number}.npz"
+    half = folder / f".{path.name}"
+    with half.open("wb") as file:
+        np.savez_compressed(file, cost=np.array(json.dumps(dict(cost))), **small, **rest)
+    os.replace(half, path)
+    return path
+
+
+def read_folds(folder: Path = KEPT) -> dict[str, dict[int, Kept]]:
+    """Return method -> fold -> its table and its cost, of all that is kept in a folder; shares add up to 1.
+
+    Raises:
+        SystemExit: folds of a method were made by different recipes or from different data.
+    """
+    found: dict[str, dict[int, Kept]] = {}
+    for path in sorted(folder.glob("*.npz")):
+        match = NAME.fullmatch(path.name)
+        if not match:
+            continue
+        with np.load(path, allow_pickle=False) as file:
+            fold = {name: file[name] for name in file.files if name != "cost"}
+            cost = json.loads(str(file["cost"]))
+        for name in SHARES:
+            if name in fold:
+                shares = fold[name].astype(np.float64)
+                fold[name] = shares / shares.sum(axis=1, keepdims=True)
+        fold |= {name: fold[name].astype(np.int64) for name in CLASSES if name in fold}
+        found.setdefault(match["method"], {})[int(match["fold"])] = (fold, cost)
+    for method, folds in found.items():
+        _refuse_mixtures(method, {number: cost for number, (_, cost) in folds.items()})
     return found
 
 
-def records_of(fold: Fold, data: Path) -> list[Record]:
-    """Return the records of a fold's test images, in its order, framed as in the training."""
-    from scripts.default_model.dataset import FRAME_ASPECT
-
-    codes, rows = fold["codes"], zip(fold["image"], fold["truth"], fold["lesion"], fold["source"], strict=True)
-    return [
-        Record(
-            path=data / str(image),
-            image=str(image),
-            diagnosis=str(codes[truth]),
-            lesion_id=str(lesion),
-            source=str(source),
-            frame_aspect=FRAME_ASPECT if source == "isic9" else None,
-        )
-        for image, truth, lesion, source in rows
-    ]
-
-
-def answers_of(folder: Path, data: Path | None, keep: Path, views: int, console: Console) -> OutOfFold:
-    """Run a fold's network over its test images, or read what is kept of it.
-
-    Args:
-        keep: where `test_outputs.npz` lies; made where it is missing. Views that are there are not run again.
+def read_method(method: str, folder: Path = KEPT) -> dict[int, Kept]:
+    """Return the kept folds of one method.
 
     Raises:
-        SystemExit: the images are needed and `data` is None, or the network answers otherwise than in its own test.
+        SystemExit: there is none.
     """
-    bundle, table = load_bundle(folder / "bundle"), predictions(folder)
-    if list(bundle.codes) != table["codes"].tolist():
-        raise SystemExit(f"{folder}: the bundle's classes {bundle.codes} are not those of test_predictions.csv.")
-    path = keep / "test_outputs.npz"
-    logits, embedding = _kept(path, bundle, table)
-    if len(logits) < views:
-        if data is None:
-            raise SystemExit("Name the data folder with --data or DERMLENS_DATA.")
-        more, first = outputs_of(bundle, records_of(table, data), range(len(logits), views), console, folder.name)
-        logits = np.concatenate([logits, more]) if len(logits) else more
-        embedding = first if embedding is None else embedding
-        _keep(path, bundle, table, logits, embedding)
-    answers = decide(probabilities(logits[0], bundle.calibration), bundle.calibration, bundle.decision_rule)
-    agree = float(np.mean(answers == table["decision"]))
-    if agree < LEAST_AGREEMENT:
-        raise SystemExit(f"{folder}: only {agree:.1%} of the decisions are those of the run. Is --data its data set?")
-    return OutOfFold(bundle, table, logits, embedding)
+    found = read_folds(folder).get(method, {})
+    if not found:
+        raise SystemExit(f"No fold of {method!r} is kept in {folder}. Train one: python -m benchmarks protocol")
+    return found
 
 
-def outputs_of(
-    bundle: Bundle, records: Sequence[Record], views: range, console: Console, name: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return logits (views, n, classes) and the embedding (n, d) of the first of these views."""
-    runtime = Runtime(bundle.graph_path)
-    logits: list[list[np.ndarray]] = [[] for _ in views]
-    embedding = []
-    with ThreadPoolExecutor() as pool, track(f"Outputs, {name}", len(records), console) as advance:
-        for start in range(0, len(records), BATCH):
-            part = records[start : start + BATCH]
-            pixels = np.stack(list(pool.map(lambda record: _pixels(record, bundle), part)))
-            for place, view in enumerate(views):
-                outputs = runtime.run(turned(pixels, view) if view else pixels)
-                logits[place].append(outputs.logits)
-                if not place:
-                    embedding.append(outputs.embedding)
-            advance(len(part))
-    return np.stack([np.concatenate(rows) for rows in logits]), np.concatenate(embedding)
-
-
-def _pixels(record: Record, bundle: Bundle) -> np.ndarray:
-    return load_image(record.path, bundle.input_spec, frame_aspect=record.frame_aspect)
-
-
-def _kept(path: Path, bundle: Bundle, table: Fold) -> tuple[np.ndarray, np.ndarray | None]:
-    if path.is_file():
-        with np.load(path, allow_pickle=False) as kept:
-            if str(kept["bundle"]) == bundle.sha256 and np.array_equal(kept["image"], table["image"]):
-                return kept["logits"], kept["embedding"]
-    return np.zeros((0, 0, 0), np.float32), None
-
-
-def _keep(path: Path, bundle: Bundle, table: Fold, logits: np.ndarray, embedding: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(".part.npz")
-    np.savez(half, bundle=np.array(bundle.sha256), image=table["image"], logits=logits, embedding=embedding)
-    os.replace(half, path)
-
-
-def read_folds(options: argparse.Namespace, views: int, console: Console) -> dict[int, OutOfFold]:
-    """Return every finished fold of `--method`, its networks run where nothing is kept."""
-    folders = finished(options.runs, options.method)
-    keep = options.keep or options.runs
-    data = Path(options.data) if options.data else None
+def _identity(run: Path) -> dict[str, str]:
+    """Return digests of a fold's recipe and of the images that it was cut from."""
+    with (run / "split.csv").open(newline="", encoding="utf-8") as file:
+        images = sorted(row["image"] for row in csv.DictReader(file))
     return {
-        number: answers_of(folder, data, keep / options.method / folder.name, views, console)
-        for number, folder in folders.items()
+        "recipe": hashlib.sha256((run / "recipe.json").read_bytes()).hexdigest()[:16],
+        "data": hashlib.sha256("\n".join(images).encode()).hexdigest()[:16],
     }
+
+
+def _rule_of(run: Path) -> dict[str, Any]:
+    """Return how a fold's bundle names a class: `kind`, `strength`, and `prior` and `bias`, (classes,) each."""
+    from dermlens.bundle.bundle import load_bundle
+
+    bundle = load_bundle(run / "bundle")
+    fitted = bundle.calibration
+    return {**bundle.decision_rule.as_dict(), "prior": list(fitted.prior), "bias": list(fitted.bias)}
+
+
+def _refuse_mixtures(method: str, costs: Mapping[int, Mapping[str, Any]]) -> None:
+    kinds: dict[tuple[str, str], list[int]] = {}
+    for number, cost in costs.items():
+        kinds.setdefault((cost.get("recipe", ""), cost.get("data", "")), []).append(number)
+    if len(kinds) > 1:
+        numbers = " and ".join(", ".join(map(str, each)) for each in kinds.values())
+        raise SystemExit(
+            f"Folds {numbers} of {method!r} were made by different recipes or from different data. Train them again, "
+            "or remove the kept files of the older ones."
+        )
+
+
+# --- pooled figures --------------------------------------------------------------------------------------------
 
 
 def column(folds: Mapping[int, Mapping[str, np.ndarray]], key: str) -> np.ndarray:
@@ -173,6 +208,12 @@ def column(folds: Mapping[int, Mapping[str, np.ndarray]], key: str) -> np.ndarra
     return np.concatenate([table[key] for table in folds.values()])
 
 
+def aligned(fold: Fold, other: Fold, key: str) -> np.ndarray:
+    """Return `other[key]` in the order of the lesions of `fold`; both have the same lesions."""
+    places = {lesion: place for place, lesion in enumerate(other["lesion"].tolist())}
+    return other[key][[places[lesion] for lesion in fold["lesion"].tolist()]]
+
+
 def draws(truth: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """Return weights (1 + resamples, n): each lesion once, then lesions drawn anew within their class."""
     blocks = resample_weights(truth, np.arange(len(truth)), resamples=resamples, seed=seed)
@@ -185,67 +226,6 @@ def mean_figure(values: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
     return sampled_figure((weights @ values) / np.where(total > 0, total, np.nan), reason="no lesions")
 
 
-def share_figure(values: np.ndarray) -> dict[str, Any]:
-    """Return the mean of n shares, 0 to 1 each, with Wilson's 95 % interval for n lesions."""
-    if not len(values):
-        return {"value": None, "low": None, "high": None, "reason": "no lesions"}
-    value = float(np.mean(values))
-    low, high = wilson_interval(value, len(values))
-    return {"value": value, "low": low, "high": high}
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """Return a Markdown table; a figure (a mapping) is written with its interval."""
-
-    def text(cell: Any) -> str:
-        return figure_of(cell) if isinstance(cell, Mapping) else str(cell)
-
-    lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(map(text, line)) + " |" for line in lines]
-
-
-def arguments(doc: str | None, *, small_files: bool = False) -> argparse.ArgumentParser:
-    """Return a parser with what these benchmarks share.
-
-    Args:
-        small_files: the benchmark needs what `accuracy.py --keep` keeps of a fold and no network: --kept is there, and
-            --runs may be missing.
-    """
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, required=not small_files, help="the --out of benchmarks/accuracy.py")
-    parser.add_argument("--method", default="top")
-    parser.add_argument("--data", default=os.environ.get("DERMLENS_DATA"))
-    if small_files:
-        parser.add_argument("--kept", type=Path, help="the --keep of benchmarks/accuracy.py, for folds without a run")
-    else:
-        parser.add_argument("--keep", type=Path, help="folder for the networks' outputs; beside the folds unless named")
-    parser.add_argument("--out", type=Path, default=Path("runs/protocol"))
-    parser.add_argument("--page", type=Path, help="also put the tables between this benchmark's marks in this document")
-    return parser
-
-
-def marks(name: str) -> tuple[str, str]:
-    """Return what stands before and after the tables of a benchmark in a document."""
-    return f"<!-- benchmarks/{name}.py: start -->", f"<!-- benchmarks/{name}.py: end -->"
-
-
-def write(
-    options: argparse.Namespace, name: str, found: Mapping[str, Any], lines: Sequence[str], png: bytes | None
-) -> None:
-    """Write NAME.json, NAME.md and NAME.png into --out, and the lines and the picture to --page where one is named."""
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    (options.out / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    if png is not None:
-        (options.out / f"{name}.png").write_bytes(png)
-    if options.page:
-        start, end = marks(name)
-        text = options.page.read_text(encoding="utf-8")
-        if start not in text or end not in text:
-            raise SystemExit(f"{options.page} has no place for these tables: it needs the lines {start} and {end}.")
-        before, rest = text.split(start)
-        block = "\n".join([start, *lines, end])
-        options.page.write_text(before + block + rest.split(end)[1], encoding="utf-8")
-        if png is not None:
-            (options.page.parent / f"{name}.png").write_bytes(png)
-    print("\n".join(lines))
+def source_of(method: str, folds: Sequence[int], lesions: int) -> str:
+    """Return the sentence that says which lesions a table is about."""
+    return f"{lesions:,} lesions, one image each, of {len(folds)} of {FOLDS} folds of `{method}`."

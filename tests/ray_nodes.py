@@ -22,7 +22,11 @@ NODE = {"num_cpus": 1, "object_store_memory": 100_000_000}
 
 @contextmanager
 def cluster_of_two() -> Iterator[tuple[Any, Any]]:
-    """Start a cluster of two nodes with a core each; yield the cluster and its second node."""
+    """Start a cluster of two nodes with a core each; yield the cluster and its second node.
+
+    This process leaves the cluster that it is connected to.
+    """
+    ray.shutdown()
     cluster = Cluster()
     try:
         with pytest.MonkeyPatch.context() as patch:
@@ -33,8 +37,7 @@ def cluster_of_two() -> Iterator[tuple[Any, Any]]:
             cluster.wait_for_nodes(timeout=30 * PATIENCE)
         yield cluster, second
     finally:
-        if ray.is_initialized():
-            ray.shutdown()
+        ray.shutdown()
         cluster.shutdown()
 
 

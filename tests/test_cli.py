@@ -15,8 +15,11 @@ import pictures
 import tiny
 from dermlens import cli
 from dermlens.cli import options
+from dermlens.cli.audit import failing_kinds
 from dermlens.data.images import DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS
 from dermlens.diagnoses import DISCLAIMER
+from dermlens.errors import UsageError
+from dermlens.files import CACHE_MAX_BYTES, Cache
 from dermlens.training.recipe import Recipe
 
 
@@ -166,7 +169,7 @@ def test_audit_finds_fails_and_repairs(tmp_path: Path, capsys: pytest.CaptureFix
     data, out, manifest = pictures.spoiled_set(tmp_path / "set"), tmp_path / "out", tmp_path / "fixed.csv"
     assert call("audit", str(data), "--out", str(out)) == 0
     captured = capsys.readouterr()
-    assert "stands under two diagnoses" in captured.out and "Report:" in captured.err
+    assert "has two diagnoses" in captured.out and "Report:" in captured.err
     assert (out / "audit.html").is_file()
     arguments = ["audit", str(data), "--json", "--fail-on", "contradicting_labels"]
     assert call(*arguments, "--repair", "--manifest", str(manifest)) == 1
@@ -176,6 +179,38 @@ def test_audit_finds_fails_and_repairs(tmp_path: Path, capsys: pytest.CaptureFix
     arguments = ["audit", str(manifest), "--images", str(data), "--no-embedding"]
     assert call(*arguments, "--fail-on", "contradicting_labels") == 0
     assert "are marked as not included in fixed.csv (2 contradictory, " in capsys.readouterr().err
+
+
+def test_kinds_to_fail_on() -> None:
+    assert failing_kinds(["blurred"]) == {"blurred"}
+    assert len(failing_kinds(["any"])) == 23
+    with pytest.raises(UsageError, match="any, unreadable, contradicting_labels"):
+        failing_kinds(["c"])
+
+
+def test_audit_against_a_folder_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = pictures.spoiled_set(tmp_path / "set")
+    pictures.save(tmp_path / "pictures" / "a.png", pictures.lesion(1))
+    arguments = ["--against", str(tmp_path / "pictures"), "--no-embedding", "--json"]
+    assert call("audit", str(data), *arguments) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["against"]["same_picture"] == 1
+
+
+def test_the_cache_says_what_it_holds_and_is_cleared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("DERMLENS_CACHE", str(folder))
+    assert call("cache") == 0 and "0.0 MB used" in capsys.readouterr().out and not folder.exists()
+    Cache("numbers-1").save({"a": bytes(1000), "b": bytes(500)})
+    (folder / "embedder" / "lite0").mkdir(parents=True)
+    (folder / "embedder" / "lite0" / "graph.bin").write_bytes(bytes(2000))
+    assert call("cache", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["folder"] == str(folder) and facts["bytes"] == 3500 and facts["max_bytes"] == CACHE_MAX_BYTES
+    assert facts["parts"]["numbers-1"] == {"entries": 2, "bytes": 1500} and facts["parts"]["embedder"]["bytes"] == 2000
+    assert call("cache", "--clear") == 0 and f"Cleared: {folder}" in capsys.readouterr().out
+    assert list(folder.iterdir()) == []
 
 
 def test_an_audit_without_the_network_says_so_and_goes_on(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from dermlens.files import Cache, atomic_file, atomic_folder, cache_folder, sha256_of_file, write_csv, write_text
+from dermlens.files import Cache, atomic_file, atomic_folder, cache_folder, replace_folder, sha256_of_file, write_text
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -24,20 +23,6 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     ):
         file.write("half of the sec" + "\u00f6nd")
     assert path.read_text() == "one" and os.listdir(path.parent) == ["table.csv"]
-
-
-def test_a_table_is_replaced_whole_and_names_that_are_no_text_are_escaped(tmp_path: Path) -> None:
-    path = tmp_path / "split.csv"
-    write_csv(path, [["image", "role"], [os.fsdecode(b"l\xe4sion.png"), "train"]])
-    assert path.read_text("utf-8").splitlines() == ["image,role", "l\\udce4sion.png,train"]
-
-    def rows() -> Iterator[list[str]]:
-        yield ["half"]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_csv(path, rows())
-    assert "role" in path.read_text() and os.listdir(tmp_path) == ["split.csv"]
 
 
 def test_an_equal_text_is_not_touched(tmp_path: Path) -> None:
@@ -57,6 +42,14 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "bundle") as folder:
         (folder / "graph").replace(folder / "another")
     assert (tmp_path / "bundle" / "graph").read_text() == "two" and os.listdir(tmp_path) == ["bundle"]
+
+
+def test_a_folder_comes_back_when_its_successor_cannot_take_its_place(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "saved_model.pb").write_text("earlier")
+    with pytest.raises(FileNotFoundError):
+        replace_folder(tmp_path / "never made", tmp_path / "model")
+    assert (tmp_path / "model" / "saved_model.pb").read_text() == "earlier" and os.listdir(tmp_path) == ["model"]
 
 
 def test_the_digest_of_a_file(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ The message says *what is wrong, with the value*, and *what is allowed*; the rem
 
 from __future__ import annotations
 
+from functools import partial
+
 
 class DermlensError(Exception):
     """Base of all errors with a remedy.
@@ -36,6 +38,10 @@ class DermlensError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.remedy}"
+
+    def __reduce__(self) -> tuple[partial[DermlensError], tuple[()]]:
+        """Let an error travel from one process to another."""
+        return partial(type(self), self.message, remedy=self.remedy, code=self.code), ()
 
     def as_dict(self) -> dict[str, str]:
         """Return `{"code", "message", "remedy"}`, the form used in JSON results."""

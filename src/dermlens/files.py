@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 CACHE_MAX_BYTES = 2_000_000_000  # of all kept values together; the oldest in use go first
+_CACHE_NAME, _CACHE_FOLDERS = "cache.sqlite", ("embedder",)  # all that lies in the cache folder
 _KEYS_AT_ONCE = 500  # SQLite's oldest limit on the parameters of a statement is 999
 
 
@@ -23,24 +24,38 @@ def sha256_of_file(path: Path) -> str:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a hidden path beside `path`, with its ending, to write to; when all went well it takes the place of `path`.
+def atomic_file(path: Path, ending: str | None = None) -> Iterator[Path]:
+    """Give a hidden path beside `path` to write to; when all went well it takes the place of `path`.
 
     A failure, a kill or a full disk leaves what was there before.
+
+    Args:
+        ending: of the hidden path, where somebody reads every file with the ending of `path`, which it has by default.
 
     Raises:
         OSError: no space or no permission.
     """
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}-new{path.suffix}")
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}-new{path.suffix if ending is None else ending}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let a new name outlive a power cut, where the file system can promise that."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -104,6 +119,32 @@ def cache_folder() -> Path:
     return user_cache_path("dermlens", appauthor=False)
 
 
+def cache_sizes() -> dict[str, tuple[int, int]]:
+    """Return how many values or files each part of the cache holds, and their size in bytes."""
+    sizes: dict[str, tuple[int, int]] = {}
+    path = cache_folder() / _CACHE_NAME
+    with (
+        suppress(OSError, sqlite3.Error),
+        closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as store,
+    ):
+        rows = store.execute("SELECT area, count(*), sum(bytes) FROM kept GROUP BY area ORDER BY area")
+        sizes.update({area: (count, size) for area, count, size in rows})
+    for name in _CACHE_FOLDERS:
+        files = [file for file in (cache_folder() / name).rglob("*") if file.is_file()]
+        if files:
+            sizes[name] = len(files), sum(file.stat().st_size for file in files)
+    return sizes
+
+
+def clear_cache() -> None:
+    """Remove all that dermlens keeps in its cache folder. Raises OSError."""
+    for suffix in ("", "-journal"):
+        (cache_folder() / (_CACHE_NAME + suffix)).unlink(missing_ok=True)
+    for name in _CACHE_FOLDERS:
+        if (cache_folder() / name).exists():
+            shutil.rmtree(cache_folder() / name)
+
+
 class Cache:
     """Numbers that can be computed again, kept by key in one SQLite file below the user's cache folder.
 
@@ -118,7 +159,7 @@ class Cache:
 
     def __init__(self, area: str, folder: Path | None = None, *, max_bytes: int = CACHE_MAX_BYTES) -> None:
         self.area = area
-        self.path = (cache_folder() if folder is None else folder) / "cache.sqlite"
+        self.path = (cache_folder() if folder is None else folder) / _CACHE_NAME
         self.max_bytes = max_bytes
 
     def load(self, keys: Iterable[str]) -> dict[str, bytes]:

@@ -11,7 +11,7 @@ import pytest
 
 import pictures
 from dermlens.audit import duplicates
-from dermlens.audit.duplicates import NearPair, linked, near_duplicates, near_findings, near_groups
+from dermlens.audit.duplicates import NearPair, group_near, near_duplicates, near_findings, near_groups
 from dermlens.audit.facts import read_facts
 from dermlens.data.records import Record
 
@@ -38,7 +38,7 @@ def test_every_change_is_found_and_nothing_else(change: str, tmp_path: Path) -> 
         for name, pixels, how in (("a", image, 92), ("b", np.ascontiguousarray(alter(image)), quality)):
             path = pictures.save(tmp_path / f"{seed:02}{name}.jpg", pixels, how)
             records.append(Record(path, path.name, "NV"))
-    pairs = near_duplicates(read_facts(records))
+    pairs = near_duplicates(records, read_facts(records))
     right = {(2 * seed, 2 * seed + 1) for seed in range(COUNT)}
     found = {(p.first, p.second) for p in pairs}
     assert found <= right
@@ -54,9 +54,9 @@ def test_copies_count_once_and_uniform_pictures_never(tmp_path: Path) -> None:
     (tmp_path / "d.png").write_bytes(b"")
     records = [Record(path, path.name, "NV") for path in sorted(tmp_path.iterdir())]
     facts = read_facts(records)
-    pairs = near_duplicates(facts)
+    pairs = near_duplicates(records, facts)
     assert [(p.first, p.second) for p in pairs] == [(0, 2)]
-    groups = near_groups(len(records), pairs, [f.sha256 for f in facts])
+    groups = near_groups(pairs, [f.sha256 for f in facts])
     assert groups == [[0, 1, 2]]
 
 
@@ -64,15 +64,16 @@ def test_findings_tell_contradicting_groups_from_others() -> None:
     records = [Record(Path(n), n, code) for n, code in (("a", "NV"), ("b", "MEL"), ("c", "NV"), ("d", "NV"))]
     hashes = ["1", "2", "3", "4"]
     pairs = [NearPair(0, 1, 0, 2, 0.99), NearPair(2, 3, 1, 4, 0.985)]
-    one, other = near_findings(records, near_groups(4, pairs, hashes), pairs, hashes)
+    one, other = near_findings(records, near_groups(pairs, hashes), pairs, hashes)
     assert (one.kind, one.severity, one.labels) == ("near_duplicates_contradicting", "error", ("NV", "MEL"))
     assert (other.kind, other.images) == ("near_duplicates", ("c", "d"))
     assert "turned or mirrored" in other.evidence and "turned" not in one.evidence
 
 
-def test_links_and_keys_join_through_others() -> None:
-    assert linked(6, [(0, 1), (3, 4)], [None, "x", "x", None, "y", "z"]) == [0, 0, 0, 3, 3, 5]
-    assert near_duplicates([]) == []
+def test_pairs_and_groups_join_through_others() -> None:
+    pairs = [NearPair(0, 1, 0, 2, 0.99), NearPair(3, 4, 0, 2, 0.99)]
+    assert group_near([None, "x", "x", None, "y", "z"], pairs) == [0, 0, 0, 1, 1, 2]
+    assert near_duplicates([], []) == []
 
 
 def test_blocks_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,8 +83,8 @@ def test_blocks_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             path = pictures.save(tmp_path / f"{seed}{name}.jpg", pictures.lesion(seed), quality)
             records.append(Record(path, path.name, "NV"))
     facts, steps = read_facts(records), list[int]()
-    whole = near_duplicates(facts)
+    whole = near_duplicates(records, facts)
     monkeypatch.setattr(duplicates, "_MAX_ROWS", 4)
-    assert near_duplicates(facts, progress=steps.append) == whole
+    assert near_duplicates(records, facts, progress=steps.append) == whole
     assert [(p.first, p.second) for p in whole] == [(2 * i, 2 * i + 1) for i in range(9)]
     assert steps == [4, 4, 4, 4, 2]

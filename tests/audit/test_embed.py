@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +10,20 @@ import pytest
 from openvino import opset13 as ops
 
 import pictures
-from dermlens.audit.embed import embed, key_of, load_embeddings, save_embeddings
+from dermlens.audit.embed import Embedder, embed, key_of
 from dermlens.audit.facts import ImageFacts, read_facts
 from dermlens.data.records import Record
 
 
 @pytest.fixture(scope="module")
-def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
     """Return a graph that gives the mean of each of 7 x 7 tiles and channels, float32 (n, 147)."""
     path = tmp_path_factory.mktemp("graph") / "graph.xml"
     pixels = ops.parameter([-1, 224, 224, 3], np.uint8, "pixels")
-    tiles = ops.reshape(ops.convert(pixels, np.float32), [-1, 7, 32, 7, 32, 3], special_zero=False)
-    means = ops.reduce_mean(tiles, [2, 4])
+    cut = ops.reshape(ops.convert(pixels, np.float32), [-1, 7, 32, 7, 32, 3], special_zero=False)
+    means = ops.reduce_mean(cut, [2, 4])
     ov.save_model(ov.Model([ops.reshape(means, [-1, 147], special_zero=False)], [pixels], "tiles"), path)
-    return path
+    return Embedder(path, "tiles-1")
 
 
 def a_set(folder: Path) -> tuple[list[Record], list[ImageFacts]]:
@@ -36,38 +35,35 @@ def a_set(folder: Path) -> tuple[list[Record], list[ImageFacts]]:
     return records, read_facts(records)
 
 
-def test_rows_keys_and_copies(graph: Path, tmp_path: Path) -> None:
+def test_rows_keys_and_copies(tiles: Embedder, tmp_path: Path) -> None:
     records, facts = a_set(tmp_path)
     steps: list[int] = []
-    vectors, keys = embed(records, facts, graph, progress=steps.append)
+    vectors, keys = embed(records, facts, tiles, progress=steps.append)
     assert vectors.shape == (5, 147) and vectors.dtype == np.float16 and sum(steps) == 3
     assert keys[4] == "" and not vectors[4].any()
     assert (vectors[0] == vectors[3]).all() and keys[0] == keys[3]
     assert np.linalg.norm(vectors[0].astype(float) - vectors[1].astype(float)) > 10
 
 
-def test_a_second_time_nothing_runs(graph: Path, tmp_path: Path) -> None:
+def test_a_second_time_nothing_runs(tiles: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DERMLENS_CACHE", str(tmp_path / "cache"))
     records, facts = a_set(tmp_path / "set")
-    path = tmp_path / "cache" / "embeddings.npz"
-    vectors, keys = embed(records, facts, graph)
-    save_embeddings(path, "1", keys, vectors)
-    assert os.listdir(path.parent) == ["embeddings.npz"]
-    again, same = embed(records, facts, tmp_path / "no graph", known=load_embeddings(path, "1"))
+    vectors, keys = embed(records, facts, tiles, cache=True)
+    again, same = embed(records, facts, Embedder(tmp_path / "no graph", "tiles-1"), cache=True)
     assert (again == vectors).all() and same == keys
-    assert load_embeddings(path, "2") == {} == load_embeddings(tmp_path / "none", "1")
-    path.write_bytes(path.read_bytes()[:300])
-    assert load_embeddings(path, "1") == {}
+    with pytest.raises(RuntimeError):  # other weights: nothing is kept, so the graph is needed
+        embed(records, facts, Embedder(tmp_path / "no graph", "tiles-2"), cache=True)
 
 
-def test_a_frame_that_is_stretched_is_another_picture(graph: Path, tmp_path: Path) -> None:
+def test_a_frame_that_is_stretched_is_another_picture(tiles: Embedder, tmp_path: Path) -> None:
     path = pictures.save(tmp_path / "a.png", pictures.lesion(1))
     one, other = Record(path, "a", "NV"), Record(path, "a", "NV", frame_aspect=2.0)
     (fact,) = read_facts([one])
-    vectors, keys = embed([one, other], [fact, fact], graph)
+    vectors, keys = embed([one, other], [fact, fact], tiles)
     assert keys[0] != keys[1] == key_of(other, fact)
     assert (vectors[0] != vectors[1]).any()
 
 
-def test_nothing_to_embed(graph: Path) -> None:
-    assert embed([], [], graph)[0].shape == (0, 0)
-    assert embed([Record(Path("x"), "x", "NV")], [ImageFacts(None, "gone")], graph)[1] == [""]
+def test_nothing_to_embed(tiles: Embedder) -> None:
+    assert embed([], [], tiles)[0].shape == (0, 0)
+    assert embed([Record(Path("x"), "x", "NV")], [ImageFacts(None, "gone")], tiles)[1] == [""]

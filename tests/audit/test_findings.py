@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dermlens.audit.findings import Finding, audit, hash_records, summary
+from dermlens.audit.findings import Finding, basic_findings, hash_records, summary
 from dermlens.data.images import content_hash
 from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Record
@@ -33,7 +33,7 @@ def of_kind(findings: list[Finding], kind: str) -> list[Finding]:
 
 
 def leaks(records: list[Record], hashes: list[str | None] | None = None) -> dict[str, list[tuple[str, ...]]]:
-    findings = audit(records, hashes or [f"hash-{r.image}" for r in records])
+    findings = basic_findings(records, hashes or [f"hash-{r.image}" for r in records])
     return {kind: [f.images for f in of_kind(findings, kind)] for kind in LEAKS}
 
 
@@ -52,11 +52,11 @@ def test_hashes_are_of_the_files_and_unreadable_ones_are_none(tmp_path: Path) ->
         "NV/truncated.jpg": None,
     }
     assert sum(steps) == 4
-    findings = of_kind(audit(records, hashes), "unreadable")
+    findings = of_kind(basic_findings(records, hashes), "unreadable")
     assert [f.images for f in findings] == [("NV/empty.png",), ("NV/text.jpg",), ("NV/truncated.jpg",)]
     assert all(f.severity == "error" for f in findings)
     assert "is empty" in findings[0].evidence
-    assert summary(findings) == ["3 images cannot be read, first NV/empty.png"]
+    assert summary(findings) == ["3 images that cannot be read (first NV/empty.png)"]
 
 
 def test_a_file_that_vanished_is_unreadable(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_contradicting_labels_are_told_apart_from_plain_copies(tmp_path: Path) -
         for name in names:
             make_image(tmp_path / f"{name}.png", seed)
     records = read_dataset(tmp_path).records
-    findings = audit(records, hash_records(records))
+    findings = basic_findings(records, hash_records(records))
     contradictions = of_kind(findings, "contradicting_labels")
     assert {f.images for f in contradictions} == {
         ("AK/a.png", "NV/a.png"),
@@ -80,14 +80,14 @@ def test_contradicting_labels_are_told_apart_from_plain_copies(tmp_path: Path) -
     assert contradictions[0].labels == ("AK", "NV")
     assert [f.images for f in of_kind(findings, "identical_images")] == [("NV/d.png", "NV/d2.png")]
     lines = summary(findings)
-    assert lines[0] == "3 images stand under two diagnoses, byte for byte (1 AK/NV, 2 MEL/SK)"
-    assert lines[1] == "1 image kept in 2 files under the same diagnosis"
+    assert lines[0] == "3 images with different diagnoses, byte for byte the same (1 AK/NV, 2 MEL/SK)"
+    assert lines[1] == "1 image in several identical files with the same diagnosis (2 files)"
     assert lines[2].startswith("4 classes with fewer than 20 lesions")
 
 
-def test_three_labels_are_more_than_one_diagnosis() -> None:
+def test_three_labels_are_all_named() -> None:
     records = [record("a", "AK"), record("b", "NV"), record("c", "MEL")]
-    assert "under more than one diagnosis" in summary(audit(records, ["1", "1", "1"]))[0]
+    assert "(1 AK/MEL/NV)" in summary(basic_findings(records, ["1", "1", "1"]))[0]
 
 
 def test_the_same_picture_on_both_sides() -> None:
@@ -114,9 +114,9 @@ def test_a_lesion_finding_holds_other_pictures_only() -> None:
     found = leaks(records, ["1", "1", "2", "3"])
     assert found["same_image_across_split"] == [("same-train", "same-test")]
     assert found["lesion_across_split"] == [("same-train", "other-test")]
-    findings = audit(records, ["1", "1", "2", "3"])
+    findings = basic_findings(records, ["1", "1", "2", "3"])
     assert of_kind(findings, "lesion_across_split")[0].roles == ("train", "test")
-    assert "1 lesion on both sides of the split, other pictures of it (images: 1 in test, 1 in train)" in summary(
+    assert "1 lesion on both sides of the split, in different pictures (images: 1 in test, 1 in train)" in summary(
         findings
     )
 
@@ -136,15 +136,15 @@ def test_a_patient_finding_holds_other_lesions_only() -> None:
 def test_roles_stand_in_for_the_split_and_none_is_no_side() -> None:
     records = [record("a", lesion_id="L"), record("b", lesion_id="L")]
     hashes: list[str | None] = ["1", "2"]
-    assert of_kind(audit(records, hashes), "lesion_across_split") == []
-    assert of_kind(audit(records, hashes, ["train", None]), "lesion_across_split") == []
-    assert len(of_kind(audit(records, hashes, ["train", "test"]), "lesion_across_split")) == 1
+    assert of_kind(basic_findings(records, hashes), "lesion_across_split") == []
+    assert of_kind(basic_findings(records, hashes, ["train", None]), "lesion_across_split") == []
+    assert len(of_kind(basic_findings(records, hashes, ["train", "test"]), "lesion_across_split")) == 1
 
 
 def test_small_classes_count_lesions_not_images() -> None:
     records = [record(f"{i}", "DF", lesion_id=f"L{i % 3}") for i in range(40)]
     records += [record(f"n{i}", "NV") for i in range(20)]
-    (finding,) = audit(records, [str(i) for i in range(60)])
+    (finding,) = basic_findings(records, [str(i) for i in range(60)])
     assert (finding.kind, finding.severity) == ("class_too_small", "warning")
     assert finding.evidence.startswith("DF has 40 images of 3 lesions")
     assert summary([finding]) == ["1 class with fewer than 20 lesions (images: DF 40)"]
@@ -152,7 +152,7 @@ def test_small_classes_count_lesions_not_images() -> None:
 
 def test_a_clean_set_has_no_findings_and_hashes_must_fit() -> None:
     records = [record(str(i)) for i in range(20)]
-    assert audit(records, [str(i) for i in range(20)]) == []
+    assert basic_findings(records, [str(i) for i in range(20)]) == []
     assert summary([]) == []
     with pytest.raises(DataError, match="3 hashes for 20 records"):
-        audit(records, ["1", "2", "3"])
+        basic_findings(records, ["1", "2", "3"])

@@ -71,7 +71,7 @@ def test_near_duplicates_across_the_split_are_inferred_leaks_unless_known() -> N
     known = [record("a", split="train", lesion_id="L"), record("b", split="test", lesion_id="L")]
     unknown = [record("a", split="train"), record("b", split="test")]
     hashes = ["1", "2"]
-    groups = near_groups(2, [NearPair(0, 1, 0, 3, 0.99)], hashes)
+    groups = near_groups([NearPair(0, 1, 0, 3, 0.99)], hashes)
     assert inferred_leaks(known, groups, hashes) == []
     (finding,) = inferred_leaks(unknown, groups, hashes)
     assert finding.roles == ("train", "test") and "nferred" in finding.evidence

@@ -1,4 +1,4 @@
-"""Look-alikes: cropped and tilted copies are paired with their originals, known second views never."""
+"""Look-alikes: neighbours are found; cropped and tilted copies are paired with their originals, second views never."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 import pictures
 from dermlens.audit import lookalikes as module
-from dermlens.audit.duplicates import near_duplicates, near_findings, near_groups
+from dermlens.audit.duplicates import NearPair, near_duplicates, near_findings, near_groups
 from dermlens.audit.facts import ImageFacts, read_facts
-from dermlens.audit.lookalikes import candidates, lookalikes
+from dermlens.audit.lookalikes import candidates, confirmed, nearest, unit
 from dermlens.data.images import load_image
 from dermlens.data.records import Record
 
@@ -43,16 +43,20 @@ def a_set(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Record], list[
     return records, facts, vectors_of(records), [str(fact.sha256) for fact in facts]
 
 
+def lookalikes(records: list[Record], facts: list[ImageFacts], vectors: np.ndarray, keys: list[str]) -> list[NearPair]:
+    return confirmed(records, candidates(records, facts, vectors, keys))
+
+
 def test_copies_that_the_hash_misses_are_found(
     a_set: tuple[list[Record], list[ImageFacts], np.ndarray, list[str]],
 ) -> None:
     records, facts, vectors, keys = a_set
-    assert near_duplicates(facts) == []
+    assert near_duplicates(records, facts) == []
     pairs = lookalikes(records, facts, vectors, keys)
     names = {(records[p.first].image, records[p.second].image) for p in pairs}
     assert names == {("0.jpg", "crop of 0.jpg"), ("1.jpg", "tilt of 1.jpg")}
     hashes = [fact.sha256 for fact in facts]
-    texts = [f.evidence for f in near_findings(records, near_groups(len(records), pairs, hashes), pairs, hashes)]
+    texts = [f.evidence for f in near_findings(records, near_groups(pairs, hashes), pairs, hashes)]
     assert "enlarged 1.3" in texts[0] and "tilted by 12 degrees" in texts[1] and "embedding" in texts[1]
 
 
@@ -92,3 +96,43 @@ def test_chunks_and_forgotten_sketches_make_no_difference(
     monkeypatch.setattr(module, "_CHUNK", 3)
     monkeypatch.setattr(module, "_MAX_SKETCHES", 2)
     assert lookalikes(records, facts, vectors, keys) == whole
+
+
+def some_vectors(n: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return unit((rng.normal(0, 1, (n, 24))).astype(np.float32))
+
+
+def test_unit_has_length_one() -> None:
+    vectors = some_vectors(500)
+    assert np.allclose(np.linalg.norm(vectors.astype(float), axis=1), 1, atol=2e-3)
+    assert not unit(np.zeros((3, 4), np.float16)).any()
+
+
+def test_exact_is_what_comparing_all_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = some_vectors(120)
+    all_pairs = vectors.astype(np.float32) @ vectors.astype(np.float32).T
+    np.fill_diagonal(all_pairs, -2)
+    wanted = np.sort(all_pairs, axis=1)[:, ::-1][:, :5]
+    for block in (8_000_000, 1000):
+        monkeypatch.setattr(module, "_BLOCK_VALUES", block)
+        places, likeness = nearest(vectors, 5)
+        assert np.allclose(likeness, wanted, atol=1e-5)
+        assert np.allclose(np.take_along_axis(all_pairs, places, axis=1), likeness, atol=1e-5)
+
+
+def test_the_index_finds_nearly_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = some_vectors(900)
+    exact, _ = nearest(vectors, 5)
+    monkeypatch.setattr(module, "EXACT_UP_TO", 500)
+    places, likeness = nearest(vectors, 5)
+    found = np.mean([len(set(a) & set(b)) / 5 for a, b in zip(places.tolist(), exact.tolist(), strict=True)])
+    assert found > 0.95
+    assert (places != np.arange(900)[:, None]).all()
+    assert (np.diff(likeness, axis=1) <= 1e-3).all()
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_few_vectors(n: int) -> None:
+    places, likeness = nearest(some_vectors(n) if n > 1 else np.zeros((n, 4), np.float16), 5)
+    assert places.shape == likeness.shape == (n, max(0, n - 1))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dermlens.audit.duplicates import NearPair
-from dermlens.audit.findings import audit
+from dermlens.audit.findings import basic_findings
 from dermlens.audit.labels import contradictions, truths
 from dermlens.audit.repair import COLUMNS, Repair, plan_repair, write_repair
 from dermlens.data.manifest import read_dataset
@@ -21,14 +21,14 @@ def record(name: str, diagnosis: str = "NV", **facts: str) -> Record:
     return Record(Path(name), name, diagnosis, **facts)  # type: ignore[arg-type]
 
 
-def told(repair: Repair) -> dict[str, tuple[str, bool, str]]:
+def outcome(repair: Repair) -> dict[str, tuple[str, bool, str]]:
     return {r.record.image: (r.diagnosis, r.included, r.reason.partition(":")[0]) for r in repair.rows}
 
 
 def test_the_reference_comes_first_and_then_one_copy_is_left() -> None:
     records = [record("ak", "AK"), record("nv", "NV"), record("sk", "SK"), record("nv2", "NV")]
     repair = plan_repair(records, ["1", "1", "2", "3"], truths=["AK", "AK", "BKL", "MEL"])
-    assert told(repair) == {
+    assert outcome(repair) == {
         "ak": ("AK", True, ""),
         "nv": ("AK", False, "duplicate"),
         "sk": ("SK", True, ""),
@@ -40,9 +40,9 @@ def test_the_reference_comes_first_and_then_one_copy_is_left() -> None:
 def test_a_denied_label_takes_the_one_class_that_fits() -> None:
     records = [record("a", "NV"), record("b", "SK"), record("c", "PBK")]
     repair = plan_repair(records, ["1", "2", "3"], truths=["BKL", None, None])
-    assert told(repair)["a"] == ("NV", False, "reference")  # SK or PBK: nobody knows
+    assert outcome(repair)["a"] == ("NV", False, "reference")  # SK or PBK: nobody knows
     repair = plan_repair(records[:2], ["1", "2"], truths=["BKL", None])
-    assert told(repair)["a"] == ("SK", True, "reference")
+    assert outcome(repair)["a"] == ("SK", True, "reference")
     assert repair.counts()["relabelled_by_pair"] == {"NV->SK": 1}
 
 
@@ -51,7 +51,7 @@ def test_without_a_reference_all_copies_go() -> None:
     records[2] = record("c", "NV", lesion_id="L")
     repair = plan_repair(records, ["1", "1", "1", "2"])
     assert [r.reason.partition(":")[0] for r in repair.rows] == ["contradictory"] * 4
-    assert repair.rows[3].reason == "contradictory: its lesion stands under AK, NV"
+    assert repair.rows[3].reason == "contradictory: its lesion is labelled AK, NV"
     assert repair.dropped.keys() == {"AK", "NV"} and "contradictory" in repair.dropped["AK"]
 
 
@@ -59,7 +59,7 @@ def test_the_largest_copy_is_kept_and_near_duplicates_are_copies() -> None:
     records = [record("small"), record("large"), record("near")]
     pairs = [NearPair(1, 2, 0, 3, 0.99)]
     repair = plan_repair(records, ["1", "1", "2"], pairs=pairs, areas_px=[10, 20, 15])
-    assert told(repair) == {
+    assert outcome(repair) == {
         "small": ("NV", False, "duplicate"),
         "large": ("NV", True, ""),
         "near": ("NV", False, "near duplicate"),
@@ -90,14 +90,14 @@ def test_a_class_without_training_images_is_dropped_and_told() -> None:
         record("c", split="train"),
     ]
     repair = plan_repair(records, ["1", "2", "3"])
-    assert told(repair)["b"] == ("DF", False, "class dropped")
-    assert repair.dropped == {"DF": "no training images are left; 1 other images go with it"}
+    assert outcome(repair)["b"] == ("DF", False, "class dropped")
+    assert repair.dropped == {"DF": "no training images are left; its 1 other images are left out too"}
     only_test = plan_repair([record("a", "DF", split="test")], ["1"])
     assert only_test.dropped == {} and only_test.rows[0].included
 
 
 def test_unreadable_images_are_left_out() -> None:
-    assert told(plan_repair([record("a"), record("b")], [None, "1"]))["a"] == ("NV", False, "unreadable")
+    assert outcome(plan_repair([record("a"), record("b")], [None, "1"]))["a"] == ("NV", False, "unreadable")
 
 
 RECORDS = st.lists(
@@ -156,7 +156,7 @@ def test_after_a_repair_nothing_contradicts_and_nothing_leaks(
     position = {i: place for place, i in enumerate(used)}
     assert not any(p.first in position and p.second in position for p in pairs)
     bad = {"contradicting_labels", "same_image_across_split", "lesion_across_split", "patient_across_split"}
-    assert not bad & {finding.kind for finding in audit(kept, kept_hashes)}
+    assert not bad & {finding.kind for finding in basic_findings(kept, kept_hashes)}
     assert all(row.reason for row in repair.rows if not row.included)
     lost = {r.diagnosis for r in records} - {r.diagnosis for r in kept}
     assert lost <= repair.dropped.keys()

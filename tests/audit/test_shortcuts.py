@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dermlens.audit.facts import ImageFacts, Look
+from dermlens.audit.facts import ImageFacts
 from dermlens.audit.shortcuts import probe_shortcuts, shortcut_findings
+from dermlens.bundle.quality import Quality
 from dermlens.data.records import Record
 
-LOOK = Look(150, 30, 0.6, 0, 0, 0, (180, 140, 120))
+QUALITY = Quality(0.6, 30, 150, 0, 0, 0.3, 0.1)
 
 
 def a_set(by_size: bool) -> tuple[list[Record], list[ImageFacts]]:
@@ -20,7 +21,7 @@ def a_set(by_size: bool) -> tuple[list[Record], list[ImageFacts]]:
         code = "NV" if i % 2 else "MEL"
         width = (600 if code == "MEL" else 450) if by_size else int(rng.choice([600, 450]))
         records.append(Record(Path(f"ISIC_{number:07}.jpg"), f"{i}", code))
-        facts.append(ImageFacts(str(i), None, "JPEG", width, 450, 9000, "q", LOOK))
+        facts.append(ImageFacts(str(i), None, "JPEG", width, 450, 9000, "q", QUALITY))
     return records, facts
 
 
@@ -28,9 +29,9 @@ def test_a_size_that_goes_with_the_class_is_a_shortcut() -> None:
     records, facts = a_set(by_size=True)
     shortcuts = probe_shortcuts(records, facts, range(120))
     assert shortcuts is not None and shortcuts.majority_accuracy == 0.5 == shortcuts.chance_balanced_accuracy
-    told = {probe.family: probe.balanced_accuracy for probe in shortcuts.probes}
-    assert set(told) == {"all", "image_size", "file_number"}  # what is the same everywhere is not tried
-    assert told["image_size"] == 1 and told["file_number"] < 0.65
+    scores = {probe.family: probe.balanced_accuracy for probe in shortcuts.probes}
+    assert set(scores) == {"all", "image_size", "file_number"}  # what is the same everywhere is not tried
+    assert scores["image_size"] == 1 and scores["file_number"] < 0.65
     assert ["width and height" in f.evidence for f in shortcut_findings(shortcuts)] == [False, True]
 
 

@@ -13,6 +13,7 @@ import cv2
 import fsspec
 import pandas as pd
 import pytest
+from tenacity import wait_none
 
 import tiny
 from dermlens.batch import job as items
@@ -134,7 +135,7 @@ def test_storage_that_is_gone_ends_the_job_instead_of_filling_it_with_errors(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fs = fsspec.filesystem("memory")
-    monkeypatch.setattr(storage, "RETRY_AFTER_S", (0.0,))
+    monkeypatch.setattr(storage.RETRYING, "wait", wait_none())
     (tmp_path / "list.txt").write_text("".join(f"memory://gone/{index}.png\n" for index in range(500)))
 
     def unreachable(self: Any, path: str, **options: Any) -> bytes:
@@ -148,7 +149,7 @@ def test_storage_that_is_gone_ends_the_job_instead_of_filling_it_with_errors(
 def test_a_fetch_that_fails_once_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     fs = fsspec.filesystem("memory")
     fs.pipe_file("/once/a.png", b"data")
-    monkeypatch.setattr(storage, "RETRY_AFTER_S", (0.0, 0.0))
+    monkeypatch.setattr(storage.RETRYING, "wait", wait_none())
     whole, failures = type(fs).cat_file, iter([1, 1])
 
     def flaky(self: Any, path: str, **options: Any) -> Any:

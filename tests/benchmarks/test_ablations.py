@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ablations import Answers, compared, lend_features, lines, plot, with_earlier
+
+from benchmarks.accuracy.ablations import Answers, compared, link_features, table, with_earlier
 
 CODES = ("BKL", "MEL", "NV")
 
@@ -17,13 +18,13 @@ def answers(seed: int, wrong: float) -> Answers:
     rng = np.random.default_rng(seed)
     decision = np.where(rng.random(300) < wrong, (truth + 1) % 3, truth)
     order = rng.permutation(300)
-    table = {
+    rows = {
         "truth": truth[order],
         "decision": decision[order],
         "lesion": np.array([f"L{i:03}" for i in range(300)])[order],
         "codes": np.array(CODES),
     }
-    return Answers(table, 0.1 + 0.7 * np.eye(3)[decision[order]])
+    return Answers(rows, 0.1 + 0.7 * np.eye(3)[decision[order]])
 
 
 def test_a_worse_variant_is_worse_by_what_it_gets_wrong() -> None:
@@ -36,11 +37,12 @@ def test_a_worse_variant_is_worse_by_what_it_gets_wrong() -> None:
     hits = recipe.table["decision"][truth] == CODES.index("MEL")
     assert same["melanoma_sensitivity"]["value"] == pytest.approx(hits.mean())
     found = {
-        "recipe": {"what": "the recipe", "machine": "A", "minutes": 3.0, "calibrate": same, "test": same},
-        "focal": {"what": "focal loss", "machine": "A", "minutes": 4.0, "calibrate": less, "test": less},
+        "recipe": {"what": "the recipe", "minutes": 3.0, "calibrate": same, "test": same},
+        "focal": {"what": "focal loss", "minutes": 4.0, "calibrate": less, "test": less},
     }
-    assert sum(line.startswith("|") for line in lines(found)) == 4
-    assert plot(found).startswith(b"\x89PNG")
+    header, _, recipe_row, focal_row = table(found).splitlines()
+    assert "minus recipe" in header and "**the recipe** |  |" in recipe_row
+    assert f"{less['minus_recipe']['value']:.3f} [" in focal_row
 
 
 def test_variants_of_an_earlier_table_stay_behind_their_own_recipe() -> None:
@@ -69,12 +71,12 @@ def test_features_are_linked_once_and_never_written_over(tmp_path: Path) -> None
     (source / "features.npy").write_bytes(b"features")
     (source / "features.json").write_text("{}")
     out = tmp_path / "variant"
-    lend_features(tmp_path / "base", out)
-    lent = out / "cache" / "train"
-    assert lent.joinpath("features.npy").samefile(source / "features.npy")
-    assert not lent.joinpath("features.json").samefile(source / "features.json"), "its state is the variant's own"
-    lent.joinpath("features.npy").unlink()  # as a variant with another trunk does
+    link_features(tmp_path / "base", out)
+    linked = out / "cache" / "train"
+    assert linked.joinpath("features.npy").samefile(source / "features.npy")
+    assert not linked.joinpath("features.json").samefile(source / "features.json"), "its state is the variant's own"
+    linked.joinpath("features.npy").unlink()  # as a variant with another trunk does
     assert (source / "features.npy").read_bytes() == b"features"
-    lend_features(tmp_path / "base", out)
-    assert not lent.joinpath("features.npy").exists()
+    link_features(tmp_path / "base", out)
+    assert not linked.joinpath("features.npy").exists()
     assert not (out / "cache" / "select").exists()

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import shutil
-from collections.abc import Callable
+import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import limits
 import numpy as np
 import pytest
-from accuracy_table import predictions
-from kept_folds import identity, rule_of, write_fold
-from limits import Seen, confusions, first_two, groups, headline, merged, spread, standard_error, ways_of_diagnosis
 
-from dermlens.bundle.decision import Calibration, DecisionRule
+from benchmarks.accuracy import limits
+from benchmarks.accuracy.limits import (
+    Seen,
+    confusions,
+    first_two,
+    groups,
+    headline,
+    merged,
+    spread,
+    standard_error,
+    ways_of_diagnosis,
+)
+from dermlens.bundle.decision import DecisionRule
 
 CODES = ("AK", "MEL", "NV", "SCC")
 PRIOR = (0.1, 0.2, 0.5, 0.2)
@@ -34,8 +38,8 @@ def seen(truth: list[int], shares: list[tuple[float, ...]], decision: list[int] 
         **changes,
     }
     prior = facts["prior"]
-    told = np.array(decision) if decision is not None else (probability / prior).argmax(axis=1)
-    return Seen(CODES, np.array(truth), told, probability, **facts)
+    decided = np.array(decision) if decision is not None else (probability / prior).argmax(axis=1)
+    return Seen(CODES, np.array(truth), decided, probability, **facts)
 
 
 def test_ak_and_scc_are_added_before_the_decision() -> None:
@@ -98,7 +102,7 @@ def test_the_standard_error_is_that_of_drawn_lesions() -> None:
     assert len(found["by_fold"]) == 2 and found["standard_error_of_a_fold"] > found["standard_error_of_all"]
     assert found["share_of_variance"]["AK"] > 0.7 and found["share_of_variance"]["SCC"] == 0
     widths = found["half_width_by_rarest"]
-    assert widths["12"] == pytest.approx(1.959964 * found["standard_error_of_all"])
+    assert widths["12"] == pytest.approx(1.96 * found["standard_error_of_all"])
     assert widths["50"] / widths["200"] == pytest.approx(2)
 
 
@@ -110,101 +114,43 @@ def test_the_way_of_diagnosis_is_looked_up_by_isic_id(tmp_path: Path) -> None:
     assert ways.tolist() == ["unknown", "histo", "follow_up", "unknown"] and ham.tolist() == [False, False, True, False]
 
 
-def write_run(folder: Path, number: int) -> None:
-    """Write a finished fold whose shares are drawn, and a bundle in name; decisions follow the rule of `bundle_of`."""
-    (folder / "bundle").mkdir(parents=True)
-    rng = np.random.default_rng(number)
+def kept_fold(number: int, **changes: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """40 lesions whose shares are drawn; the prior of the rule differs from fold to fold."""
+    rng, prior = np.random.default_rng(number), np.array(PRIOR if number == 0 else PRIOR[::-1])
     shares = rng.dirichlet(np.ones(len(CODES)), 40)
-    prior = np.array(bundle_of(folder / "bundle").calibration.prior)
-    told = (shares / prior).argmax(axis=1)
-    head = ["image", "lesion_id", "diagnosis", "decision", "probe_decision", *(f"p_{code}" for code in CODES)]
-    rows, split = [head], [["image", "source", "isic_id", "role", "diagnosis"]]
-    for i, row in enumerate(shares.tolist()):
-        code = CODES[i % 4]
-        rows.append([f"{number}-{i}.jpg", f"L{number}-{i:02}", code, CODES[told[i]], code, *row])
-        for fold in range(2):  # the split names the images of all folds
-            role = "test" if fold == number else "train"
-            split.append([f"{fold}-{i}.jpg", "isic9", f"ISIC_000000{i % 10}", role, code])
-    for name, table in (("test_predictions.csv", rows), ("split.csv", split)):
-        text = io.StringIO()
-        csv.writer(text).writerows(table)
-        (folder / name).write_text(text.getvalue())
+    table = {
+        "truth": np.arange(40) % 4,
+        "decision": (shares / prior).argmax(axis=1),
+        "probability": shares,
+        "lesion": np.array([f"L{number}-{i:02}" for i in range(40)]),
+        "source": np.array(["isic9"] * 40),
+        "isic_id": np.array([f"ISIC_000000{i % 10}" for i in range(40)]),
+        "codes": np.array(CODES),
+    }
+    rule = {"kind": "prior_adjusted", "strength": 1.0, "prior": prior.tolist(), "bias": [0.0] * 4, **changes}
+    return table, {"rule": rule, "minutes": 1.0, "peak_gb": 1.0}
 
 
-def bundle_of(folder: Path) -> SimpleNamespace:
-    """Return a bundle whose prior differs from fold to fold; its biases are undone in what it divides by."""
-    prior = PRIOR if folder.parent.name == "fold0" else PRIOR[::-1]
-    bias = (0.3, -0.2, 0.1, 0.0)
-    shares = np.array(prior) * np.exp(np.negative(bias))
-    fitted = Calibration(1.0, tuple((shares / shares.sum()).tolist()), prior, bias)
-    return SimpleNamespace(codes=CODES, calibration=fitted, decision_rule=DecisionRule("prior_adjusted", 1.0))
+def test_kept_folds_become_a_table_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ham10000").mkdir()
+    (tmp_path / "isic_reference.csv").write_text("isic_id,dx_type\n")
+    (tmp_path / "ham10000" / "HAM10000_metadata.csv").write_text("image_id,dx_type\nISIC_0000001,histo\n")
+    monkeypatch.setattr(limits, "read_method", lambda method: {n: kept_fold(n) for n in range(2)})
+    found = json.loads(json.dumps(limits.run(data=tmp_path, method="top")))
+    text = limits.table(found)
+    assert text.startswith("80 lesions, one image each, of 2 of 5 folds of `top`.")
+    assert "| unknown | 72 |" in text and "| histo | 8 |" in text and "scatters by 0." in text
+    assert limits.figures(found)["limits.png"].startswith(b"\x89PNG")
 
 
-@pytest.fixture
-def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Return a function that runs limits.py on folds 0 and 1 of `tmp_path / "runs"` and returns its Markdown."""
-    monkeypatch.setattr("dermlens.bundle.bundle.load_bundle", bundle_of)
-    data, out = tmp_path / "data", tmp_path / "out"
-    (data / "ham10000").mkdir(parents=True)
-    (data / "isic_reference.csv").write_text("isic_id,dx_type\n")
-    (data / "ham10000" / "HAM10000_metadata.csv").write_text("image_id,dx_type\nISIC_0000001,histo\n")
-    for number in range(2):
-        write_run(tmp_path / "runs" / "top" / f"fold{number}", number)
-
-    def run(*options: str) -> str:
-        monkeypatch.setattr("sys.argv", ["limits.py", f"--data={data}", f"--out={out}", *options])
-        limits.main()
-        return (out / "limits.md").read_text()
-
-    return run
+def test_biases_are_in_what_a_rule_divides_by() -> None:
+    one = limits.read("top", {0: kept_fold(0, bias=[0.3, 0.0, 0.0, 0.0])})
+    assert one.prior[0].tolist() == pytest.approx([PRIOR[0] * np.exp(0.3), *PRIOR[1:]])
 
 
-def test_folds_become_tables(tmp_path: Path, asked: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
-    text = asked(f"--runs={tmp_path / 'runs'}")
-    assert text.strip() == capsys.readouterr().out.strip()
-    assert "80 lesions, one image each, of 2 of 5 folds (0, 1) of `top`; " in text
-    assert "| unknown | 72 |" in text and "| histo | 8 |" in text and "standard deviation 0." in text
-    assert (tmp_path / "out" / "limits.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_small_files_say_the_same_as_run_folders(tmp_path: Path, asked: Callable[..., str]) -> None:
-    runs, kept = tmp_path / "runs", tmp_path / "kept"
-    text = asked(f"--runs={runs}")
-    assert merged(limits.read(runs, None, "top")).prior[[0, -1]].round(6).tolist() != [[0.2, 0.5, 0.3]] * 2
-    for number in range(2):
-        run = runs / "top" / f"fold{number}"
-        write_fold(kept, "top", number, predictions(run), {**identity(run), "rule": rule_of(run)})
-    shutil.rmtree(runs / "top" / "fold1")
-    assert asked(f"--runs={runs}", f"--kept={kept}") == text
-    shutil.rmtree(runs / "top" / "fold0")
-    assert asked(f"--runs={runs}", f"--kept={kept}") == text, "a folder in which a training has begun is not in the way"
-    assert asked(f"--kept={kept}") == text
-
-
-def test_a_run_folder_goes_before_a_small_file(tmp_path: Path, asked: Callable[..., str]) -> None:
-    runs, kept = tmp_path / "runs", tmp_path / "kept"
-    text = asked(f"--runs={runs}")
-    run = runs / "top" / "fold0"
-    fold = predictions(run)
-    fold["decision"] = fold["truth"]
-    write_fold(kept, "top", 0, fold, {**identity(run), "rule": rule_of(run)})
-    assert asked(f"--runs={runs}", f"--kept={kept}") == text
-
-
-def test_folds_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"The folder .*gone does not exist"):
-        limits.read(None, tmp_path / "gone", "top")
-    with pytest.raises(SystemExit, match="No finished fold of 'top' under --runs or --kept"):
-        limits.read(None, None, "top")
-    facts = {"truth": np.array([0]), "lesion": np.array(["L"]), "codes": np.array(CODES)}
-    write_fold(tmp_path, "top", 3, facts, {"rule": {}})
+def test_folds_without_a_rule_or_with_two_are_refused() -> None:
+    table, cost = kept_fold(3)
     with pytest.raises(SystemExit, match="Fold 3 of 'top' does not say by which rule"):
-        limits.read(tmp_path, tmp_path, "top")
-    rule = {"kind": "prior_adjusted", "strength": 1.0, "prior": PRIOR, "bias": [0] * 4}
-    write_fold(tmp_path, "top", 3, facts, {"recipe": "a", "rule": rule})
-    write_fold(tmp_path, "top", 4, facts, {"recipe": "a", "rule": {**rule, "kind": "largest_probability"}})
+        limits.read("top", {3: (table, {**cost, "rule": {}})})
     with pytest.raises(SystemExit, match="differ in their classes or in the rule"):
-        limits.read(None, tmp_path, "top")
-    write_fold(tmp_path, "top", 4, facts, {"recipe": "b", "rule": rule})
-    with pytest.raises(SystemExit, match="Folds 3 and 4 of 'top' were made by different recipes"):
-        limits.read(None, tmp_path, "top")
+        limits.read("top", {0: kept_fold(0), 1: kept_fold(1, kind="largest_probability")})

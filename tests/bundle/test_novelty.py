@@ -24,7 +24,7 @@ def known(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def fitted() -> Novelty:
     x, y = known(600, 0)
     held, _ = known(300, 1)
-    novelty = fit_novelty(x, y, held, np.arange(300), kept=0.9)
+    novelty = fit_novelty(x, y, held, np.arange(300), share=0.9)
     assert novelty is not None
     return novelty
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dermlens.data.manifest import Dataset, Record, read_dataset
+from dermlens.data.manifest import read_dataset, read_pictures
+from dermlens.data.records import Dataset, Record
 from dermlens.errors import DataError, UsageError
 
 
@@ -86,10 +87,10 @@ def test_hidden_files_and_strangers_are_left_out_and_counted(tmp_path: Path) -> 
     dataset = read_dataset(tmp_path)
     assert [r.image for r in dataset.records] == ["a/1.jpg", "b/2.jpg"]
     assert dataset.notes == (
-        "1 images stand outside the class folders and are left out.",
+        "1 images are outside the class folders and are left out.",
         "2 files are no images and are left out.",
         "1 class folders hold no images: c.",
-        "Tables not used, since they are of no known kind: notes.csv.",
+        "Tables not used, since their columns are not known: notes.csv.",
     )
 
 
@@ -127,6 +128,40 @@ def test_folder_faults(tmp_path: Path) -> None:
         read_dataset(tmp_path / "missing")
     with pytest.raises(UsageError, match="as_is, isic2019"):
         read_dataset(tmp_path, task="eight")  # type: ignore[arg-type]
+
+
+# Pictures without labels
+
+
+def test_pictures_need_no_labels(tmp_path: Path) -> None:
+    touch(tmp_path / "flat", "a.jpg", "ISIC_0000001.jpg", "nevus/b.jpg", "2024/Psoriasis/c.jpg", "notes.csv")
+    records = by_image(read_pictures(tmp_path / "flat", classes=["Psoriasis"]))
+    assert {image: record.diagnosis for image, record in records.items()} == {
+        "a.jpg": "",
+        "ISIC_0000001.jpg": "",
+        "nevus/b.jpg": "NV",
+        "2024/Psoriasis/c.jpg": "Psoriasis",
+    }
+    assert records["ISIC_0000001.jpg"].isic_id == "ISIC_0000001"
+    assert by_image(read_pictures(tmp_path / "flat"))["2024/Psoriasis/c.jpg"].diagnosis == ""
+    with pytest.raises(DataError, match="holds no images"):
+        read_pictures(touch(tmp_path / "none", "a.txt"))
+
+
+def test_a_table_of_pictures_needs_no_labels(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    table = write(tmp_path / "list.csv", "image_name,lesion_id\na,L1\nb,\n")
+    assert [(r.image, r.diagnosis, r.lesion_id) for r in read_pictures(table).records] == [
+        ("a.jpg", "", "L1"),
+        ("b.jpg", "", None),
+    ]
+    write(table, "image,diagnosis\na,mel\nb,\n")
+    assert [r.diagnosis for r in read_pictures(table).records] == ["MEL", ""]
+    with pytest.raises(DataError, match="Missing: image"):
+        read_pictures(write(table, "name\na\n"))
+    reference = write(tmp_path / "reference.csv", "isic_id,isic2019_diagnosis,lesion_id\nISIC_0000001,MEL,HAM_1\n")
+    found = read_pictures(touch(tmp_path / "isic", "ISIC_0000001.jpg"), reference=reference)
+    assert [r.lesion_id for r in found.records] == ["HAM_1"] and "adds 1 lesion ids" in found.notes[0]
 
 
 # CSV manifests
@@ -179,7 +214,7 @@ def test_manifest_elsewhere_with_images_folder(tmp_path: Path) -> None:
     dataset = read_dataset(table, images=tmp_path / "pictures")
     assert dataset.root == tmp_path / "pictures"
     assert [r.path for r in dataset.records] == [tmp_path / "pictures" / "a.jpg"]
-    assert dataset.notes == (f"1 images below {tmp_path / 'pictures'} stand in no row of mine.csv and are left out.",)
+    assert dataset.notes == (f"1 images below {tmp_path / 'pictures'} are in no row of mine.csv and are left out.",)
 
 
 def test_rows_that_a_repair_excluded_are_left_out(tmp_path: Path) -> None:

@@ -10,15 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dermlens.data.manifest import (
-    Dataset,
-    Record,
-    data_fingerprint,
-    manifest_sha256,
-    read_dataset,
-    read_reference,
-    write_manifest,
-)
+from dermlens.data.manifest import manifest_sha256, read_dataset, read_reference, write_manifest
+from dermlens.data.records import Dataset, Record, data_fingerprint
 from dermlens.errors import DataError, StorageError, UsageError
 
 REFERENCE = """isic_id,isic2019_diagnosis,lesion_id,dx_type,age_approx,sex,anatom_site
@@ -80,7 +73,7 @@ def test_reference_fills_in_but_leaves_labels_as_they_are(tmp_path: Path) -> Non
     assert (known.diagnosis, known.lesion_id, known.age_approx) == ("NV", "HAM_1", 70.0)
     assert (known.sex, known.anatom_site) == ("male", "face")
     assert records["akiec/ISIC_0000002.jpg"].diagnosis == "AKIEC"
-    assert dataset.notes == ("The reference knows 2 of 3 images and adds 2 lesion ids.",)
+    assert dataset.notes == ("The reference has 2 of 3 images and adds 2 lesion ids.",)
 
 
 def test_isic2019_takes_the_reference_then_maps_then_leaves_out(tmp_path: Path) -> None:

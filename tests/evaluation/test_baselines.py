@@ -29,6 +29,7 @@ from dermlens.evaluation.bootstrap import paired_difference
 from dermlens.evaluation.evaluate import evaluate
 
 CODES = ("MEL", "NV", "VASC")
+pytestmark = pytest.mark.usefixtures("no_plots")
 
 
 def held_out(model_errors: int, probe_errors: int, n: int = 240) -> HeldOut:
@@ -129,7 +130,7 @@ def test_a_part_of_the_test_is_compared_alone_and_what_changed_is_said(data: Pat
     (data / "GREEN" / "0.png").rename(data / "RED" / "moved.png")
     found, told = scored(bundle, data, tmp_path / "out")
     assert (found["images"], found["images_scored"], found["labels_changed"]) == (24, 36, 1)
-    assert "12 other images left out" in told and "1 carry another label" in told
+    assert "12 other images left out" in told and "1 have another label" in told
 
 
 def test_on_other_images_no_probe_is_available(data: Path, tmp_path: Path) -> None:

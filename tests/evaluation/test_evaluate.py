@@ -20,6 +20,8 @@ from dermlens.data.manifest import read_dataset
 from dermlens.errors import DataError, StorageError
 from dermlens.evaluation.evaluate import evaluate, map_label
 
+pytestmark = pytest.mark.usefixtures("no_plots")
+
 
 def paint(folder: Path, per_class: int = 12) -> Path:
     rng = np.random.default_rng(0)
@@ -42,21 +44,21 @@ def test_seen_images_are_set_aside_and_every_input_has_a_row(tmp_path: Path) -> 
     known = content_hash((data / "RED" / "0.png").read_bytes())[:HASH_CHARS]
     seen = {"train": {"content_hashes": [known], "lesion_ids": [], "isic_ids": []}}
     predictor = Predictor(tiny.write(tmp_path / "b", seen=seen))
-    told = io.StringIO()
+    messages = io.StringIO()
     failed = evaluate(
         predictor,
         read_dataset(data),
         tmp_path / "out",
         split=None,
         seed=0,
-        console=Console(file=told, width=200),
+        console=Console(file=messages, width=200),
     )
     assert failed
     rows = rows_of(tmp_path / "out")
     assert len(rows) == 37
     by_status = {s: [r["image"] for r in rows if r["status"] == s] for s in ("scored", "set_aside", "error")}
     assert by_status["set_aside"] == ["RED/0.png"] and by_status["error"] == ["RED/broken.png"]
-    assert "1 set aside as seen" in told.getvalue()
+    assert "1 left out because the model has seen them (1 same image)" in messages.getvalue()
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["n"] == 35 == len(by_status["scored"])
     assert metrics["balanced_accuracy"]["value"] == 1.0
@@ -65,7 +67,7 @@ def test_seen_images_are_set_aside_and_every_input_has_a_row(tmp_path: Path) -> 
 
 
 def test_a_repaired_manifest_is_followed_and_named(tmp_path: Path) -> None:
-    data, manifest, told = paint(tmp_path / "data"), tmp_path / "repaired.csv", io.StringIO()
+    data, manifest, messages = paint(tmp_path / "data"), tmp_path / "repaired.csv", io.StringIO()
     rows = [
         f"{code}/{i}.png,{code},{int(i > 1)},{'' if i > 1 else 'leak: x'}" for code in tiny.CODES for i in range(12)
     ]
@@ -76,9 +78,9 @@ def test_a_repaired_manifest_is_followed_and_named(tmp_path: Path) -> None:
         tmp_path / "out",
         split=None,
         seed=0,
-        console=Console(file=told, width=200),
+        console=Console(file=messages, width=200),
     )
-    assert "6 images are marked as not included in repaired.csv (6 leak)." in told.getvalue()
+    assert "6 images are marked as not included in repaired.csv (6 leak)." in messages.getvalue()
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["n"] == 30 and metrics["manifest_sha256"] == content_hash(manifest.read_bytes())
 

@@ -22,9 +22,8 @@ from dermlens.data.records import Record
 from dermlens.evaluation.checklist import MISSING, checklist
 from dermlens.evaluation.evaluate import evaluate
 from dermlens.evaluation.fit_trust import index_of
-from dermlens.evaluation.report import verdict
-from dermlens.evaluation.trust_figures import Answers, error_by_chance
-from dermlens.evaluation.trust_sections import gravest
+from dermlens.evaluation.report import verdict, worst_errors
+from dermlens.evaluation.trust_sections import Answers, error_by_chance
 
 
 def paint(folder: Path) -> Path:
@@ -56,7 +55,7 @@ def test_the_page_needs_nothing_from_outside_and_every_link_has_its_target(
     assert not re.search(r'(src|href)="(?!data:|#)', page) and "<script" not in page and "@import" not in page
     targets = set(re.findall(r'<section id="(\w+)"', page))
     assert set(re.findall(r'href="#(\w+)"', page)) <= targets and len(targets) == 14
-    assert page.count("75 of 75 images carry no lesion or ISIC id") == 2
+    assert page.count("75 of 75 images have no lesion or ISIC id") == 2
     assert "0<b>.png" not in page and "0&lt;b&gt;.png" in page
     assert ("not a diagnosis" in page and "not validated on dark skin" in page) or "no validation on dark skin" in page
 
@@ -99,20 +98,20 @@ def test_without_an_index_the_gallery_names_none(done: tuple[Predictor, Path, di
 def test_the_verdict_says_what_the_figures_say(done: tuple[Predictor, Path, dict[str, Any]]) -> None:
     report = done[2]
     words = " ".join(verdict(report))
-    assert report["accuracy"]["value"] == pytest.approx(0.88) and "88%" in words
+    assert report["accuracy"]["value"] == pytest.approx(0.88) and "88 %" in words
     assert "dark skin" in words and "too few images" in words
-    assert "The artefact that sways it most is" in words and "where chance is 0.33" in words
-    unnamed = "75 of 75 images carry no lesion or ISIC id"
+    assert "The artefact with the largest effect is" in words and "where chance is 0.33" in words
+    unnamed = "75 of 75 images have no lesion or ISIC id"
     assert unnamed in words and report["counts"]["scored_without_lesion_id"] == 75
     named = verdict({**report, "counts": {**report["counts"], "scored_without_lesion_id": 3}})
-    assert named[0].startswith("On lesions it has not met the model")
+    assert named[0].startswith("On unseen lesions the model")
     calibrated = " ".join(verdict({**report, "n": 500}))
-    assert "how often that class is right" in calibrated, "it is measured on the most probable class"
+    assert "how often that class is correct" in calibrated, "it is measured on the most probable class"
     found = report["calibration"]
     for ece, chance, said in (
         (0.04, 0.06, "roughly what they say"),
-        (0.07, 0.08, "nor to be right"),
-        (0.07, 0.06, "off"),
+        (0.07, 0.08, "may or may not be well calibrated"),
+        (0.07, 0.06, "are not well calibrated"),
     ):
         made = {**found, "after": {**found["after"], "ece": ece}, "chance": {"mean": 0.03, "high": chance}}
         assert said in " ".join(verdict({**report, "n": 500, "calibration": made}))
@@ -120,34 +119,35 @@ def test_the_verdict_says_what_the_figures_say(done: tuple[Predictor, Path, dict
     assert leaky[0].startswith("LEAKY") and "--controls" in leaky[-1]
 
 
-def test_the_verdict_names_the_group_in_which_fewest_are_caught(done: tuple[Predictor, Path, dict[str, Any]]) -> None:
+def test_the_verdict_names_the_group_with_the_lowest_sensitivity(done: tuple[Predictor, Path, dict[str, Any]]) -> None:
     def words(**groups: dict[str, float | None]) -> str:
-        point = {"name": "malignant_95", "codes": ["MEL"], "sensitivity": caught(0.9), "specificity": caught(0.6)}
-        rows = {
-            axis: {name: {"referral_sensitivity": caught(v)} for name, v in g.items()} for axis, g in groups.items()
-        }
+        point = {"name": "malignant_95", "codes": ["MEL"], "sensitivity": rate(0.9), "specificity": rate(0.6)}
+        rows = {axis: {name: {"referral_sensitivity": rate(v)} for name, v in g.items()} for axis, g in groups.items()}
         made = {"operating_points": [point], "referral": "malignant_95", "subgroups": rows}
         return " ".join(verdict({**done[2], **made}))
 
-    def caught(value: float | None) -> dict[str, float | None]:
+    def rate(value: float | None) -> dict[str, float | None]:
         return {"value": value, "low": None if value is None else value - 0.1, "high": value}
 
-    told = words(age={"under 30": None, "30 to 44": 0.8, "45 to 59": 0.95}, source={"a": 0.1})
-    assert "fewest in 30 to 44 (age): 80% (70% to 80%)" in told, "a source is no group of people"
-    assert "catches fewest" not in words(age={"30 to 44": 0.8}), "one group is not less than another"
-    assert "catches fewest" not in words(age={"30 to 44": 1.0, "60 to 74": 1.0}), "all of all is no fewest"
+    found = words(age={"under 30": None, "30 to 44": 0.8, "45 to 59": 0.95}, source={"a": 0.1})
+    assert "sensitivity 90 % (80 to 90 %), specificity 60 % (50 to 60 %) on unseen lesions, for melanoma." in found
+    assert "lowest for 30 to 44 (age): 80 % (70 to 80 %)" in found, "a source is no group of people"
+    assert "is lowest" not in words(age={"30 to 44": 0.8}), "one group is not less than another"
+    assert "is lowest" not in words(age={"30 to 44": 1.0, "60 to 74": 1.0}), "all of all is no lowest"
 
 
-def test_what_chance_explains_is_not_said_to_be_read_from_around_the_lesion(
+def test_what_chance_explains_is_not_put_down_to_the_surroundings_of_the_lesion(
     done: tuple[Predictor, Path, dict[str, Any]],
 ) -> None:
     def words(chance: float, **reached: float | None) -> str:
         hidden = {"lesion erased": {"balanced_accuracy": reached, "chance": chance}}
         return " ".join(verdict({**done[2], "controls": {**done[2]["controls"], "without_lesion": hidden}}))
 
-    assert "around the lesion" in words(0.25, value=0.5, low=0.4, high=0.6)
+    assert "surroundings of the lesion" in words(0.25, value=0.5, low=0.4, high=0.6)
     for chance, value, low in ((1.0, 1.0, None), (0.25, 0.3, 0.2), (0.25, 0.25, None), (0.125, 0.38, None)):
-        assert "around the lesion" not in words(chance, value=value, low=low, high=None if low is None else 0.4)
+        assert "surroundings of the lesion" not in words(
+            chance, value=value, low=low, high=None if low is None else 0.4
+        )
 
 
 def test_metrics_hold_all_that_the_page_tells(done: tuple[Predictor, Path, dict[str, Any]]) -> None:
@@ -186,7 +186,10 @@ def test_what_nobody_recorded_is_marked_missing(done: tuple[Predictor, Path, dic
     rows = {item: (where, answer) for item, where, answer in checklist(predictor.bundle.card, report)}
     assert len(rows) == 34
     assert rows["Artefacts in the images"][0] == "controls"
-    assert rows["Histology behind malignant labels"][0] == MISSING and rows["Images from outside"][0] == MISSING
+    assert (
+        rows["Histology behind malignant labels"][0] == MISSING
+        and rows["Images that are no such lesions"][0] == MISSING
+    )
     without = {item: where for item, where, _ in checklist(predictor.bundle.card, {**report, "controls": None})}
     assert without["Artefacts in the images"] == MISSING
     assert rows["Test from elsewhere"][0] == "data"
@@ -214,5 +217,5 @@ def test_a_missed_malignancy_comes_before_a_surer_harmless_error(tmp_path: Path)
         logits=np.log(probability),
         predictions=[],
     )
-    assert gravest(answers) == [1, 3, 0]
-    assert gravest(answers, most=1) == [1]
+    assert worst_errors(answers) == [1, 3, 0]
+    assert worst_errors(answers, most=1) == [1]

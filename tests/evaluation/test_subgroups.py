@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -10,13 +12,14 @@ import pytest
 from dermlens.data.records import Record
 from dermlens.evaluation.subgroups import (
     MEASURES,
-    Scored,
     groups_of,
     skin_tone_sentence,
     subgroups,
     tone_of,
     typology_angle,
 )
+from dermlens.evaluation.trust_sections import Answers
+from dermlens.inference.prediction import Prediction
 
 
 def record(**known: object) -> Record:
@@ -49,11 +52,20 @@ def test_an_unknown_fact_is_no_group() -> None:
     }
 
 
-def scored(y: np.ndarray, decision: np.ndarray, lesions: np.ndarray, **more: np.ndarray) -> Scored:
-    """Answers of a model of two classes, the second malignant; 0.9 sure of its decision."""
+def scored(y: np.ndarray, decision: np.ndarray, lesions: np.ndarray, *, limits: bool = False) -> Answers:
+    """Answers of a model of two classes, the second malignant; 0.9 sure of its decision.
+
+    With limits an error is rejected, each set is (MEL) and MEL is referred.
+    """
     probability = np.where(decision[:, None] == np.arange(2), 0.9, 0.1)
-    more = {"status": np.full(len(y), "ok"), **more}
-    return Scored(y, decision, lesions, probability, ("NV", "MEL"), (1,), **more)
+    point = SimpleNamespace(codes=("MEL",), threshold=0.5) if limits else None
+    trust = SimpleNamespace(sets=limits or None, operating_point=point)
+    predictions = [
+        SimpleNamespace(status="rejected" if limits and wrong else "ok", prediction_set=("MEL",))
+        for wrong in decision != y
+    ]
+    bundle: Any = SimpleNamespace(codes=("NV", "MEL"), trust=trust)
+    return Answers(bundle, y, lesions, probability, decision, np.log(probability), cast(list[Prediction], predictions))
 
 
 def table(n_female: int) -> dict:
@@ -62,8 +74,7 @@ def table(n_female: int) -> dict:
     y = np.arange(n) % 2
     decision = y.copy()
     decision[:30] = 1 - decision[:30]
-    status = np.where(decision == y, "ok", "rejected")
-    return subgroups(groups, scored(y, decision, np.arange(n), referred=decision == 1, covered=y == 1, status=status))
+    return subgroups(groups, scored(y, decision, np.arange(n), limits=True))
 
 
 def test_each_group_has_its_own_figures() -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from benchmarks.speed import family
 from dermlens.errors import RecipeError
 from dermlens.networks.efficientnet import (
     BACKBONES,
@@ -30,23 +29,14 @@ from networks import answer, settle
 SIZE = 64
 CHEAP = ("lite0", "b0", "v2-b0")
 LIVES = ("b0",)  # here with the dearest mode alone; Lite0 lives through the tests of training
-FAMILY = Path(__file__).resolve().parents[2] / "benchmarks" / "family.py"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def rows(cheap: tuple[str, ...]) -> list[object]:
     return [pytest.param(name, marks=() if name in cheap else pytest.mark.long) for name in BACKBONES]
 
 
-@pytest.fixture(scope="module")
-def family() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("family_benchmark", FAMILY)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module", params=["b0", "v2-b0"])
+@pytest.fixture(scope="module", params=["b0", pytest.param("v2-b0", marks=pytest.mark.long)])
 def random_model(request: pytest.FixtureRequest) -> keras.Model:
     keras.utils.set_random_seed(3)
     return settle(build_backbone(request.param, size_px=SIZE, weights="none"))
@@ -79,9 +69,7 @@ def lives(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", rows(LIVES))
-def test_every_row_trains_exports_and_predicts(
-    name: str, lives: Path, family: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_row_trains_exports_and_predicts(name: str, lives: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (lives / name).mkdir()
     monkeypatch.setattr(family, "STEPS", 1)
     modes = ("full",) if name in LIVES else family.MODES
@@ -110,11 +98,11 @@ def test_what_was_saved_answers_the_same_in_a_fresh_process(which: str, lives: P
     if not names:
         pytest.skip(f"{which} rows are saved by the test before this one, which was not chosen")
     program = (
-        f"import importlib.util, pathlib\nspec = importlib.util.spec_from_file_location('family', {str(FAMILY)!r})\n"
-        "family = importlib.util.module_from_spec(spec)\nspec.loader.exec_module(family)\n"
-        f"for name in {names!r}: print(family.reload_difference(pathlib.Path({str(lives)!r}) / name))"
+        "from benchmarks.speed import family\n"
+        f"for name in {names!r}: print(family.reload_difference({str(lives)!r} + '/' + name))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600, check=False)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert max(map(float, done.stdout.split()[-len(names) :])) < 1e-5
 

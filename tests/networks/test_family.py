@@ -72,7 +72,7 @@ def test_names_and_weights_are_found_without_keras() -> None:
     program = (
         "import sys\n"
         "from dermlens.networks.family import backbone\n"
-        "from dermlens.networks.weights import lite_weights_path, resolve_weights\n"
+        "from dermlens.networks.weight_files import lite_weights_path, resolve_weights\n"
         "resolve_weights(backbone('b7'), 'pretrained')\n"
         "sys.exit(bool({'keras', 'tensorflow', 'h5py'} & set(sys.modules)))"
     )

@@ -26,7 +26,7 @@ def keras_network(name: str, weights: str | None = None) -> keras.Model:
     return builder(include_top=False, weights=weights, input_shape=(SIZE, SIZE, 3))
 
 
-@pytest.fixture(scope="module", params=list(TITLES))
+@pytest.fixture(scope="module", params=["b0", pytest.param("v2-b0", marks=pytest.mark.long)])
 def official(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file laid out as Keras publishes it, in its name, with the stored normalisation of the official ones."""
     keras.utils.set_random_seed(5)

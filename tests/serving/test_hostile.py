@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 import live
+from benchmarks import EXAMPLE
+from benchmarks.fresh import memory_mb
+from benchmarks.hardening import hostile_uploads as hostile
 from live import post_image
 
-ROOT = Path(__file__).resolve().parents[2]
 SAMPLE, ALL = 300, 10_000
 MEMORY_MIB = 400  # room above the first answer: the largest image allowed, decoded, and its working copies
-
-
-@pytest.fixture(scope="module")
-def hostile() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("hostile_uploads", ROOT / "benchmarks" / "hostile_uploads.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -35,30 +24,30 @@ def server(model: Path) -> Iterator[tuple[int, int]]:
         yield process.pid, port
 
 
-def test_every_hostile_upload_gets_its_answer(hostile: ModuleType, server: tuple[int, int]) -> None:
+def test_every_hostile_upload_gets_its_answer(server: tuple[int, int]) -> None:
     rows = hostile.run_corpus(hostile.Sender(server[1]).post)
     assert [(case.name, status, code) for case, status, code in rows if status not in case.allowed] == []
 
 
 @pytest.mark.parametrize("count", [SAMPLE, pytest.param(ALL, marks=pytest.mark.long)])
-def test_mutated_files_never_break_the_server(hostile: ModuleType, server: tuple[int, int], count: int) -> None:
+def test_mutated_files_never_break_the_server(server: tuple[int, int], count: int) -> None:
     pid, port = server
     sender = hostile.Sender(port)
-    good = hostile.EXAMPLE.read_bytes()
+    good = EXAMPLE.read_bytes()
     assert sender.post(good)[0] == 200
-    before = hostile.peak_mib(pid)
+    before = memory_mb(process=pid)
     statuses = Counter(sender.post(body)[0] for body in hostile.mutations(count, seed=count))
     assert set(statuses) <= {200, 415, 422}, statuses
     assert statuses[200] and statuses[422]
-    assert hostile.peak_mib(pid) - before < MEMORY_MIB
+    assert memory_mb(process=pid) - before < MEMORY_MIB
     assert sender.post(good)[0] == 200
 
 
 @pytest.mark.long
-def test_one_small_request_of_many_pixels_does_not_take_the_memory(hostile: ModuleType, model: Path) -> None:
+def test_one_small_request_of_many_pixels_does_not_take_the_memory(model: Path) -> None:
     """Twelve PNG files of 140 KB, each just below the limit of pixels: decoded together they would need gigabytes."""
     huge = hostile.bomb(7000, 7000, most=150_000_000)
     with live.as_process("--model", str(model), "--drain", "0") as (process, port):
         body = hostile.form(*[("image", huge)] * 12)
         assert post_image(port, body, "multipart/form-data; boundary=XX") == 200
-        assert hostile.peak_mib(process.pid) < 1200
+        assert memory_mb(process=process.pid) < 1200

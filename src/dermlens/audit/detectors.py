@@ -1,4 +1,4 @@
-"""Hair, rulers, ink and dark corners: how often they stand on the images of each class.
+"""Hair, rulers, ink and dark corners: how often they are on the images of each class.
 
 A model can learn that a ruler means melanoma, because doctors measure what worries them. The detectors are plain image
 processing, and wrong on some images; `docs/audit.md` says how often they were right on images looked at.
@@ -6,25 +6,23 @@ processing, and wrong on some images; `docs/audit.md` says how often they were r
 
 from __future__ import annotations
 
-import os
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from dermlens.audit.cache import Store, for_each_content
 from dermlens.audit.facts import ImageFacts
-from dermlens.audit.findings import Finding
+from dermlens.audit.findings import Finding, wilson_interval
 from dermlens.data.framing import PIXEL_PATH_VERSION
-from dermlens.data.images import InputSpec, load_image
+from dermlens.data.images import InputSpec, Pixels, load_image
 from dermlens.data.records import Record
 from dermlens.errors import DermlensError
+from dermlens.reporting.progress import Advance
 
 NAMES = ("hair", "ruler", "ink", "dark_corners")
 WORDS = {"hair": "hair", "ruler": "a ruler", "ink": "ink", "dark_corners": "dark corners"}
@@ -36,10 +34,6 @@ MIN_DIFFERENCE = 0.1  # between the rates of two classes: smaller ones are not w
 LEVEL = 0.01  # of all tests of a data set together (Bonferroni)
 _THREADS = 2
 _RIM = 4
-_CHUNK = 1024
-_Z = 1.959964
-
-Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Rates:
-    """One artefact: its rate in each class, and the p value of "the same in all classes"."""
+    """One artefact: its rate in each class, and the p value of "equally frequent in all classes"."""
 
     by_class: dict[str, Rate]
     p_value: float
@@ -76,13 +70,15 @@ def hair(pixels: Pixels) -> bool:
 def ruler(pixels: Pixels) -> bool:
     """Whether short lines repeat evenly along a side of the image."""
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    return max(_evenness(side) for side in _sides(grey)) >= 0.48
+    depth = 16
+    sides = grey[:depth], grey[::-1][:depth], grey.T[:depth], grey.T[::-1][:depth]  # each the outermost row first
+    return max(_evenness(side) for side in sides) >= 0.48
 
 
 def ink(pixels: Pixels) -> bool:
     """Whether a patch is blue, violet or green, clearly more so than the skin, and mostly outside the middle.
 
-    In the middle stands the lesion, which may be blue itself.
+    In the middle is the lesion, which may be blue itself.
     """
     lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     lab = cv2.GaussianBlur(lab, (0, 0), 1.5)
@@ -107,53 +103,29 @@ def dark_corners(pixels: Pixels) -> bool:
     return sum(bool(mean < limit) for mean in corners) >= 3
 
 
-_DETECTORS: tuple[Callable[[Pixels], bool], ...] = (hair, ruler, ink, dark_corners)
-
-
 def artefacts_of(pixels: Pixels) -> tuple[bool, ...]:
-    """Return which of `NAMES` stand on an image, uint8 RGB (224, 224, 3) of the whole frame."""
-    return tuple(bool(detector(pixels)) for detector in _DETECTORS)
+    """Return which of `NAMES` are on an image, uint8 RGB (224, 224, 3) of the whole frame."""
+    return tuple(bool(detector(pixels)) for detector in (hair, ruler, ink, dark_corners))
 
 
 def read_artefacts(
-    records: Sequence[Record],
-    facts: Sequence[ImageFacts],
-    *,
-    known: Mapping[str, tuple[bool, ...]] | None = None,
-    progress: Callable[[int], None] | None = None,
+    records: Sequence[Record], facts: Sequence[ImageFacts], *, cache: bool = False, progress: Advance | None = None
 ) -> dict[str, tuple[bool, ...]]:
-    """Return which artefacts stand on each readable file, by its SHA-256.
+    """Return which artefacts are on each readable file, by its SHA-256.
 
     Args:
-        known: what an earlier audit found.
-        progress: called with the number of different files just done.
+        cache: keep the answers by content in the user's cache.
     """
-    first: dict[str, int] = {}
-    for index, fact in enumerate(facts):
-        if fact.sha256 is not None:
-            first.setdefault(fact.sha256, index)
-    found = {sha: known[sha] for sha in first if sha in known} if known else {}
-    missing = [sha for sha in first if sha not in found]
-    if progress is not None:
-        progress(len(found))
+    store: Store[tuple[bool, ...]] = Store(f"artefacts {VERSION}", tuple[bool, ...], enabled=cache)
+    keys = [fact.sha256 or "" for fact in facts]
     with ThreadPoolExecutor(_THREADS) as pool:
-        for start in range(0, len(missing), _CHUNK):
-            part = missing[start : start + _CHUNK]
-            for sha, seen in zip(part, pool.map(lambda sha: _look_at(records[first[sha]]), part), strict=True):
-                if seen is not None:
-                    found[sha] = seen
-                if progress is not None:
-                    progress(1)
-    return found
+        return for_each_content(keys, store, lambda part: pool.map(_look_at, [records[i] for i in part]), progress)
 
 
 def artefact_rates(
-    records: Sequence[Record],
-    facts: Sequence[ImageFacts],
-    found: Mapping[str, tuple[bool, ...]],
-    groups: Sequence[int],
+    records: Sequence[Record], facts: Sequence[ImageFacts], found: Mapping[str, tuple[bool, ...]], groups: Sequence[int]
 ) -> Artefacts:
-    """Return the rates of each artefact by class; a lesion counts once for each class, by its first readable image."""
+    """Return the rates of each artefact by class; a lesion counts once per class, by its first readable image."""
     first: dict[tuple[str, int], tuple[bool, ...]] = {}
     for record, fact, group in zip(records, facts, groups, strict=True):
         if fact.sha256 is not None and fact.sha256 in found:
@@ -168,7 +140,7 @@ def artefact_rates(
 
 
 def artefact_findings(artefacts: Artefacts) -> list[Finding]:
-    """Return a warning for each artefact whose rate differs between classes, beyond chance and beyond a trifle."""
+    """Return a warning for each artefact whose rate differs between classes clearly and by more than chance."""
     findings = []
     for name, rates in artefacts.items():
         shares = {code: rate.share for code, rate in rates.by_class.items() if rate.lesions >= 10}
@@ -178,37 +150,12 @@ def artefact_findings(artefacts: Artefacts) -> list[Finding]:
         if shares[most] - shares[least] < MIN_DIFFERENCE:
             continue
         evidence = (
-            f"{WORDS[name].capitalize()} on {_told(rates.by_class[most])} of {most}, but on "
-            f"{_told(rates.by_class[least])} of {least}, as far as the detector sees."
+            f"{WORDS[name].capitalize()} on {_share(rates.by_class[most])} of {most}, but on "
+            f"{_share(rates.by_class[least])} of {least}, according to the detector."
         )
-        remedy = "Look at what the model looks at; test it with and without such images."
-        findings.append(Finding("artefact_by_class", "warning", (), evidence, remedy))
+        remedy = "Check with heat maps what the model uses; test it with and without such images."
+        findings.append(Finding.of("artefact_by_class", [], evidence, remedy))
     return findings
-
-
-def load_artefacts(path: Path) -> dict[str, tuple[bool, ...]]:
-    """Return what a cache knows, by SHA-256; empty where there is none that can be used."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if str(file["version"]) != VERSION:
-                return {}
-            rows = file["seen"].tolist()
-            return {str(sha): tuple(row) for sha, row in zip(file["sha256"], rows, strict=True)}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return {}
-
-
-def save_artefacts(path: Path, found: Mapping[str, tuple[bool, ...]]) -> None:
-    """Write what was found; a disk that is full costs the cache and nothing else."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    seen = np.array(list(found.values()), bool).reshape(len(found), len(NAMES))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(unfinished, version=np.array(VERSION), sha256=np.array(list(found), np.str_), seen=seen)
-        unfinished.replace(path)
-    except OSError:
-        with suppress(OSError):
-            unfinished.unlink()
 
 
 def _look_at(record: Record) -> tuple[bool, ...] | None:
@@ -230,14 +177,8 @@ def _line(angle_deg: float, length: int = 15) -> Pixels:
 _LINES = [_line(angle) for angle in (0, 45, 90, 135)]
 
 
-def _middle() -> npt.NDArray[np.bool_]:
-    """Return the disc around the middle of the image, 0.6 of its half width."""
-    side = SPEC.size_px
-    disc = cv2.circle(np.zeros((side, side), np.uint8), (side // 2, side // 2), round(0.3 * side), 1, -1)
-    return np.asarray(disc > 0)
-
-
-_MIDDLE = _middle()
+_SIDE = SPEC.size_px
+_MIDDLE = cv2.circle(np.zeros((_SIDE, _SIDE), np.uint8), (_SIDE // 2, _SIDE // 2), round(0.3 * _SIDE), 1, -1) > 0
 
 
 def _length_of_lines(mask: Pixels) -> float:
@@ -254,12 +195,6 @@ def _length_of_lines(mask: Pixels) -> float:
             if half_width[box][labels[box] == number].max() <= 3.5:
                 total += extent
     return total
-
-
-def _sides(grey: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
-    """Return the four borders, (depth, along), each with the outermost row first."""
-    depth = 16
-    return [grey[:depth], grey[::-1][:depth], grey.T[:depth], grey.T[::-1][:depth]]
 
 
 def _evenness(side: npt.NDArray[np.float32]) -> float:
@@ -280,10 +215,8 @@ def _evenness(side: npt.NDArray[np.float32]) -> float:
 
 
 def _rate(hits: int, n: int) -> Rate:
-    share = hits / n
-    middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    spread = _Z / (1 + _Z**2 / n) * (share * (1 - share) / n + _Z**2 / (4 * n**2)) ** 0.5
-    return Rate(n, round(share, 4), round(max(0.0, middle - spread), 4), round(min(1.0, middle + spread), 4))
+    low, high = wilson_interval(hits / n, n)
+    return Rate(n, round(hits / n, 4), round(low, 4), round(high, 4))
 
 
 def _p_value(hits: Sequence[tuple[int, int]]) -> float:
@@ -296,5 +229,5 @@ def _p_value(hits: Sequence[tuple[int, int]]) -> float:
     return float(f"{chi2_contingency(table, correction=False).pvalue:.3g}")
 
 
-def _told(rate: Rate) -> str:
+def _share(rate: Rate) -> str:
     return f"{rate.share:.0%} [{rate.low:.0%}, {rate.high:.0%}] of the {rate.lesions} lesions"

@@ -1,26 +1,28 @@
 """Near duplicates: the same picture recompressed, resized, turned, mirrored or recoloured, found by perceptual hash.
 
 Every pair within `MAX_BITS` of each other in any of the eight symmetries is a candidate; it counts as near duplicate
-when the two thumbnails, brought to the same symmetry, also correlate. The second step tells a changed copy from
+when the two thumbnails, brought to the same symmetry, also correlate. The second step distinguishes a changed copy from
 another photograph of a lesion, which the hash alone does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from dermlens.audit.facts import SYMMETRIES, ImageFacts, turned
+from dermlens.audit.facts import SYMMETRIES, Grey, ImageFacts, first_of_each, thumbnail, turned
 from dermlens.audit.findings import Finding
 from dermlens.audit.geometry import Overlay
-from dermlens.data.records import Record, members
+from dermlens.data.records import Record, group_connected, members
+from dermlens.reporting.progress import Advance
 
 MAX_BITS = 10
 MIN_CORRELATION = 0.98
-MIN_CONTRAST = 4.0  # below this a picture is near-uniform, and every other such picture looks like it
+_THREADS = 2
 _MAX_ROWS, _MAX_COMPARED = 512, 8_000_000  # at once: 64 MB, however many images there are
 
 
@@ -28,7 +30,7 @@ _MAX_ROWS, _MAX_COMPARED = 512, 8_000_000  # at once: 64 MB, however many images
 class NearPair:
     """Two images, `first < second`, that show the same picture; turning `first` by `symmetry` gives `second`.
 
-    A pair found by its embedding has an `overlay` that says how the two lie over each other, and -1 `bits`.
+    A pair found by its embedding has an `overlay`, how the two lie over each other, and -1 `bits`.
     """
 
     first: int
@@ -40,64 +42,56 @@ class NearPair:
 
 
 def near_duplicates(
+    records: Sequence[Record],
     facts: Sequence[ImageFacts],
     *,
     max_bits: int = MAX_BITS,
     min_correlation: float = MIN_CORRELATION,
-    progress: Callable[[int], None] | None = None,
+    progress: Advance | None = None,
 ) -> list[NearPair]:
     """Return the pairs of different files that show the same picture.
 
     Of files that are byte for byte the same only the first is compared.
 
     Args:
-        progress: called with the number of different files just compared to all others.
+        records, facts: n images.
     """
-    chosen = _first_of_each_file(facts)
+    chosen = first_of_each([fact.sha256 or "" for fact in facts], facts)
     if len(chosen) < 2:
         return []
-    codes = np.stack([facts[i].codes for i in chosen])
-    thumbs = [facts[i].thumb for i in chosen]
-    pairs = []
+    codes = np.array([facts[i].codes for i in chosen], np.uint64)
+    pairs: list[NearPair] = []
+    thumbs: dict[int, Grey | None] = {}
     step = max(1, min(_MAX_ROWS, _MAX_COMPARED // len(chosen)))
-    for start in range(0, len(chosen), step):
-        for row, column, symmetry, bits in _candidates(codes, start, start + step, max_bits):
-            correlation = _correlation(turned(thumbs[row], symmetry), thumbs[column])
-            if correlation >= min_correlation:
-                pairs.append(NearPair(chosen[row], chosen[column], symmetry, bits, correlation))
-        if progress is not None:
-            progress(min(step, len(chosen) - start))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(chosen), step):
+            found = _candidates(codes, start, start + step, max_bits)
+            missing = sorted({place for pair in found for place in pair[:2]} - thumbs.keys())
+            thumbs.update(zip(missing, pool.map(thumbnail, [records[chosen[i]] for i in missing]), strict=True))
+            for row, column, symmetry, bits in found:
+                correlation = _correlation(thumbs[row], thumbs[column], symmetry)
+                if correlation >= min_correlation:
+                    pairs.append(NearPair(chosen[row], chosen[column], symmetry, bits, correlation))
+            if progress is not None:
+                progress(min(step, len(chosen) - start))
     return pairs
 
 
-def near_groups(count: int, pairs: Sequence[NearPair], hashes: Sequence[str | None]) -> list[list[int]]:
-    """Return the groups of two or more different files, linked by near pairs; copies of a file stand in its group."""
-    groups = members(linked(count, [(p.first, p.second) for p in pairs], hashes))
+def group_near(groups: Sequence[Hashable], pairs: Sequence[NearPair]) -> list[int]:
+    """Join groups that near duplicates connect: n numbers, equal in one group or pair, directly or through others."""
+    return group_connected([(group,) for group in groups], [(pair.first, pair.second) for pair in pairs])
+
+
+def near_groups(pairs: Sequence[NearPair], hashes: Sequence[str | None]) -> list[list[int]]:
+    """Return the groups of two or more different files that near pairs connect; copies of a file are in its group."""
+    groups = members(group_near(hashes, pairs))
     return [group for group in groups if len({hashes[i] for i in group}) > 1]
-
-
-def linked(count: int, links: Sequence[tuple[int, int]], keys: Sequence[str | None]) -> list[int]:
-    """Number `count` things: equal numbers where they are linked, directly or through others, or share a key."""
-    parents = list(range(count))
-
-    def root(index: int) -> int:
-        while parents[index] != index:
-            parents[index] = parents[parents[index]]
-            index = parents[index]
-        return index
-
-    first_with: dict[str, int] = {}
-    same = [(first_with.setdefault(key, i), i) for i, key in enumerate(keys) if key is not None]
-    for one, other in (*same, *links):
-        low, high = sorted((root(one), root(other)))
-        parents[high] = low
-    return [root(index) for index in range(count)]
 
 
 def near_findings(
     records: Sequence[Record], groups: Sequence[Sequence[int]], pairs: Sequence[NearPair], hashes: Sequence[str | None]
 ) -> list[Finding]:
-    """Return one finding for each group: an error where it stands under two diagnoses, else a note."""
+    """Return one finding for each group: an error where its labels differ, else a note."""
     place = {index: number for number, group in enumerate(groups) for index in group}
     lowest: dict[int, NearPair] = {}
     for pair in pairs:
@@ -108,14 +102,14 @@ def near_findings(
 
 
 def _finding(records: Sequence[Record], group: Sequence[int], pair: NearPair, hashes: Sequence[str | None]) -> Finding:
-    labels = tuple(records[i].diagnosis for i in group)
+    chosen = [records[i] for i in group]
+    labels = sorted({record.diagnosis for record in chosen})
     evidence = f"{len({hashes[i] for i in group})} different files show the same picture{_how(pair)}"
-    images, roles = tuple(records[i].image for i in group), tuple(records[i].split or "" for i in group)
-    if len(set(labels)) > 1:
-        evidence += f", under {', '.join(sorted(set(labels)))}."
-        remedy = "Pass a reference that knows the diagnosis, or take all of them out."
-        return Finding("near_duplicates_contradicting", "error", images, evidence, remedy, labels, roles)
-    return Finding("near_duplicates", "note", images, f"{evidence}.", "Keep one of them.", labels, roles)
+    if len(labels) > 1:
+        evidence += f", labelled {', '.join(labels)}."
+        remedy = "Pass a reference that knows the diagnosis, or leave all of them out."
+        return Finding.of("near_duplicates_contradicting", chosen, evidence, remedy)
+    return Finding.of("near_duplicates", chosen, f"{evidence}.", "Keep one of them.")
 
 
 def _how(pair: NearPair) -> str:
@@ -128,14 +122,6 @@ def _how(pair: NearPair) -> str:
     changes += f", enlarged {scale:.2f} times" if scale > 1.02 else ""
     changes += f", tilted by {abs(lies.angle_deg):.0f} degrees" if abs(lies.angle_deg) >= 1 else ""
     return f"{changes} (found by its embedding, laid over each other: correlation {pair.correlation:.3f})"
-
-
-def _first_of_each_file(facts: Sequence[ImageFacts]) -> list[int]:
-    first: dict[str, int] = {}
-    for index, fact in enumerate(facts):
-        if fact.sha256 is not None and fact.look is not None and fact.look.contrast >= MIN_CONTRAST:
-            first.setdefault(fact.sha256, index)
-    return sorted(first.values())
 
 
 def _candidates(codes: npt.NDArray[np.uint64], start: int, stop: int, max_bits: int) -> list[tuple[int, int, int, int]]:
@@ -154,8 +140,10 @@ def _candidates(codes: npt.NDArray[np.uint64], start: int, stop: int, max_bits: 
     return found
 
 
-def _correlation(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
-    a, b = one.astype(np.float64).ravel(), other.astype(np.float64).ravel()
+def _correlation(one: Grey | None, other: Grey | None, symmetry: int) -> float:
+    if one is None or other is None:  # the file has changed since its facts were read
+        return 0.0
+    a, b = turned(one, symmetry).astype(np.float64).ravel(), other.astype(np.float64).ravel()
     a, b = a - a.mean(), b - b.mean()
     scale = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / scale if scale else 0.0

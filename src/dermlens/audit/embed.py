@@ -1,37 +1,39 @@
-"""Embeddings of images by a network in an OpenVINO graph, kept by content: what looks alike lies close together.
+"""Embeddings of images by a network in an OpenVINO graph: images that look alike have similar embeddings.
 
 The graph comes from the caller (`networks/embedder.py`), since the audit must not know how networks are made.
 """
 
 from __future__ import annotations
 
-import os
-import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache as cache_calls
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
+from dermlens.audit.cache import Store, for_each_content
 from dermlens.audit.facts import ImageFacts
-from dermlens.data.images import InputSpec, load_image
+from dermlens.data.images import InputSpec, Pixels, load_image
 from dermlens.data.records import Record
 from dermlens.errors import DermlensError
+from dermlens.inference.runtime import compile_graph, run_batches
+from dermlens.reporting.progress import Advance
 
 Embeddings = npt.NDArray[np.float16]
 
 SPEC = InputSpec(size_px=224)
 BATCH = 32
 _THREADS = 2
+_BLANK = np.zeros((SPEC.size_px, SPEC.size_px, 3), np.uint8)
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """An OpenVINO graph, uint8 (n, 224, 224, 3) in, (n, d) out, and a word that changes with its weights."""
+    """An OpenVINO graph, uint8 (n, 224, 224, 3) in, (n, d) out, and a name that changes with its weights."""
 
     graph: Path
     version: str
@@ -40,38 +42,28 @@ class Embedder:
 def embed(
     records: Sequence[Record],
     facts: Sequence[ImageFacts],
-    graph: Path,
+    embedder: Embedder,
     *,
-    known: Mapping[str, Embeddings] | None = None,
-    progress: Callable[[int], None] | None = None,
+    cache: bool = False,
+    progress: Advance | None = None,
 ) -> tuple[Embeddings, list[str]]:
     """Return float16 (n, d) embeddings and the key of each row; rows of unreadable images are zero, with key "".
 
-    Each different file runs through the network once. Images are held a batch at a time.
+    Each different file runs through the network once.
 
     Args:
         records, facts: n images.
-        graph: of an `Embedder`.
-        known: embeddings by key, of an earlier audit.
-        progress: called with the number of different files just done.
+        cache: keep the embeddings by content in the user's cache.
     """
     keys = [key_of(record, fact) for record, fact in zip(records, facts, strict=True)]
-    first: dict[str, int] = {}
-    for index, key in enumerate(keys):
-        if key:
-            first.setdefault(key, index)
-    found = dict(known or {})
-    missing = [index for key, index in first.items() if key not in found]
-    if progress is not None:
-        progress(len(first) - len(missing))
-    if missing:
-        for index, vector in _run(missing, records, graph, progress):
-            found[keys[index]] = vector
-    size = len(next(iter(found.values()))) if found else 0
+    store: Store[bytes] = Store(f"embeddings {embedder.version}", bytes, enabled=cache)
+    network = cache_calls(lambda: compile_graph(ov.Core().read_model(embedder.graph), batch=BATCH))
+    found = for_each_content(keys, store, lambda part: _embed_part([records[i] for i in part], network()), progress)
+    size = len(next(iter(found.values()))) // 2 if found else 0
     result = np.zeros((len(records), size), np.float16)
     for index, key in enumerate(keys):
         if key in found:
-            result[index] = found[key]
+            result[index] = np.frombuffer(found[key], np.float16)
         else:
             keys[index] = ""
     return result, keys
@@ -84,65 +76,20 @@ def key_of(record: Record, fact: ImageFacts) -> str:
     return fact.sha256 if record.frame_aspect is None else f"{fact.sha256} {record.frame_aspect:.4f}"
 
 
-def load_embeddings(path: Path, version: str) -> dict[str, Embeddings]:
-    """Return the embeddings in a cache by key; empty where there is none of this version that can be used."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if str(file["version"]) != version or file["vectors"].dtype != np.float16:
-                return {}
-            keys, vectors = file["keys"], file["vectors"]
-        return dict(zip((str(key) for key in keys), vectors, strict=True))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return {}
-
-
-def save_embeddings(path: Path, version: str, keys: Sequence[str], vectors: Embeddings) -> None:
-    """Write embeddings; a disk that is full costs the cache and nothing else."""
-    rows = list({key: row for row, key in enumerate(keys) if key}.values())
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        names = np.array([keys[row] for row in rows], np.str_)
-        np.savez(unfinished, version=np.array(version), keys=names, vectors=vectors[rows])
-        unfinished.replace(path)
-    except OSError:
-        with suppress(OSError):
-            unfinished.unlink()
-
-
-def _run(
-    indices: Sequence[int], records: Sequence[Record], graph: Path, progress: Callable[[int], None] | None
-) -> Iterator[tuple[int, Embeddings]]:
-    compiled = _compiled(graph)
-
-    def pixels_of(index: int) -> npt.NDArray[np.uint8] | None:
-        try:
-            return load_image(records[index].path, SPEC, frame_aspect=records[index].frame_aspect)
-        except DermlensError:  # it has changed since its facts were read
-            return None
-
-    starts = range(0, len(indices), BATCH)
+def _embed_part(records: Sequence[Record], compiled: ov.CompiledModel) -> Iterator[bytes | None]:
+    """Yield the embedding of each record, None for a file that can no longer be read; two batches are in memory."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        following = [pool.submit(pixels_of, i) for i in indices[:BATCH]]
-        for start in starts:
+        following = [pool.submit(_pixels, record) for record in records[:BATCH]]
+        for start in range(0, len(records), BATCH):
             images = [future.result() for future in following]
-            following = [pool.submit(pixels_of, i) for i in indices[start + BATCH : start + 2 * BATCH]]
-            batch = np.zeros((BATCH, SPEC.size_px, SPEC.size_px, 3), np.uint8)
-            for place, image in enumerate(images):
-                if image is not None:
-                    batch[place] = image
-            vectors = compiled(batch, share_inputs=True)[0].astype(np.float16)
-            for place, image in enumerate(images):
-                if image is not None:
-                    yield indices[start + place], vectors[place]
-            if progress is not None:
-                progress(len(images))
+            following = [pool.submit(_pixels, record) for record in records[start + BATCH : start + 2 * BATCH]]
+            vectors = run_batches(compiled, np.stack([_BLANK if image is None else image for image in images]))
+            for image, vector in zip(images, vectors.astype(np.float16), strict=True):
+                yield None if image is None else vector.tobytes()
 
 
-def _compiled(graph: Path) -> ov.CompiledModel:
-    core = ov.Core()
-    model = core.read_model(graph)
-    shape = model.input(0).get_partial_shape()
-    shape[0] = BATCH
-    model.reshape(shape)
-    return core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "THROUGHPUT"})
+def _pixels(record: Record) -> Pixels | None:
+    try:
+        return load_image(record.path, SPEC, frame_aspect=record.frame_aspect)
+    except DermlensError:
+        return None

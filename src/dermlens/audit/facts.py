@@ -1,67 +1,52 @@
-"""What one reading of an image file tells: its hash, what kind of file it is, how it looks, its perceptual hash.
+"""The facts of each image file: its hash, format and size, how it looks, its perceptual hash, and its faults.
 
-All audit modules work on these facts, so every file is opened once and memory does not grow with its size.
-
-Images that can hardly be read: nothing on them, out of focus, too dark, overexposed, of extreme size or shape.
-
-The limits are wide on purpose: a photograph of a lesion that a person would use should pass.
+All audit modules work on these facts. The limits of a fault are wide on purpose: a photograph of a lesion that a person
+would use should pass.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import struct
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import partial
+from contextlib import suppress
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from dermlens.audit.cache import Store
 from dermlens.audit.findings import Finding
-from dermlens.bundle.quality import sharpness
-from dermlens.data.header import read_header
-from dermlens.data.images import InputSpec, content_hash, decode, frame, read_bytes
+from dermlens.bundle.quality import DARK, DEFAULT_LIMITS, LOOK_PX, Quality, measure
+from dermlens.data.framing import PIXEL_PATH_VERSION
+from dermlens.data.header import jpeg_segments, read_header
+from dermlens.data.images import InputSpec, Pixels, content_hash, decode, frame, read_bytes
 from dermlens.data.records import Record
 from dermlens.errors import DermlensError
+from dermlens.reporting.progress import Advance
+
+VERSION = f"3-{PIXEL_PATH_VERSION}"
+"""Raise the first number when this module would say something else of the same bytes."""
 
 THUMB_PX = 32
 SYMMETRIES = 8
 """Four turns, each with and without a mirror image."""
 
-_LOOK_PX = 128
-_LOOK = InputSpec(size_px=_LOOK_PX, framing="squash")
+MIN_SIDE_PX = 64
+MAX_ASPECT = 2.5
+
+_LOOK = InputSpec(size_px=LOOK_PX, framing="squash")
 _HASH_SIDE = 8
 _THREADS = 2
-_CHUNK = 1024
-_DARK, _BRIGHT = 40, 250
+_CHUNK = 256
+_REMEDY = "Look at it; leave it out, or use another picture of the lesion."
+
+Grey = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Look:
-    """How an image looks at 128 x 128 pixels.
-
-    Attributes:
-        brightness: mean grey, 0 to 255.
-        contrast: standard deviation of grey.
-        sharpness: which share of the differences between neighbours a 9-pixel mean takes away, 0 to 1 (after Crete
-            et al. 2007); what is blurred already loses little.
-        dark_share, bright_share: share of pixels below grey 40, and of pixels with every channel at 250 or more.
-        dark_corners: how many of the four corners are nearly black.
-        border_rgb: mean colour of the outermost tenth.
-    """
-
-    brightness: float
-    contrast: float
-    sharpness: float
-    dark_share: float
-    bright_share: float
-    dark_corners: int
-    border_rgb: tuple[float, float, float]
-
-
-@dataclass(frozen=True, eq=False)
 class ImageFacts:
     """What is known of one file; where it cannot be read, only `error` says why.
 
@@ -70,8 +55,10 @@ class ImageFacts:
         error: why it cannot be read, else None.
         width_px, height_px: upright.
         quantisation: first digits of the hash of a JPEG's quantisation tables, "" for other formats.
-        thumb: uint8 grey (32, 32).
-        codes: uint64 (8,), the perceptual hash of the image in each symmetry; element 0 is as it stands.
+        quality: sharpness, exposure and the like at 128 x 128 pixels.
+        dark_corners: how many of the four corners are nearly black.
+        border_rgb: mean colour of the outermost tenth.
+        codes: the perceptual hash of the image in each of the eight symmetries, 64 bits each; the first is as it is.
     """
 
     sha256: str | None
@@ -81,70 +68,82 @@ class ImageFacts:
     height_px: int = 0
     size_bytes: int = 0
     quantisation: str = ""
-    look: Look | None = None
-    thumb: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 0), np.uint8))
-    codes: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    quality: Quality | None = None
+    dark_corners: int = 0
+    border_rgb: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    codes: tuple[int, ...] = ()
+
+    @property
+    def shows_something(self) -> bool:
+        """Whether it is more than one colour: all pictures of one colour look alike."""
+        return self.quality is not None and self.quality.contrast >= DEFAULT_LIMITS.min_contrast
 
 
-def read_facts(
-    records: Sequence[Record],
-    *,
-    known: Mapping[str, ImageFacts] | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> list[ImageFacts]:
-    """Read every image once; a file that cannot be read keeps its place with the error.
+def read_facts(records: Sequence[Record], *, cache: bool = False, progress: Advance | None = None) -> list[ImageFacts]:
+    """Read every image; a file that cannot be read keeps its place with the error.
 
     Args:
         records: n records.
-        known: facts by SHA-256; a file that is known is hashed but not decoded.
-        progress: called with the number of images just done, from this thread.
+        cache: keep the facts by content in the user's cache; a file that is known there is hashed but not decoded.
     """
-    facts: list[ImageFacts] = []
+    store: Store[ImageFacts] = Store(f"facts {VERSION}", ImageFacts, enabled=cache)
+    result: list[ImageFacts] = []
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(records), _CHUNK):
-            for fact in pool.map(partial(facts_of, known=known or {}), records[start : start + _CHUNK]):
-                facts.append(fact)
+            part = records[start : start + _CHUNK]
+            hashes = list(pool.map(_hash, part)) if cache else [""] * len(part)
+            known = store.load(set(hashes))
+            missing = [record for record, digest in zip(part, hashes, strict=True) if digest not in known]
+            computed = pool.map(facts_of, missing)
+            for digest in hashes:
+                result.append(known[digest] if digest in known else next(computed))
                 if progress is not None:
                     progress(1)
-    return facts
+            store.save({f.sha256: f for f in result[start:] if f.sha256 is not None and f.sha256 not in known})
+    return result
 
 
-def facts_of(record: Record, *, known: Mapping[str, ImageFacts] | None = None) -> ImageFacts:
-    """Return the facts of one record's file, from `known` where its content is known."""
+def facts_of(record: Record) -> ImageFacts:
+    """Return the facts of one record's file."""
     try:
         data = read_bytes(record.path)
-        digest = content_hash(data)
-        if known and digest in known:
-            return known[digest]
         header = read_header(data, f"The image {record.image!r}")
         pixels = frame(decode(data, spec=_LOOK), _LOOK)
     except DermlensError as error:
         return ImageFacts(None, error.message)
     width, height = header.upright_size_px
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.uint8)
-    thumb = cv2.resize(grey, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA).astype(np.uint8)
+    grey = _grey(pixels)
     return ImageFacts(
-        sha256=digest,
+        sha256=content_hash(data),
         format=header.format,
         width_px=width,
         height_px=height,
         size_bytes=len(data),
         quantisation=quantisation_of(data) if header.format == "JPEG" else "",
-        look=_look(pixels, grey),
-        thumb=thumb,
-        codes=perceptual_codes(thumb),
+        quality=measure(pixels),
+        dark_corners=_dark_corners(grey),
+        border_rgb=_border(pixels),
+        codes=perceptual_codes(_small(grey)),
     )
 
 
-def perceptual_codes(thumb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    """Return the pHash of a grey thumbnail in its eight symmetries, uint64 (8,).
+def thumbnail(record: Record) -> Grey | None:
+    """Return the grey (32, 32) picture that the perceptual hash is made from; None where it cannot be read."""
+    try:
+        return _small(_grey(frame(decode(record.path, spec=_LOOK), _LOOK)))
+    except DermlensError:
+        return None
+
+
+def perceptual_codes(thumb: Grey) -> tuple[int, ...]:
+    """Return the pHash of a grey thumbnail in its eight symmetries.
 
     The discrete cosine transform of a mirrored image is the image's own with every second column negated, that of a
     transposed one its transpose: so one transform gives all eight. Symmetry s is `turned(thumb, s)`.
     """
     low = cv2.dct(thumb.astype(np.float32))[:_HASH_SIDE, :_HASH_SIDE]
     signs = np.where(np.arange(_HASH_SIDE) % 2 == 0, 1.0, -1.0)
-    codes = np.empty(SYMMETRIES, np.uint64)
+    codes = []
     for symmetry in range(SYMMETRIES):
         turned_low = low.T if symmetry & 4 else low
         if symmetry & 1:
@@ -153,11 +152,11 @@ def perceptual_codes(thumb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
             turned_low = turned_low * signs[:, None]
         flat = turned_low.ravel()[1:]  # the first coefficient is the brightness
         bits = np.concatenate([[False], flat > np.median(flat)])
-        codes[symmetry] = np.packbits(bits).view(">u8")[0]
-    return codes
+        codes.append(int(np.packbits(bits).view(">u8")[0]))
+    return tuple(codes)
 
 
-def turned(image: npt.NDArray[np.uint8], symmetry: int) -> npt.NDArray[np.uint8]:
+def turned(image: Grey, symmetry: int) -> Grey:
     """Return the image in one of eight symmetries: bit 4 transposes, then bit 1 mirrors left-right, bit 2 up-down."""
     result = image.T if symmetry & 4 else image
     if symmetry & 1:
@@ -169,85 +168,74 @@ def turned(image: npt.NDArray[np.uint8], symmetry: int) -> npt.NDArray[np.uint8]
 
 def quantisation_of(data: bytes) -> str:
     """Return eight hex digits for the quantisation tables of a JPEG: which program saved it, at which quality."""
-    tables = b"".join(_tables(data))
+    tables = b""
+    with suppress(IndexError, struct.error):  # cut off
+        tables = b"".join(data[start:end] for marker, start, end in jpeg_segments(data) if marker == 0xDB)
     return hashlib.sha256(tables).hexdigest()[:8] if tables else ""
 
 
-def _tables(data: bytes) -> Iterator[bytes]:
-    """Yield the payload of every DQT segment before the first scan."""
-    place = 2
-    while place + 4 <= len(data) and data[place] == 0xFF:
-        marker = data[place + 1]
-        if marker == 0xFF:  # fill byte
-            place += 1
-            continue
-        if marker == 0xDA:  # the scan begins
-            return
-        length = int.from_bytes(data[place + 2 : place + 4], "big")
-        if marker == 0xDB:
-            yield data[place + 4 : place + 2 + length]
-        place += 2 + max(2, length)
+def _hash(record: Record) -> str:
+    try:
+        return content_hash(read_bytes(record.path))
+    except DermlensError:
+        return ""
 
 
-def _look(pixels: npt.NDArray[np.uint8], grey: npt.NDArray[np.uint8]) -> Look:
-    values = grey.astype(np.float32)
-    edge = _LOOK_PX // 10
-    border = np.concatenate(
-        [pixels[:edge].reshape(-1, 3), pixels[-edge:].reshape(-1, 3), pixels[:, :edge].reshape(-1, 3)]
-    ).mean(axis=0)
-    corner = _LOOK_PX // 16
-    corners = [values[y, x].mean() for y in _ends(corner) for x in _ends(corner)]
-    return Look(
-        brightness=float(values.mean()),
-        contrast=float(values.std()),
-        sharpness=sharpness(values),
-        dark_share=float((grey < _DARK).mean()),
-        bright_share=float((pixels.min(axis=2) >= _BRIGHT).mean()),
-        dark_corners=sum(bool(mean < _DARK) for mean in corners),
-        border_rgb=(float(border[0]), float(border[1]), float(border[2])),
-    )
+def _grey(pixels: Pixels) -> Grey:
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.uint8)
 
 
-def _ends(size: int) -> tuple[slice, slice]:
-    return slice(0, size), slice(-size, None)
+def _small(grey: Grey) -> Grey:
+    return cv2.resize(grey, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
-MIN_CONTRAST = 4.0
-MIN_SHARPNESS = 0.3  # 1 in 1000 dermoscopic pictures is below; of those blurred by 4 pixels of 224, 9 in 10
-MIN_BRIGHTNESS = 50.0
-MAX_DARK_SHARE = 0.6
-MAX_BRIGHT_SHARE = 0.25
-MIN_SIDE_PX = 64
-MAX_ASPECT = 2.5
+def _dark_corners(grey: Grey) -> int:
+    size = LOOK_PX // 16
+    ends = slice(0, size), slice(-size, None)
+    return sum(bool(grey[y, x].mean() < DARK) for y in ends for x in ends)
 
-_REMEDY = "Look at it; take it out, or use another picture of the lesion."
+
+def _border(pixels: Pixels) -> tuple[float, float, float]:
+    edge = LOOK_PX // 10
+    sides = [pixels[:edge].reshape(-1, 3), pixels[-edge:].reshape(-1, 3), pixels[:, :edge].reshape(-1, 3)]
+    red, green, blue = np.concatenate(sides).mean(axis=0).tolist()
+    return red, green, blue
+
+
+def first_of_each(keys: Sequence[str], facts: Sequence[ImageFacts]) -> list[int]:
+    """Return the first index of each key ("" is none) whose image is more than one colour, sorted."""
+    first: dict[str, int] = {}
+    for index, (key, fact) in enumerate(zip(keys, facts, strict=True)):
+        if key and fact.shows_something:
+            first.setdefault(key, index)
+    return sorted(first.values())
 
 
 def quality_findings(records: Sequence[Record], facts: Sequence[ImageFacts]) -> list[Finding]:
-    """Return a warning for each image and each thing that makes it hard to read; unreadable ones are told elsewhere."""
+    """Return a warning for each fault of each readable image."""
     return [
-        Finding(kind, "warning", (record.image,), evidence, _REMEDY, (record.diagnosis,), (record.split or "",))
+        Finding.of(kind, [record], evidence, _REMEDY)
         for record, fact in zip(records, facts, strict=True)
         for kind, evidence in faults(fact)
     ]
 
 
 def faults(fact: ImageFacts) -> list[tuple[str, str]]:
-    """Return (kind, evidence) for everything that is wrong with one image."""
-    look = fact.look
-    if look is None:
+    """Return (kind, evidence) of everything that makes one image hard to read."""
+    seen, limits = fact.quality, DEFAULT_LIMITS
+    if seen is None:
         return []
     found = []
-    if look.contrast < MIN_CONTRAST:
-        found.append(("near_uniform", f"It is nearly one colour: grey varies by {look.contrast:.1f} of 255."))
-    elif look.sharpness < MIN_SHARPNESS:
-        evidence = f"It has hardly any detail: sharpness {look.sharpness:.2f}, at least {MIN_SHARPNESS} is usual."
+    if seen.contrast < limits.min_contrast:
+        found.append(("near_uniform", f"It is nearly one colour: grey varies by {seen.contrast:.1f} of 255."))
+    elif seen.sharpness < limits.min_sharpness:
+        evidence = f"It has hardly any detail: sharpness {seen.sharpness:.2f}, usual is {limits.min_sharpness} or more."
         found.append(("blurred", evidence))
-    if look.brightness < MIN_BRIGHTNESS or look.dark_share > MAX_DARK_SHARE:
-        share = f"{look.dark_share * 100:.0f} % of it is nearly black"
-        found.append(("dark", f"{share}; its mean grey is {look.brightness:.0f} of 255."))
-    if look.bright_share > MAX_BRIGHT_SHARE:
-        found.append(("overexposed", f"{look.bright_share * 100:.0f} % of it is white."))
+    if seen.brightness < limits.min_brightness or seen.dark_share > limits.max_dark_share:
+        share = f"{seen.dark_share * 100:.0f} % of it is nearly black"
+        found.append(("dark", f"{share}; its mean grey is {seen.brightness:.0f} of 255."))
+    if seen.bright_share > limits.max_bright_share:
+        found.append(("overexposed", f"{seen.bright_share * 100:.0f} % of it is white."))
     width, height = fact.width_px, fact.height_px
     if min(width, height) < MIN_SIDE_PX or max(width, height) > MAX_ASPECT * min(width, height):
         found.append(("extreme_shape", f"It has {width} x {height} pixels."))

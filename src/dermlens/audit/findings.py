@@ -1,72 +1,64 @@
-"""What is wrong with a data set, one row per finding: unreadable files, contradicting labels, leaks across a split.
+"""Findings: one row for each thing that is wrong with a data set, and the checks that need only hashes and ids.
 
-Every file is read once (`hash_records`); everything after that works on hashes and ids.
+`train` and `evaluate` run these checks too; each file is read once (`hash_records`).
 """
 
 from __future__ import annotations
 
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from dermlens.data.images import InputSpec, content_hash, decode, read_bytes
 from dermlens.data.records import Dataset, Record, checked_hashes, picture_groups
 from dermlens.errors import DermlensError
+from dermlens.reporting.progress import Advance
 
 Severity = Literal["error", "warning", "note"]
+Roles = Sequence[str | None] | None
 
-KINDS = (
-    "unreadable",
-    "contradicting_labels",
-    "near_duplicates_contradicting",
-    "lesion_under_two_diagnoses",
-    "label_against_reference",
-    "same_image_across_split",
-    "lesion_across_split",
-    "patient_across_split",
-    "near_duplicate_across_split",
-    "shared_with_other_data",
-    "label_suspect",
-    "identical_images",
-    "near_duplicates",
-    "class_too_small",
-    "class_hard_to_score",
-    "class_imbalance",
-    "source_shortcut",
-    "artefact_by_class",
-    "near_uniform",
-    "blurred",
-    "dark",
-    "overexposed",
-    "extreme_shape",
-)
+SMALL_CLASS_LESIONS = 20  # below this, a class's sensitivity has an interval wider than 40 points
+
+_KINDS: dict[str, tuple[Severity, str, str]] = {
+    "unreadable": ("error", "image", "that cannot be read"),
+    "contradicting_labels": ("error", "image", "with different diagnoses, byte for byte the same"),
+    "near_duplicates_contradicting": ("error", "picture", "in different files with different diagnoses"),
+    "lesion_under_two_diagnoses": ("error", "lesion", "with more than one diagnosis, in different pictures"),
+    "label_against_reference": ("error", "kind of wrong label", "according to the reference"),
+    "same_image_across_split": ("error", "picture", "on both sides of the split"),
+    "lesion_across_split": ("error", "lesion", "on both sides of the split, in different pictures"),
+    "patient_across_split": ("error", "patient", "on both sides of the split, with different lesions"),
+    "near_duplicate_across_split": ("error", "picture", "on both sides of the split in different files (inferred)"),
+    "shared_with_other_data": ("warning", "picture or lesion", "shared with the other data set"),
+    "label_suspect": ("warning", "label", "that a simple classifier doubts"),
+    "identical_images": ("note", "image", "in several identical files with the same diagnosis"),
+    "near_duplicates": ("note", "picture", "in different files with the same diagnosis"),
+    "class_too_small": ("warning", "class", f"with fewer than {SMALL_CLASS_LESIONS} lesions"),
+    "class_hard_to_score": ("warning", "class", "with too few test lesions for a useful score"),
+    "class_imbalance": ("note", "imbalance", "between the classes"),
+    "source_shortcut": ("warning", "shortcut", "to the class without the lesion"),
+    "artefact_by_class": ("warning", "artefact", "much more common in some classes than in others"),
+    "near_uniform": ("warning", "image", "with almost nothing on it"),
+    "blurred": ("warning", "image", "out of focus"),
+    "dark": ("warning", "image", "too dark"),
+    "overexposed": ("warning", "image", "overexposed"),
+    "extreme_shape": ("warning", "image", "of an extreme size or shape"),
+}
+"""For each kind its severity, what is counted, and what is wrong with it."""
+
+KINDS = tuple(_KINDS)
 """All kinds, in the order of a report."""
 
-_COUNTED = {
-    "near_duplicates_contradicting": ("picture", "stored in different files under more than one diagnosis"),
-    "lesion_under_two_diagnoses": ("lesion", "under more than one diagnosis, in different pictures"),
-    "label_against_reference": ("kind of label", "against the reference"),
-    "near_duplicate_across_split": ("picture", "on both sides of the split in different files (inferred)"),
-    "shared_with_other_data": ("picture or lesion", "shared with the other data set"),
-    "label_suspect": ("label", "that a probe on the images denies"),
-    "near_duplicates": ("picture", "stored in different files under the same diagnosis"),
-    "class_hard_to_score": ("class", "with too few test lesions for a usable score"),
-    "class_imbalance": ("imbalance", "between the classes"),
-    "source_shortcut": ("shortcut", "by which the class can be told without the lesion"),
-    "artefact_by_class": ("artefact", "much commoner in some classes than in others"),
-    "near_uniform": ("image", "with next to nothing on it"),
-    "blurred": ("image", "out of focus"),
-    "dark": ("image", "too dark"),
-    "overexposed": ("image", "overexposed"),
-    "extreme_shape": ("image", "of an extreme size or shape"),
+_PLURALS = {
+    "class": "classes",
+    "kind of wrong label": "kinds of wrong labels",
+    "picture or lesion": "pictures or lesions",
 }
-"""For kinds whose summary is a plain count: what is counted, and what is wrong with it."""
-
-_PLURALS = {"class": "classes", "kind of label": "kinds of label", "picture or lesion": "pictures or lesions"}
-SMALL_CLASS_LESIONS = 20  # below this, a class's sensitivity has an interval wider than 40 points
 _THREADS = 2
 _CHUNK = 1024
 _CHECK_SPEC = InputSpec(size_px=32)  # decoded only to see that it can be: as small as the format allows
@@ -74,16 +66,16 @@ _CHECK_SPEC = InputSpec(size_px=32)  # decoded only to see that it can be: as sm
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, or worth knowing.
+    """One thing that is wrong with a data set, or worth knowing.
 
     Attributes:
         kind: one of `KINDS`.
-        severity: "error" makes a result wrong, "warning" weakens it, "note" is for information.
+        severity: "error" makes a result wrong, "warning" makes it less certain, "note" is for information.
         images: `Record.image` of the images concerned.
-        evidence: what was seen, one line.
+        evidence: what was found, one line.
         remedy: what to do, one line.
         labels: the diagnosis of each image, parallel to `images`.
-        roles: the role of each image, parallel to `images`, where roles matter; else empty.
+        roles: the role of each image, parallel to `images`; empty where there are none.
         suggested: the likelier diagnosis of each image, parallel to `images`, for suspected labels; else empty.
     """
 
@@ -96,18 +88,20 @@ class Finding:
     roles: tuple[str, ...] = ()
     suggested: tuple[str, ...] = ()
 
+    @classmethod
+    def of(
+        cls, kind: str, records: Sequence[Record], evidence: str, remedy: str, roles: Roles = None, suggested: str = ""
+    ) -> Finding:
+        """Make a finding about some records; `roles` are the splits of the data set by default."""
+        sides = [record.split for record in records] if roles is None else roles
+        images, labels = tuple(r.image for r in records), tuple(r.diagnosis for r in records)
+        parallel = tuple(side or "" for side in sides) if any(sides) else ()
+        hints = (suggested,) * len(images) if suggested else ()
+        return cls(kind, _KINDS[kind][0], images, evidence, remedy, labels, parallel, hints)
 
-def hash_records(
-    records: Sequence[Record],
-    *,
-    progress: Callable[[int], None] | None = None,
-) -> list[str | None]:
-    """Read and decode every image once; return n SHA-256 hex digests, None where it cannot be read or decoded.
 
-    Args:
-        records: n records.
-        progress: called with the number of images just done, from this thread.
-    """
+def hash_records(records: Sequence[Record], *, progress: Advance | None = None) -> list[str | None]:
+    """Read and decode every image once; return n SHA-256 hex digests, None where it cannot be read or decoded."""
     hashes: list[str | None] = []
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(records), _CHUNK):
@@ -118,20 +112,12 @@ def hash_records(
     return hashes
 
 
-def audit(
-    records: Sequence[Record],
-    hashes: Sequence[str | None],
-    roles: Sequence[str | None] | None = None,
-) -> list[Finding]:
-    """Find unreadable images, contradicting labels, duplicates, groups that cross the split, and small classes.
+def basic_findings(records: Sequence[Record], hashes: Sequence[str | None], roles: Roles = None) -> list[Finding]:
+    """Find unreadable images, contradicting labels, copies, leaks and small classes, in the order of `KINDS`.
 
     Args:
-        records: n records.
-        hashes: from `hash_records(records)`.
-        roles: n roles to look for leaks in; by default the `split` that the data set itself sets. None is no role.
-
-    Returns:
-        Findings in the order of `KINDS`.
+        records, hashes: n records and what `hash_records` returns of them.
+        roles: n roles to look for leaks in, None for no role; by default the `split` of the data set.
     """
     checked_hashes(records, hashes)
     sides = [record.split for record in records] if roles is None else list(roles)
@@ -172,15 +158,9 @@ def _hash_if_readable(record: Record) -> str | None:
 
 
 def _unreadable(records: Sequence[Record], hashes: Sequence[str | None]) -> list[Finding]:
+    remedy = "Replace the file or remove it; training leaves it out."
     return [
-        Finding(
-            "unreadable",
-            "error",
-            (record.image,),
-            _why_unreadable(record),
-            "Replace the file or take it out; training leaves it out.",
-            (record.diagnosis,),
-        )
+        Finding.of("unreadable", [record], _why_unreadable(record), remedy)
         for record, digest in zip(records, hashes, strict=True)
         if digest is None
     ]
@@ -195,30 +175,25 @@ def _why_unreadable(record: Record) -> str:
 
 
 def _identical(records: Sequence[Record], hashes: Sequence[str | None]) -> list[Finding]:
-    """One finding for each set of files that are the same byte for byte."""
+    """Return one finding for each set of files that are the same byte for byte."""
     findings = []
     for group in _sharing(hashes):
         chosen = [records[i] for i in group]
         labels = sorted({record.diagnosis for record in chosen})
-        images, own = tuple(r.image for r in chosen), tuple(r.diagnosis for r in chosen)
         if len(labels) > 1:
-            evidence = f"The same file, byte for byte, stands under {', '.join(labels)}."
-            remedy = "Pass a reference that knows the diagnosis, or take all copies out."
-            findings.append(Finding("contradicting_labels", "error", images, evidence, remedy, own))
+            evidence = f"The same file, byte for byte, is labelled {', '.join(labels)}."
+            remedy = "Pass a reference that knows the diagnosis, or leave all copies out."
+            findings.append(Finding.of("contradicting_labels", chosen, evidence, remedy))
         else:
-            evidence = f"{len(group)} files are the same byte for byte."
-            findings.append(Finding("identical_images", "note", images, evidence, "Keep one of them.", own))
+            evidence = f"{len(group)} files are identical, byte for byte."
+            findings.append(Finding.of("identical_images", chosen, evidence, "Keep one of them."))
     return findings
 
 
-def _crossing(
-    records: Sequence[Record],
-    hashes: Sequence[str | None],
-    roles: Sequence[str | None],
-) -> list[Finding]:
-    """Pictures, lesions and patients on more than one side of the split.
+def _crossing(records: Sequence[Record], hashes: Sequence[str | None], roles: Sequence[str | None]) -> list[Finding]:
+    """Return pictures, lesions and patients on more than one side of the split.
 
-    Each leak is told once, by its closest tie: a lesion finding holds images whose counterpart on another side is
+    Each leak is reported once, by its closest tie: a lesion finding holds images whose counterpart on another side is
     another picture of the lesion, a patient finding those whose counterpart is another lesion of the patient.
     """
     pictures = picture_groups(records, hashes)
@@ -228,62 +203,40 @@ def _crossing(
         ("lesion_across_split", "lesion", [r.lesion_id for r in records], pictures),
         ("patient_across_split", "patient", [r.patient_id for r in records], lesions),
     )
+    remedy = "Move all of its images to one side. A data set without a split is split by lesion and patient."
     findings = []
     for kind, what, keys, closer in ties:
         for group in _sharing(keys):
             leaking = [i for i in group if _has_counterpart(i, group, roles, closer)]
             if leaking:
-                findings.append(_crossing_finding(kind, what, records, leaking, roles))
+                chosen, sides = [records[i] for i in leaking], [roles[i] for i in leaking]
+                first = chosen[0]
+                names = {"picture": first.isic_id, "lesion": first.lesion_id, "patient": first.patient_id}
+                counts = ", ".join(f"{n} in {role}" for role, n in sorted(Counter(map(str, sides)).items()))
+                evidence = f"The {what} {names[what] or first.image} is on both sides of the split: {counts} images."
+                findings.append(Finding.of(kind, chosen, evidence, remedy, roles=sides))
     return findings
 
 
 def _has_counterpart(
-    index: int,
-    group: Sequence[int],
-    roles: Sequence[str | None],
-    closer: Sequence[Hashable] | None,
+    index: int, group: Sequence[int], roles: Sequence[str | None], closer: Sequence[Hashable] | None
 ) -> bool:
-    """Whether another member stands on another side and is not tied more closely."""
-    if roles[index] is None:
-        return False
-    return any(
+    """Whether another member is on another side and not tied more closely."""
+    return roles[index] is not None and any(
         roles[other] not in (None, roles[index]) and (closer is None or closer[other] != closer[index])
         for other in group
     )
 
 
-def _crossing_finding(
-    kind: str, what: str, records: Sequence[Record], leaking: Sequence[int], roles: Sequence[str | None]
-) -> Finding:
-    sides = tuple(str(roles[i]) for i in leaking)
-    first = records[leaking[0]]
-    name = {"picture": first.isic_id, "lesion": first.lesion_id, "patient": first.patient_id}[what] or first.image
-    counts = ", ".join(f"{n} in {role}" for role, n in sorted(Counter(sides).items()))
-    return Finding(
-        kind,
-        "error",
-        tuple(records[i].image for i in leaking),
-        f"The {what} {name} stands on both sides of the split: {counts} images.",
-        "Move all of its images to one side; a data set without a split is split by lesion and patient.",
-        tuple(records[i].diagnosis for i in leaking),
-        sides,
-    )
-
-
 def _small_classes(records: Sequence[Record]) -> list[Finding]:
-    by_class: defaultdict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        by_class[record.diagnosis].append(record)
+    remedy = "Add images of other lesions, or merge the class with a related one."
     findings = []
-    for code, chosen in sorted(by_class.items()):
+    for code in sorted({record.diagnosis for record in records}):
+        chosen = [record for record in records if record.diagnosis == code]
         lesions = len({r.lesion_id or r.isic_id or r.image for r in chosen})
         if lesions < SMALL_CLASS_LESIONS:
-            evidence = (
-                f"{code} has {len(chosen)} images of {lesions} lesions; its score will be little more than a guess."
-            )
-            remedy = "Add images of other lesions, or join the class with a related one."
-            images = tuple(r.image for r in chosen)
-            findings.append(Finding("class_too_small", "warning", images, evidence, remedy, (code,) * len(chosen)))
+            evidence = f"{code} has {len(chosen)} images of {lesions} lesions, too few for a score that means anything."
+            findings.append(Finding.of("class_too_small", chosen, evidence, remedy))
     return findings
 
 
@@ -297,30 +250,41 @@ def _sharing(keys: Sequence[Hashable]) -> list[list[int]]:
 
 
 def _summary_line(kind: str, findings: Sequence[Finding]) -> str:
-    count = len(findings)
+    _, noun, wrong = _KINDS[kind]
     images = sum(len(finding.images) for finding in findings)
+    detail = _many(images, "image") if images not in (0, len(findings)) else ""
     if kind == "unreadable":
-        return f"{_many(count, 'image')} cannot be read, first {findings[0].images[0]}"
-    if kind == "contradicting_labels":
+        detail = f"first {findings[0].images[0]}"
+    elif kind == "contradicting_labels":
         pairs = Counter("/".join(sorted(set(finding.labels))) for finding in findings)
-        words = "under two diagnoses" if all(p.count("/") == 1 for p in pairs) else "under more than one diagnosis"
-        told = ", ".join(f"{n} {pair}" for pair, n in sorted(pairs.items()))
-        return f"{_many(count, 'image')} {'stands' if count == 1 else 'stand'} {words}, byte for byte ({told})"
-    if kind == "identical_images":
-        return f"{_many(count, 'image')} kept in {images} files under the same diagnosis"
-    if kind == "class_too_small":
-        told = ", ".join(f"{f.labels[0]} {len(f.images)}" for f in findings)
-        return f"{_many(count, 'class', 'classes')} with fewer than {SMALL_CLASS_LESIONS} lesions (images: {told})"
-    if kind in _COUNTED:
-        noun, wrong = _COUNTED[kind]
-        concerned = f" ({_many(images, 'image')})" if images else ""
-        return f"{_many(count, noun, _PLURALS.get(noun))} {wrong}{concerned}"
-    what = {"same": "picture", "lesion": "lesion", "patient": "patient"}[kind.split("_")[0]]
-    sides = Counter(role for finding in findings for role in finding.roles)
-    told = ", ".join(f"{n} in {role}" for role, n in sorted(sides.items()))
-    through = {"picture": "", "lesion": ", other pictures of it", "patient": ", other lesions"}[what]
-    return f"{_many(count, what)} on both sides of the split{through} (images: {told})"
+        detail = ", ".join(f"{n} {pair}" for pair, n in sorted(pairs.items()))
+    elif kind == "identical_images":
+        detail = f"{images} files"
+    elif kind == "class_too_small":
+        detail = f"images: {', '.join(f'{finding.labels[0]} {len(finding.images)}' for finding in findings)}"
+    elif kind in ("same_image_across_split", "lesion_across_split", "patient_across_split"):
+        sides = Counter(role for finding in findings for role in finding.roles)
+        detail = f"images: {', '.join(f'{n} in {role}' for role, n in sorted(sides.items()))}"
+    return f"{_many(len(findings), noun)} {wrong}" + (f" ({detail})" if detail else "")
 
 
-def _many(count: int, noun: str, plural: str | None = None) -> str:
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun if count == 1 else _PLURALS.get(noun, noun + 's')}"
+
+
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share of n cases (Wilson 1927); good for few cases and for 0 and 1."""
+    z2 = 1.959964**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = (z2 * (share * (1 - share) / n + z2 / (4 * n * n))) ** 0.5 / (1 + z2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def sample_for_folds(
+    records: Sequence[Record], groups: Sequence[int], usable: Sequence[int], folds: int, most: int
+) -> list[int]:
+    """Return at most `most` usable indices, without the classes that have fewer groups than folds."""
+    if len(usable) > most:
+        usable = sorted(np.random.default_rng(0).choice(usable, most, replace=False).tolist())
+    sizes = Counter(code for code, _ in {(records[i].diagnosis, groups[i]) for i in usable})
+    return [i for i in usable if sizes[records[i].diagnosis] >= folds]

@@ -1,4 +1,4 @@
-"""What a test shares with its training data: counted image by image, and what another data set shares with this one."""
+"""Leaks: what a test shares with its training data, and what another data set shares with this one."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from dermlens.audit.duplicates import NearPair, linked
+from dermlens.audit.duplicates import NearPair, group_near
 from dermlens.audit.findings import Finding
 from dermlens.audit.labels import compatible
-from dermlens.data.records import Record, members, picture_groups
+from dermlens.data.records import Record, group_connected, members, picture_groups
 
 
 def leak_counts(records: Sequence[Record], hashes: Sequence[str | None], pairs: Sequence[NearPair]) -> dict[str, int]:
-    """Count the test images that training knows, by the way it knows them.
+    """Count the test images that are also in training, by how they are.
 
-    A picture is the same where content hash or ISIC id is. `test_images_leaked_any` rests on hash, ISIC id, lesion
-    and patient; what is inferred from near duplicates is counted apart, as `test_images_near_duplicate_in_train`, for
-    other pictures linked through any number of pairs and copies, and `test_images_leaked_only_by_near_duplicate`.
-    `test_images_only_under_another_label_with_near_copies` takes near duplicates for the picture where the picture
-    itself is not in training.
+    Two images show the same picture when they share content hash or ISIC id. `test_images_leaked_any` counts hash, ISIC
+    id, lesion and patient. Near duplicates are an inference and counted apart, through any number of pairs and copies:
+    `test_images_near_duplicate_in_train` and `test_images_leaked_only_by_near_duplicate`.
+    `test_images_only_under_another_label_with_near_copies` uses the near duplicates in training where the picture
+    itself is not there.
     """
     pictures = picture_groups(records, hashes)
-    near = linked(len(records), [(p.first, p.second) for p in pairs], [str(p) for p in pictures])
+    near = group_near(pictures, pairs)
     test = [i for i, r in enumerate(records) if r.split == "test"]
     train = [i for i, r in enumerate(records) if r.split == "train"]
     labels_of: defaultdict[int, set[str]] = defaultdict(set)
@@ -64,74 +64,55 @@ def leak_counts(records: Sequence[Record], hashes: Sequence[str | None], pairs: 
 def inferred_leaks(
     records: Sequence[Record], groups: Sequence[Sequence[int]], hashes: Sequence[str | None]
 ) -> list[Finding]:
-    """Return near duplicates that cross the split and are not the same file, ISIC id or lesion: leaks by inference."""
+    """Return near duplicates on both sides of the split that do not share file, ISIC id or lesion: inferred leaks."""
     pictures = picture_groups(records, hashes)
+    evidence = "The same picture, in different files, is on both sides of the split (inferred from how it looks)."
     findings = []
     for group in groups:
-        ties = [records[i].lesion_id or f"picture {pictures[i]}" for i in group]
-        sides = {records[i].split for i in group} - {None}
-        if len(sides) > 1 and len(set(ties)) > 1:
-            findings.append(
-                Finding(
-                    "near_duplicate_across_split",
-                    "error",
-                    tuple(records[i].image for i in group),
-                    "The same picture, in different files, stands on both sides of the split; inferred from how it "
-                    "looks.",
-                    "Move all of them to one side.",
-                    tuple(records[i].diagnosis for i in group),
-                    tuple(records[i].split or "" for i in group),
-                )
-            )
+        chosen = [records[i] for i in group]
+        ties = {records[i].lesion_id or f"picture {pictures[i]}" for i in group}
+        if len({record.split for record in chosen} - {None}) > 1 and len(ties) > 1:
+            remedy = "Move all of them to one side."
+            findings.append(Finding.of("near_duplicate_across_split", chosen, evidence, remedy))
     return findings
 
 
 def shared_with(
-    own: Sequence[Record],
-    other: Sequence[Record],
-    hashes: Sequence[str | None],
-    pairs: Sequence[NearPair],
+    own: Sequence[Record], other: Sequence[Record], hashes: Sequence[str | None], pairs: Sequence[NearPair]
 ) -> tuple[dict[str, Any], list[Finding]]:
     """Compare a data set with another one.
 
     Args:
-        own, other: records; the other's `image` should carry a prefix that tells them apart.
+        own, other: records; the other's `image` should have a prefix that distinguishes it; its `diagnosis` may be "".
         hashes: of own, then of other.
         pairs: near duplicates among own and other together, numbered in that order.
 
     Returns:
-        Counts of this set's images that the other one knows, and a finding for each picture or lesion shared: the
-        same picture, near duplicates that are not, and `any` of these or the lesion.
+        Counts of this set's images that are also in the other one (the same picture, only near duplicates, and `any`
+        of these or the lesion), and a finding for each shared picture or lesion.
     """
     records = [*own, *other]
     pictures = picture_groups(records, hashes)
-    near = linked(len(records), [(p.first, p.second) for p in pairs], [f"picture {p}" for p in pictures])
-    lesions = [r.lesion_id or f"picture {p}" for r, p in zip(records, pictures, strict=True)]
-    every = linked(len(records), list(enumerate(near)), lesions)
-    known = {
-        "same_picture": _in_both(pictures, len(own)),
-        "near_duplicate": _in_both(near, len(own)),
-        "any": _in_both(every, len(own)),
-    }
-    findings = []
-    disagreeing = 0
+    near = group_near(pictures, pairs)
+    every = group_connected([(number, r.lesion_id) for number, r in zip(near, records, strict=True)])
+    same, similar, related = (_in_both(groups, len(own)) for groups in (pictures, near, every))
+    findings, disagreeing = [], 0
     for group in members(every):
         mine, theirs = [i for i in group if i < len(own)], [i for i in group if i >= len(own)]
         if not mine or not theirs:
             continue
-        disagreeing += sum(
-            not any(compatible(records[i].diagnosis, records[j].diagnosis) for j in theirs) for i in mine
-        )
-        chosen = [*mine, *theirs]
-        evidence = f"{len(mine)} images here and {len(theirs)} there show one picture or lesion."
-        remedy = "Never train on one of the two sets and score on the other without leaving these out."
-        images, labels = tuple(records[i].image for i in chosen), tuple(records[i].diagnosis for i in chosen)
-        findings.append(Finding("shared_with_other_data", "warning", images, evidence, remedy, labels))
+        labels = {records[j].diagnosis for j in theirs} - {""}
+        if labels:
+            disagreeing += sum(not any(compatible(records[i].diagnosis, label) for label in labels) for i in mine)
+        evidence = f"{len(mine)} images here and {len(theirs)} there show the same picture or lesion."
+        remedy = "Leave these out when you train on one of the two sets and test on the other."
+        chosen = [records[i] for i in (*mine, *theirs)]
+        findings.append(Finding.of("shared_with_other_data", chosen, evidence, remedy))
     counts = {
         "images": len(other),
-        "same_picture": len(known["same_picture"]),
-        "near_duplicate": len(known["near_duplicate"] - known["same_picture"]),
-        "any": len(known["any"]),
+        "same_picture": len(same),
+        "near_duplicate": len(similar - same),
+        "any": len(related),
         "under_another_label": disagreeing,
     }
     return counts, findings

@@ -1,15 +1,13 @@
-"""Near duplicates that a hash misses, cropped or tilted: neighbours in the embedding, checked by laying them over.
+"""Near duplicates that a hash misses, cropped or tilted: nearest neighbours by embedding, confirmed by an overlay.
 
-Metadata is believed: two pictures with ISIC ids of their own that are known to show one lesion are two photographs.
-Zoomed in or out on the same spot, those can agree as a crop does, and no comparison of pixels tells them apart.
-
-Nearest neighbours among embeddings: exact in blocks up to some ten thousand, by an index of neighbours above.
+Metadata counts: two pictures of one lesion with different ISIC ids are two photographs. Zoomed in or out on the same
+spot, they can agree as a crop does, and no comparison of pixels distinguishes them.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,15 +15,16 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from dermlens.audit.duplicates import MIN_CONTRAST, NearPair, linked
-from dermlens.audit.facts import ImageFacts
+from dermlens.audit.duplicates import NearPair, group_near
+from dermlens.audit.facts import ImageFacts, first_of_each
 from dermlens.audit.geometry import SPEC, Overlay, Sketch, overlay, sketch
 from dermlens.data.images import load_image
 from dermlens.data.records import Record, picture_groups
 from dermlens.errors import DermlensError
+from dermlens.reporting.progress import Advance
 
 VERSION = "1"
-"""Raise it when this module, `geometry.py` or `neighbours.py` would find other pairs."""
+"""Raise it when this module or `geometry.py` would find other pairs."""
 
 NEIGHBOURS = 8
 MIN_LIKENESS = 0.8
@@ -36,39 +35,24 @@ _THREADS = 2
 _CHUNK = 1024
 _MAX_SKETCHES = 8192  # held at once: 350 MB at most
 
+EXACT_UP_TO = 20_000
+_BLOCK_VALUES = 8_000_000  # similarities held at once: 32 MB, however many images there are
+_ADD = 4096
+_CONNECTIVITY, _EXPAND_ADD, _EXPAND_SEARCH = 16, 128, 64
+_DIMENSIONS, _SAMPLE = 128, 8192
+_MORE = 4  # times as many are fetched in few dimensions as are wanted
+
 Pair = tuple[int, int]
+Vectors = npt.NDArray[np.float16] | npt.NDArray[np.float32]
 
 
-def lookalikes(
-    records: Sequence[Record],
-    facts: Sequence[ImageFacts],
-    vectors: npt.NDArray[np.float16],
-    keys: Sequence[str],
-    found: Sequence[NearPair] = (),
-) -> list[NearPair]:
-    """Return the pairs of different files that show one photograph, cropped, tilted, mirrored or enlarged.
-
-    Args:
-        records, facts: n images.
-        vectors, keys: from `embed`.
-        found: pairs that are known already; they, and what is linked through them, are not looked at again.
-    """
-    return confirmed(records, candidates(records, facts, vectors, keys, found))
-
-
-def confirmed(
-    records: Sequence[Record], pairs: Sequence[Pair], *, progress: Callable[[int], None] | None = None
-) -> list[NearPair]:
-    """Lay each candidate over the other and return those that are one photograph.
-
-    Args:
-        progress: called with the number of candidates just checked.
-    """
-    result = []
-    for (first, second), lies in zip(pairs, _overlays(records, pairs, progress), strict=True):
-        if lies is not None and is_same(lies):
-            result.append(NearPair(first, second, int(lies.mirrored), -1, round(lies.correlation, 6), lies))
-    return result
+def confirmed(records: Sequence[Record], pairs: Sequence[Pair], *, progress: Advance | None = None) -> list[NearPair]:
+    """Lay the two images of each candidate over each other and return the pairs that are one photograph."""
+    return [
+        NearPair(first, second, int(lies.mirrored), -1, round(lies.correlation, 6), lies)
+        for (first, second), lies in zip(pairs, _overlays(records, pairs, progress), strict=True)
+        if lies is not None and is_same(lies)
+    ]
 
 
 def is_same(lies: Overlay) -> bool:
@@ -81,21 +65,22 @@ def candidates(
     facts: Sequence[ImageFacts],
     vectors: npt.NDArray[np.float16],
     keys: Sequence[str],
-    found: Sequence[NearPair],
+    found: Sequence[NearPair] = (),
 ) -> list[Pair]:
-    """Return pairs worth laying over each other, `first < second`, sorted."""
-    first_of: dict[str, int] = {}
-    for index, (key, fact) in enumerate(zip(keys, facts, strict=True)):
-        if key and fact.look is not None and fact.look.contrast >= MIN_CONTRAST:
-            first_of.setdefault(key, index)
-    chosen = np.array(sorted(first_of.values()), np.int64)
+    """Return pairs of different files that look alike, `first < second`, sorted.
+
+    Args:
+        records, facts: n images.
+        vectors, keys: from `embed`.
+        found: pairs that are known already; images that these connect are not compared again.
+    """
+    chosen = np.array(first_of_each(keys, facts), np.int64)
     if len(chosen) < 2:
         return []
     places, likeness = nearest(unit(vectors[chosen]), NEIGHBOURS)
     rows, columns = np.nonzero((likeness >= MIN_LIKENESS) & (places >= 0))
     pairs = np.sort(np.stack([chosen[rows], chosen[places[rows, columns]]], axis=1), axis=1)
-    files = picture_groups(records, [fact.sha256 for fact in facts])
-    same = linked(len(records), [(p.first, p.second) for p in found], [str(file) for file in files])
+    same = group_near(picture_groups(records, [fact.sha256 for fact in facts]), found)
     return [
         (int(i), int(j))
         for i, j in np.unique(pairs, axis=0)
@@ -109,10 +94,8 @@ def _known_views(one: Record, other: Record) -> bool:
     return one.lesion_id is not None and one.lesion_id == other.lesion_id and None not in ids and ids[0] != ids[1]
 
 
-def _overlays(
-    records: Sequence[Record], pairs: Sequence[Pair], progress: Callable[[int], None] | None
-) -> Iterable[Overlay | None]:
-    kept: OrderedDict[int, Sketch | None] = OrderedDict()
+def _overlays(records: Sequence[Record], pairs: Sequence[Pair], progress: Advance | None) -> Iterable[Overlay | None]:
+    sketches: OrderedDict[int, Sketch | None] = OrderedDict()
 
     def draw(index: int) -> Sketch | None:
         try:
@@ -121,33 +104,22 @@ def _overlays(
             return None
 
     def lay(pair: Pair) -> Overlay | None:
-        one, other = kept[pair[0]], kept[pair[1]]
+        one, other = sketches[pair[0]], sketches[pair[1]]
         return None if one is None or other is None else overlay(one, other)
 
     with threadpool_limits(1), ThreadPoolExecutor(_THREADS) as pool:  # many small products: threads of BLAS only wait
         for start in range(0, len(pairs), _CHUNK):
             part = pairs[start : start + _CHUNK]
-            wanted = sorted({index for pair in part for index in pair})
-            missing = [index for index in wanted if index not in kept]
-            kept.update(zip(missing, pool.map(draw, missing), strict=True))
-            for index in wanted:
-                kept.move_to_end(index)
+            needed = sorted({index for pair in part for index in pair})
+            missing = [index for index in needed if index not in sketches]
+            sketches.update(zip(missing, pool.map(draw, missing), strict=True))
+            for index in needed:
+                sketches.move_to_end(index)
             yield from pool.map(lay, part)
-            while len(kept) > _MAX_SKETCHES:
-                kept.popitem(last=False)
+            while len(sketches) > _MAX_SKETCHES:
+                sketches.popitem(last=False)
             if progress is not None:
                 progress(len(part))
-
-
-EXACT_UP_TO = 20_000
-_BLOCK_VALUES = 8_000_000  # similarities held at once: 32 MB, however many images there are
-_ADD = 4096
-_CONNECTIVITY, _EXPAND_ADD, _EXPAND_SEARCH = 16, 128, 64
-_DIMENSIONS, _SAMPLE = 128, 8192
-_MORE = 4  # times as many are fetched in few dimensions as are wanted
-
-Vectors = npt.NDArray[np.float16] | npt.NDArray[np.float32]
-Advance = Callable[[int], None] | None
 
 
 def unit(vectors: Vectors) -> npt.NDArray[np.float16]:
@@ -160,29 +132,26 @@ def unit(vectors: Vectors) -> npt.NDArray[np.float16]:
 
 
 def nearest(
-    vectors: npt.NDArray[np.float16], count: int, progress: Advance = None, *, exact: bool | None = None
+    vectors: npt.NDArray[np.float16], count: int, *, exact: bool | None = None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Return the `count` nearest others of each vector, nearest first, and their cosine similarity.
+    """Return the `count` nearest other vectors of each, nearest first, and their cosine similarity.
 
     Args:
         vectors: (n, d) of length 1, from `unit`.
-        progress: called with the number of vectors just done.
-        exact: compare all with all; by default up to `EXACT_UP_TO` vectors.
+        exact: compare all with all; the default up to `EXACT_UP_TO` vectors, above that an index is searched.
 
     Returns:
-        Two arrays (n, min(count, n - 1)); where an index knows fewer, the place is -1 with similarity -1.
+        Two arrays (n, min(count, n - 1)); where the index finds fewer, the place is -1 with similarity -1.
     """
     count = max(0, min(count, len(vectors) - 1))
     if count == 0:
         return np.zeros((len(vectors), 0), np.int64), np.zeros((len(vectors), 0), np.float32)
     if exact if exact is not None else len(vectors) <= EXACT_UP_TO:
-        return _exact(vectors, count, progress)
-    return _indexed(vectors, count, progress)
+        return _exact(vectors, count)
+    return _indexed(vectors, count)
 
 
-def _exact(
-    vectors: npt.NDArray[np.float16], count: int, progress: Advance
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+def _exact(vectors: npt.NDArray[np.float16], count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     n = len(vectors)
     places = np.empty((n, count), np.int64)
     likeness = np.empty((n, count), np.float32)
@@ -197,22 +166,17 @@ def _exact(
         order = np.argsort(-values, axis=1, kind="stable")
         places[start : start + step] = np.take_along_axis(some, order, axis=1)
         likeness[start : start + step] = np.take_along_axis(values, order, axis=1)
-        if progress is not None:
-            progress(len(block))
     return places, likeness
 
 
-def _indexed(
-    vectors: npt.NDArray[np.float16], count: int, progress: Advance
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+def _indexed(vectors: npt.NDArray[np.float16], count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Search a graph of neighbours (HNSW, Malkov and Yashunin 2018, by usearch) in fewer dimensions; it misses a few.
 
-    What it finds is put in order by the whole vectors.
+    What it finds is sorted by the whole vectors.
     """
     from usearch.index import Index
 
-    n, step = len(vectors), _ADD
-    low = _reduced(vectors)
+    n, low = len(vectors), _reduced(vectors)
     index = Index(
         ndim=low.shape[1],
         metric="ip",
@@ -221,25 +185,15 @@ def _indexed(
         expansion_add=_EXPAND_ADD,
         expansion_search=_EXPAND_SEARCH,
     )
-    for start in range(0, n, step):
-        part = low[start : start + step]
-        index.add(np.arange(start, start + len(part)), part)
-        if progress is not None:
-            progress(len(part) // 2)
-    places = np.full((n, count), -1, np.int64)
-    likeness = np.full((n, count), -1, np.float32)
-    for start in range(0, n, step):
-        part = low[start : start + step]
-        found: Any = index.search(part, _MORE * count + 1)
-        for row in range(len(part)):
-            keys = found.keys[row, : found.counts[row]].astype(np.int64)
-            keys = keys[keys != start + row]
-            values = vectors[keys].astype(np.float32) @ vectors[start + row].astype(np.float32)
-            order = np.argsort(-values, kind="stable")[:count]
-            places[start + row, : len(order)] = keys[order]
-            likeness[start + row, : len(order)] = values[order]
-        if progress is not None:
-            progress(len(part) - len(part) // 2)
+    index.add(np.arange(n), low)
+    found: Any = index.search(low, _MORE * count + 1)
+    places, likeness = np.full((n, count), -1, np.int64), np.full((n, count), -1, np.float32)
+    for row in range(n):
+        keys = found.keys[row, : found.counts[row]].astype(np.int64)
+        keys = keys[keys != row]
+        values = vectors[keys].astype(np.float32) @ vectors[row].astype(np.float32)
+        order = np.argsort(-values, kind="stable")[:count]
+        places[row, : len(order)], likeness[row, : len(order)] = keys[order], values[order]
     return places, likeness
 
 

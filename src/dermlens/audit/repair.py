@@ -1,8 +1,8 @@
-"""Findings become a manifest: which images to use, with which label, and why not the others. Files are not touched.
+"""The repair of a data set: which images to use, with which label, and why not the others. No image file is changed.
 
-In this order: unreadable files go; the reference's diagnosis replaces a label that it denies; what still contradicts
-itself goes with all its copies; of the same picture one copy stays; of a lesion or patient on two sides of a split one
-side stays; a class that has nothing left to learn from is dropped.
+In this order: unreadable files are left out; the reference's diagnosis replaces a label that contradicts it; pictures
+whose labels still contradict each other are left out with all their copies; of the same picture one copy is used; of a
+lesion or patient on two sides of a split one side is used; a class with nothing left to learn from is dropped.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dermlens.audit.duplicates import NearPair, linked
+from dermlens.audit.duplicates import NearPair, group_near
 from dermlens.audit.labels import agrees
 from dermlens.data.layouts import MANIFEST_COLUMNS
 from dermlens.data.manifest import manifest_row
-from dermlens.data.records import ROLE_NAMES, Record, lesion_groups, members, picture_groups
+from dermlens.data.records import ROLE_NAMES, Record, group_connected, lesion_groups, members, picture_groups
 from dermlens.data.tables import write_table
 
 COLUMNS = ("image", "diagnosis", "original_diagnosis", "lesion_id", "split", "included", "reason")
-"""What every repaired manifest has; further columns follow where the data set knows more."""
+"""Columns of every repaired manifest; more follow where the data set has them."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What becomes of one image. `reason` begins with a word and a colon, "" where nothing was done."""
+    """The decision on one image. `reason` begins with a word and a colon, "" where nothing was changed."""
 
     record: Record
     diagnosis: str
@@ -39,7 +39,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Repair:
-    """A row for every image, in order, and the classes that lost everything with the reason."""
+    """A row for every image, in order, and the reason for each class that lost all its images."""
 
     rows: tuple[Row, ...]
     dropped: dict[str, str]
@@ -68,20 +68,20 @@ def plan_repair(
     areas_px: Sequence[int] | None = None,
     keep_train: bool = False,
 ) -> Repair:
-    """Decide what becomes of every image.
+    """Decide for every image whether and with which label it is used.
 
     Args:
         records: n records.
         hashes: n SHA-256 hex digests, None where unreadable.
-        truths: what a reference says of each image, None where it says nothing; see `labels.truths`.
+        truths: the reference's diagnosis of each image, None where it has none; see `labels.truths`.
         pairs: near duplicates; they count as the same picture.
-        areas_px: width x height of each image; of several copies the largest is kept, else the first.
-        keep_train: of a lesion on both sides of a split keep the training side; by default the test side is kept.
+        areas_px: width x height of each image; of several copies the largest is used, else the first.
+        keep_train: of a lesion on both sides of a split use the training side; by default the test side is used.
     """
     plan = _Plan(records, hashes, pairs, areas_px or [0] * len(records), keep_train)
-    plan.take_out_unreadable()
+    plan.leave_out_unreadable()
     plan.correct(truths or [None] * len(records))
-    plan.take_out_contradictions()
+    plan.leave_out_contradictions()
     plan.keep_one_copy()
     plan.keep_one_side()
     plan.drop_classes()
@@ -89,7 +89,7 @@ def plan_repair(
 
 
 def write_repair(repair: Repair, path: Path, root: Path) -> None:
-    """Write the repaired manifest; `read_dataset(path, images=root)` reads it. It appears whole or not at all.
+    """Write the repaired manifest whole or not at all; `read_dataset(path, images=root)` reads it.
 
     Raises:
         StorageError: it cannot be written.
@@ -120,19 +120,17 @@ class _Plan:
         areas_px: Sequence[int],
         keep_train: bool,
     ) -> None:
-        links = [(p.first, p.second) for p in pairs]
-        files = picture_groups(records, hashes)
         self.records, self.hashes, self.areas_px, self.keep_train = records, hashes, areas_px, keep_train
-        self.files = files
-        self.pictures = linked(len(records), links, [str(p) for p in files])
-        self.lesions = linked(len(records), list(enumerate(self.pictures)), [r.lesion_id for r in records])
-        self.kin = linked(len(records), links, [str(g) for g in lesion_groups(records, hashes)])
+        self.files = picture_groups(records, hashes)
+        self.pictures = group_near(self.files, pairs)
+        self.lesions = group_connected([(p, r.lesion_id) for p, r in zip(self.pictures, records, strict=True)])
+        self.kin = group_near(lesion_groups(records, hashes), pairs)
         self.diagnoses = [r.diagnosis for r in records]
         self.reasons = [""] * len(records)
         self.out = [False] * len(records)
         self.dropped: dict[str, str] = {}
 
-    def take_out_unreadable(self) -> None:
+    def leave_out_unreadable(self) -> None:
         for i, digest in enumerate(self.hashes):
             if digest is None:
                 self._exclude(i, "unreadable: the file cannot be read")
@@ -152,27 +150,27 @@ class _Plan:
                 (self.diagnoses[i],) = own
                 self.reasons[i] = f"reference: {label} is replaced by {self.diagnoses[i]}"
             else:
-                self._exclude(i, f"reference: it says {truth}, for which there is no single class here")
+                self._exclude(i, f"reference: its diagnosis {truth} matches no single class here")
 
-    def take_out_contradictions(self) -> None:
-        for name, groups in (("the same picture stands", self.pictures), ("its lesion stands", self.lesions)):
+    def leave_out_contradictions(self) -> None:
+        for name, groups in (("the same picture is", self.pictures), ("its lesion is", self.lesions)):
             for group in members(groups):
-                # What the first pass took out counts in the second: its lesion contradicts itself.
-                told = [i for i in group if not self.out[i] or self.reasons[i].startswith("contradictory")]
-                labels = sorted({self.diagnoses[i] for i in told})
-                for i in told if len(labels) > 1 else ():
+                # an image that the first pass left out still contradicts the others of its lesion in the second
+                concerned = [i for i in group if not self.out[i] or self.reasons[i].startswith("contradictory")]
+                labels = sorted({self.diagnoses[i] for i in concerned})
+                for i in concerned if len(labels) > 1 else ():
                     if not self.out[i]:
-                        self._exclude(i, f"contradictory: {name} under {', '.join(labels)}")
+                        self._exclude(i, f"contradictory: {name} labelled {', '.join(labels)}")
 
     def keep_one_copy(self) -> None:
         for group in members(self.pictures):
             copies = [i for i in group if not self.out[i]]
             if len(copies) < 2:
                 continue
-            kept = max(copies, key=lambda i: (self._rank(i), self.areas_px[i], -i))
+            best = max(copies, key=lambda i: (self._rank(i), self.areas_px[i], -i))
             for i in copies:
-                if i != kept:
-                    self._exclude(i, self._why_copy(i, kept))
+                if i != best:
+                    self._exclude(i, self._why_copy(i, best))
 
     def keep_one_side(self) -> None:
         for group in members(self.kin):
@@ -180,10 +178,10 @@ class _Plan:
             sides = {self.records[i].split for i in used}
             if len(sides) < 2:
                 continue
-            kept = max(used, key=self._rank)
+            best = max(used, key=self._rank)
             for i in used:
-                if self.records[i].split != self.records[kept].split:
-                    self._exclude(i, f"leak: {self._tie(i, kept)} is also in {self.records[kept].split}")
+                if self.records[i].split != self.records[best].split:
+                    self._exclude(i, f"leak: {self._tie(i, best)} is also in {self.records[best].split}")
 
     def drop_classes(self) -> None:
         splits = {r.split for r in self.records}
@@ -197,9 +195,9 @@ class _Plan:
                 )
                 self.dropped[code] = f"nothing is left: {', '.join(f'{n} {why}' for why, n in lost.most_common())}"
             elif "train" in splits and not any(self.records[i].split in (None, "train") for i in own):
-                self.dropped[code] = f"no training images are left; {len(own)} other images go with it"
+                self.dropped[code] = f"no training images are left; its {len(own)} other images are left out too"
                 for i in own:
-                    self._exclude(i, "class dropped: no training images of it are left")
+                    self._exclude(i, "class dropped: it has no training images left")
 
     def finish(self) -> Repair:
         rows = zip(self.records, self.diagnoses, self.out, self.reasons, strict=True)
@@ -209,25 +207,25 @@ class _Plan:
         self.out[index], self.reasons[index] = True, reason
 
     def _rank(self, index: int) -> int:
-        """How much a side is worth keeping: by default the test side most, then calibrate, select and train."""
+        """Return how much a side is preferred: by default the test side most, then calibrate, select and train."""
         split = self.records[index].split
         place = ROLE_NAMES.index(split) + 1 if split else 0
         return len(ROLE_NAMES) + 1 - place if self.keep_train and place else place
 
-    def _why_copy(self, index: int, kept: int) -> str:
-        same_file = self.hashes[index] == self.hashes[kept] or self.files[index] == self.files[kept]
+    def _why_copy(self, index: int, other: int) -> str:
+        same_file = self.hashes[index] == self.hashes[other] or self.files[index] == self.files[other]
         what = "the same picture" if same_file else "a near duplicate (inferred)"
-        mine, other = self.records[index].split, self.records[kept].split
-        if mine is not None and mine != other:
-            return f"leak: {what} is also in {other}, {self.records[kept].image}"
+        mine, theirs = self.records[index].split, self.records[other].split
+        if mine is not None and mine != theirs:
+            return f"leak: {what} is also in {theirs}, {self.records[other].image}"
         if same_file:
-            return f"duplicate: {what} as {self.records[kept].image}"
-        return f"near duplicate: of {self.records[kept].image} (inferred)"
+            return f"duplicate: {what} as {self.records[other].image}"
+        return f"near duplicate: of {self.records[other].image} (inferred)"
 
-    def _tie(self, index: int, kept: int) -> str:
-        mine, other = self.records[index], self.records[kept]
-        if mine.lesion_id is not None and mine.lesion_id == other.lesion_id:
+    def _tie(self, index: int, other: int) -> str:
+        mine, theirs = self.records[index], self.records[other]
+        if mine.lesion_id is not None and mine.lesion_id == theirs.lesion_id:
             return f"the lesion {mine.lesion_id}"
-        if mine.patient_id is not None and mine.patient_id == other.patient_id:
+        if mine.patient_id is not None and mine.patient_id == theirs.patient_id:
             return f"the patient {mine.patient_id}"
-        return "a picture, lesion or patient tied to it"
+        return "a connected picture, lesion or patient"

@@ -1,6 +1,6 @@
-"""Can the class be told without looking at the lesion? A probe on facts of file and border, cross-validated.
+"""Shortcuts: can facts of the file and of the border predict the class without the lesion? Cross-validated.
 
-A model that finds such a shortcut scores well here and fails elsewhere. Folds never cut through a lesion.
+A model that uses such a shortcut scores well here and fails elsewhere. Folds never cut through a lesion.
 """
 
 from __future__ import annotations
@@ -10,20 +10,22 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
-from dermlens.audit.facts import ImageFacts, Look
-from dermlens.audit.findings import Finding
+from dermlens.audit.facts import ImageFacts
+from dermlens.audit.findings import Finding, sample_for_folds
 from dermlens.data.records import Record
+
+VERSION = "1"
+"""Raise it when the probes would score otherwise."""
 
 FOLDS = 5
 MAX_IMAGES = 20_000
-CLEAR_GAIN = 0.1  # balanced accuracy above chance from which a shortcut is told
+CLEAR_GAIN = 0.1  # balanced accuracy above chance from which a shortcut is reported
 _TREES = 60
 _DIGITS = re.compile(r"(\d+)(?!.*\d)")
 _NAMES = {
@@ -36,7 +38,7 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Probe:
-    """How well one family of facts tells the class, out of fold."""
+    """How well one family of facts predicts the class, out of fold."""
 
     family: str
     facts: str
@@ -46,7 +48,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """The probes, the family "all" first, beside what guessing the commonest class scores."""
+    """The probes, the family "all" first, and the scores of always guessing the most common class."""
 
     images: int
     majority_accuracy: float
@@ -54,27 +56,16 @@ class Shortcuts:
     probes: tuple[Probe, ...]
     dark_corners_by_class: dict[str, float]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {
-            "images": self.images,
-            "majority_accuracy": self.majority_accuracy,
-            "chance_balanced_accuracy": self.chance_balanced_accuracy,
-            "probes": [dict(vars(probe)) for probe in self.probes],
-            "dark_corners_by_class": self.dark_corners_by_class,
-        }
 
-
-def probe_shortcuts(
-    records: Sequence[Record], facts: Sequence[ImageFacts], groups: Sequence[int], *, seed: int = 0
-) -> Shortcuts | None:
-    """Return how well non-lesion facts tell the class; None where the classes are too small for `FOLDS` folds.
+def probe_shortcuts(records: Sequence[Record], facts: Sequence[ImageFacts], groups: Sequence[int]) -> Shortcuts | None:
+    """Return how well facts other than the lesion predict the class; None where the classes are too small for folds.
 
     Args:
-        records, facts: n images; unreadable ones are passed over, as are classes of fewer than `FOLDS` groups.
+        records, facts: n images; unreadable ones and classes of fewer than `FOLDS` groups are left out.
         groups: n numbers, equal for images that must stay in one fold.
     """
-    chosen = _usable(records, facts, groups, seed)
+    readable = [i for i, fact in enumerate(facts) if fact.quality is not None]
+    chosen = sample_for_folds(records, groups, readable, FOLDS, MAX_IMAGES)
     labels = np.array([records[i].diagnosis for i in chosen])
     classes = sorted(set(labels.tolist()))
     if len(classes) < 2:
@@ -83,7 +74,7 @@ def probe_shortcuts(
     families = {name: values for name, values in families.items() if values.std(axis=0).max() > 0}
     tried = {"all": np.hstack(list(families.values())), **families} if families else {}
     fold_groups = np.array([groups[i] for i in chosen])
-    probes = tuple(_probe(name, values, labels, fold_groups, seed) for name, values in tried.items())
+    probes = tuple(_probe(name, values, labels, fold_groups) for name, values in tried.items())
     return Shortcuts(
         len(chosen),
         round(max(Counter(labels.tolist()).values()) / len(labels), 4),
@@ -94,50 +85,41 @@ def probe_shortcuts(
 
 
 def shortcut_findings(shortcuts: Shortcuts | None) -> list[Finding]:
-    """Return a warning for each family of facts that tells the class clearly better than chance."""
+    """Return a warning for each family of facts that predicts the class clearly better than chance."""
     findings = []
     for probe in shortcuts.probes if shortcuts else ():
         if shortcuts and probe.balanced_accuracy > shortcuts.chance_balanced_accuracy + CLEAR_GAIN:
             evidence = (
-                f"From {probe.facts} alone the class is told with a balanced accuracy of {probe.balanced_accuracy:.2f} "
-                f"(chance {shortcuts.chance_balanced_accuracy:.2f}) and an accuracy of {probe.accuracy:.2f} "
-                f"(always the commonest class: {shortcuts.majority_accuracy:.2f})."
+                f"From {probe.facts} alone the class can be predicted with a balanced accuracy of "
+                f"{probe.balanced_accuracy:.2f} (chance {shortcuts.chance_balanced_accuracy:.2f}) and an accuracy of "
+                f"{probe.accuracy:.2f} (always the most common class: {shortcuts.majority_accuracy:.2f})."
             )
-            remedy = "The classes come from different sources: even them out, and test on images of another source."
-            findings.append(Finding("source_shortcut", "warning", (), evidence, remedy))
+            remedy = "The classes come from different sources: balance them, and test on images from another source."
+            findings.append(Finding.of("source_shortcut", [], evidence, remedy))
     return findings
 
 
-def _usable(records: Sequence[Record], facts: Sequence[ImageFacts], groups: Sequence[int], seed: int) -> list[int]:
-    readable = [i for i, fact in enumerate(facts) if fact.look is not None]
-    if len(readable) > MAX_IMAGES:
-        readable = sorted(np.random.default_rng(seed).choice(readable, MAX_IMAGES, replace=False).tolist())
-    size = Counter(code for code, _ in {(records[i].diagnosis, groups[i]) for i in readable})
-    return [i for i in readable if size[records[i].diagnosis] >= FOLDS]
-
-
-def _probe(name: str, values: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> Probe:
-    forest = RandomForestClassifier(_TREES, min_samples_leaf=3, class_weight="balanced", random_state=seed)
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+def _probe(name: str, values: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> Probe:
+    forest = RandomForestClassifier(_TREES, min_samples_leaf=3, class_weight="balanced", random_state=0)
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a rare class may miss a fold: it then counts as not told
-        told = cross_val_predict(forest, values, labels, cv=folds, groups=groups)
+        warnings.simplefilter("ignore", UserWarning)  # a rare class may miss a fold: it then counts as wrong
+        predicted = cross_val_predict(forest, values, labels, cv=folds, groups=groups)
     what = _NAMES.get(name, "size, compression, file number and border")
     return Probe(
-        name, what, round(float((told == labels).mean()), 4), round(float(balanced_accuracy_score(labels, told)), 4)
+        name,
+        what,
+        round(float((predicted == labels).mean()), 4),
+        round(float(balanced_accuracy_score(labels, predicted)), 4),
     )
 
 
 def _matrix(name: str, records: Sequence[Record], facts: Sequence[ImageFacts], chosen: Sequence[int]) -> np.ndarray:
-    rows = []
     tables = {table: place for place, table in enumerate(sorted({facts[i].quantisation for i in chosen}))}
-    for i in chosen:
-        fact, look = facts[i], facts[i].look
-        rows.append(_values(name, records[i], fact, look, tables) if look else [])
-    return np.array(rows, dtype=np.float64)
+    return np.array([_values(name, records[i], facts[i], tables) for i in chosen], dtype=np.float64)
 
 
-def _values(name: str, record: Record, fact: ImageFacts, look: Look, tables: dict[str, int]) -> list[float]:
+def _values(name: str, record: Record, fact: ImageFacts, tables: dict[str, int]) -> list[float]:
     if name == "image_size":
         return [fact.width_px, fact.height_px]
     if name == "compression":
@@ -145,9 +127,8 @@ def _values(name: str, record: Record, fact: ImageFacts, look: Look, tables: dic
     if name == "file_number":
         digits = _DIGITS.search(record.path.stem)
         return [float(digits.group(1)[:15]) if digits else -1.0]
-    return [*look.border_rgb, float(look.dark_corners)]
+    return [*fact.border_rgb, float(fact.dark_corners)]
 
 
 def _corner_rate(facts: Sequence[ImageFacts]) -> float:
-    dark = sum(fact.look is not None and fact.look.dark_corners >= 2 for fact in facts)
-    return round(dark / len(facts), 4)
+    return round(sum(fact.dark_corners >= 2 for fact in facts) / len(facts), 4)

@@ -2,27 +2,23 @@
 
     listing -> units -> items (read ahead) -> Predictor.predict_many (decoded ahead) -> rows -> part files -> manifest
 
-Every arrow is bounded, so memory does not grow with the number of images. `ray_batch.py` runs the same `answer` in many
-processes.
-
-Units of work -> images ready to decode, read ahead in the background, in order and never too far.
+Every arrow is bounded, so memory does not grow with the number of images. `cluster/batch.py` runs the same `answer` in
+many processes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import queue
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from dermlens.batch import storage
 from dermlens.batch.output import Folder, Ledger, Part, PartWriter
@@ -36,6 +32,8 @@ from dermlens.inference.predictor import Predictor
 from dermlens.signals import Stop, defer_interrupt
 
 DEFAULT_PART_ROWS = 10_000
+FIRST_VISIBLE_S, VISIBLE_EVERY_S = 0.25, 8.0
+READ_AHEAD, FETCH_THREADS = 32, 16
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,7 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -78,11 +77,7 @@ class Job:
 
     def weight_done(self) -> float:
         """About how many images of the listing were done before."""
-        done = 0.0
-        for unit in self.listing.units(self.settings.part_rows):
-            rows, finished = self.ledger.progress(unit.number)
-            done += unit.weight if finished else min(rows, unit.weight)
-        return done
+        return self.listing.weight - sum(unit.weight - min(rows, unit.weight) for unit, rows in self.work())
 
 
 @dataclass(frozen=True)
@@ -113,13 +108,13 @@ def open_job(
     shard: tuple[int, int] = (1, 1),
     resume: bool = False,
 ) -> Iterator[Job]:
-    """List the inputs and take stock of `out`, which nobody else may work on meanwhile.
+    """List the inputs and read what `out` holds; until the end no other process may work on it.
 
     Args:
         inputs: folders, globs, tables, lists, tar shards, images; local paths or fsspec URLs.
         out: folder or fsspec URL of the Parquet data set.
         shard: (i, n), i from 1: every n-th source from the i-th on. All shards may write to one folder.
-        resume: go on with what `out` holds; start where there is nothing.
+        resume: continue what `out` holds; start where there is nothing.
     Raises:
         UsageError: no images, a wrong shard, or `out` holds a batch (another one, or this one without `resume`).
     """
@@ -129,16 +124,14 @@ def open_job(
     folder = Folder.of(str(out), shard)
     bundle = load_bundle(find_bundle(model))
     listing = read_listing(map(str, inputs), images=images, frame_aspect=frame_aspect, shard=shard)
-    identity = {
+    common: dict[str, Mapping[str, Any]] = {
         "model": {"sha256": bundle.sha256, "name": bundle.name, "version": bundle.version},
         "inputs": {"sha256": listing.sha256, "sources": listing.sources},
         "settings": asdict(settings),
-        "shard": {"index": shard[0], "count": shard[1]},
     }
-    common = {key: value for key, value in identity.items() if key != "shard"} | {"shards": shard[1]}
-    name = hashlib.sha256(json.dumps(common, sort_keys=True).encode()).hexdigest()[:16]
-    ledger = Ledger(folder, identity, name)
-    with _alone(folder):
+    name = hashlib.sha256(json.dumps({**common, "shards": shard[1]}, sort_keys=True).encode()).hexdigest()[:16]
+    ledger = Ledger(folder, {**common, "shard": {"index": shard[0], "count": shard[1]}}, name)
+    with folder.locked():
         ledger.begin(resume=resume)
         ledger.write("running")
         yield Job(listing, bundle, settings, ledger)
@@ -147,8 +140,7 @@ def open_job(
 def run_job(job: Job, engine: Engine | None = None, report: Report = lambda progress: None) -> Summary:
     """Answer for everything that is not yet done; Ctrl-C or SIGTERM stops between two answers and keeps the rows.
 
-    Raises:
-        StorageError: results cannot be kept, or the inputs' storage cannot be reached; what is finished stays.
+    Raises StorageError when results cannot be written or inputs cannot be reached; the rows so far stay.
     """
     before, begun, finished = job.ledger.rows, time.monotonic(), False
     with defer_interrupt() as stop:
@@ -163,12 +155,12 @@ def run_job(job: Job, engine: Engine | None = None, report: Report = lambda prog
     return Summary(finished, job.ledger.rows, job.ledger.errors, len(job.ledger.parts), rows, seconds)
 
 
-def run_local(job: Job, stop: Stop, report: Report) -> bool:
+def run_local(job: Job, stop: Stop, report: Report, clock: Clock = time.monotonic) -> bool:
     """The engine of one process: the network on all cores, files read and decoded in threads."""
-    limits = {"max_bytes": job.settings.max_bytes, "max_pixels": job.settings.max_pixels}
-    predictor = Predictor(job.bundle.folder, **limits)
-    for part in answer(predictor, job.work(), job.settings, job.ledger.folder, job.ledger.job, stop, report):
-        job.ledger.record(part)
+    settings, ledger = job.settings, job.ledger
+    predictor = Predictor(job.bundle.folder, max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
+    for part in answer(predictor, job.work(), settings, ledger.folder, ledger.job, stop, report, clock):
+        ledger.record(part)
     return not stop.requested
 
 
@@ -180,96 +172,72 @@ def answer(
     job: str,
     stop: Stop,
     report: Report,
+    clock: Clock = time.monotonic,
 ) -> Iterator[Part]:
-    """Answer for units of work and yield each part when it stands in the folder.
-
-    A part ends with its unit or at `part_rows`; when `stop` is wanted, the rows so far become a part too.
-    """
+    """Answer for units of work and yield a part each time that the folder shows more of it, up to `part_rows` rows."""
     codes, schema = predictor.bundle.codes, answers.schema(predictor.bundle.codes, embedding=settings.embedding)
-    writer: PartWriter | None = None
-    items = read_items(work, settings.max_bytes)
-    try:
+    writer, pace = None, _Pace(clock)
+    with closing(read_items(work, settings.max_bytes)) as items:
         for item, prediction in _answers(predictor, items):
             if writer is not None and (writer.unit != item.unit or writer.rows == settings.part_rows):
-                yield writer.close(last=writer.unit != item.unit)
+                yield pace.publish(writer, last=writer.unit != item.unit)
                 writer = None
             if writer is None:
-                writer = PartWriter(folder, schema, job, item.unit, item.row)
+                writer = PartWriter(folder, schema, job, item.unit, item.row, settings.part_rows)
             writer.add(prediction, answers.row(prediction, codes, embedding=settings.embedding))
             report(Progress(1, int(prediction.status == "error"), item.weight))
             if stop.requested:
                 break
+            if pace.is_due():
+                yield pace.publish(writer, last=False)
         if writer is not None:
-            closing, writer = writer, None
-            yield closing.close(last=not stop.requested)
-    finally:
-        items.close()
-        if writer is not None:
-            writer.discard()
+            yield pace.publish(writer, last=not stop.requested)
+
+
+class _Pace:
+    """When rows become visible: 0.25, 0.5, 1, 2, 4, 8 s after the first answer, then every 8 s; a kill costs no more.
+
+    Publishing takes at most a third of the time, so huge parts are shown less often. Ask `is_due` after each answer.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._begun: float | None = None
+        self._shown = self._took_s = 0.0
+
+    def is_due(self) -> bool:
+        now = self._clock()
+        if self._begun is None:
+            self._begun = self._shown = now
+        wait_s = min(VISIBLE_EVERY_S, max(FIRST_VISIBLE_S, self._shown - self._begun))
+        return now - self._shown >= max(wait_s, 2 * self._took_s)
+
+    def publish(self, writer: PartWriter, *, last: bool) -> Part:
+        begun = self._clock()
+        part = writer.publish(last=last)
+        self._shown = self._clock()
+        self._took_s = self._shown - begun
+        return part
 
 
 def _answers(predictor: Predictor, items: Iterator[Item]) -> Iterator[tuple[Item, Prediction]]:
     """Pair every item with its answer; the items in between are those that are being decoded."""
     waiting: deque[Item] = deque()
 
-    def sources() -> Iterator[Any]:
+    def sources() -> Iterator[str | bytes | ImageError]:
         for item in items:
             waiting.append(item)
             yield item.source
 
-    names = (waiting[-1].name for _ in iter(int, 1))
-    aspects = (waiting[-1].frame_aspect for _ in iter(int, 1))
+    names = (waiting[-1].name for _ in repeat(None))
+    aspects = (waiting[-1].frame_aspect for _ in repeat(None))
     for prediction in predictor.predict_many(sources(), names=names, frame_aspects=aspects):
         yield waiting.popleft(), prediction
 
 
-def _alone(folder: Folder) -> AbstractContextManager[None]:
-    return nullcontext() if storage.is_url(folder.path) else _locked(folder)
-
-
-@contextmanager
-def _locked(folder: Folder) -> Iterator[None]:
-    """Hold a lock on a local folder's shard, which the system frees however the process ends."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    try:
-        Path(folder.path).mkdir(parents=True, exist_ok=True)
-        file = open(f"{folder.path}/.lock{folder.tag}", "w")  # noqa: SIM115
-    except OSError as error:
-        raise StorageError(
-            f"{folder.path} cannot be written to: {error.strerror or error}.", remedy="Choose another folder."
-        ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(
-                f"Another process is working on {folder.path}.", remedy="Wait for it, or choose another folder."
-            ) from None
-        except OSError:  # a network file system without locks
-            pass
-        yield
-
-
-READ_AHEAD = 32
-FETCH_THREADS = 16
-
-T = TypeVar("T")
-
-
 @dataclass(frozen=True)
 class Item:
-    """One image of a unit.
-
-    Attributes:
-        unit, row: number of the unit, and the item's place in it.
-        name: what its row is called.
-        source: a local path, bytes, or why there are none.
-        weight: how much of the job it is, in the units of `Source.weight`.
-    """
+    """One image of a unit: its place `row` there, and a local path, bytes, or why there are none."""
 
     unit: int
     row: int
@@ -280,15 +248,15 @@ class Item:
 
 
 def read_items(work: Iterable[tuple[Unit, int]], max_bytes: int) -> Generator[Item]:
-    """Yield the items of (unit, how many of its first rows to pass over), one after the other.
+    """Yield the items of (unit, how many of its first rows to skip), one after the other.
 
     At most about `READ_AHEAD` images are held. Close the generator to stop reading.
     """
     fetcher = storage.Fetcher(max_bytes)
-    with ThreadPoolExecutor(FETCH_THREADS, thread_name_prefix="dermlens-fetch") as pool:
+    with ThreadPoolExecutor(1, "dermlens-read") as reader, ThreadPoolExecutor(FETCH_THREADS, "dermlens-fetch") as pool:
         for unit, skip in work:
             if unit.tar is not None:
-                yield from _read_ahead(_tar_items(unit, unit.tar, skip, max_bytes))
+                yield from _read_ahead(_tar_items(unit, unit.tar, skip, max_bytes), reader)
             else:
                 yield from _files(unit, skip, fetcher, pool)
 
@@ -302,54 +270,27 @@ def _tar_items(unit: Unit, tar: Source, skip: int, max_bytes: int) -> Iterator[I
         before = max(before, offset)
 
 
+def _read_ahead(items: Iterator[Item], reader: ThreadPoolExecutor) -> Iterator[Item]:
+    """Yield items that the one thread of `reader` reads; at most `READ_AHEAD` wait."""
+    ready = deque(reader.submit(next, items, None) for _ in range(READ_AHEAD))
+    try:
+        while (item := ready.popleft().result()) is not None:
+            ready.append(reader.submit(next, items, None))
+            yield item
+    finally:
+        for future in ready:
+            future.cancel()
+
+
 def _files(unit: Unit, skip: int, fetcher: storage.Fetcher, pool: ThreadPoolExecutor) -> Iterator[Item]:
     waiting: deque[tuple[int, Source, Future[bytes | ImageError] | None]] = deque()
     left = enumerate(islice(unit.sources, skip, None), skip)
     while True:
         for row, source in islice(left, READ_AHEAD - len(waiting)):
-            far = storage.is_url(source.path)
-            waiting.append((row, source, pool.submit(fetcher.fetch, source.path) if far else None))
+            future = pool.submit(fetcher.fetch, source.path) if storage.is_url(source.path) else None
+            waiting.append((row, source, future))
         if not waiting:
             return
         row, source, future = waiting.popleft()
         data = source.path if future is None else future.result()
         yield Item(unit.number, row, source.path, data, source.frame_aspect, source.weight)
-
-
-def _read_ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yield items that a background thread reads; at most `READ_AHEAD` wait."""
-    ready: queue.Queue[T | _End] = queue.Queue(READ_AHEAD)
-    stopped = threading.Event()
-    thread = threading.Thread(target=_fill, args=(items, ready, stopped), name="dermlens-read", daemon=True)
-    thread.start()
-    try:
-        while not isinstance(item := ready.get(), _End):
-            yield item
-        if item.error is not None:
-            raise item.error
-    finally:
-        stopped.set()
-
-
-@dataclass(frozen=True)
-class _End:
-    error: BaseException | None = None
-
-
-def _fill(items: Iterator[T], ready: queue.Queue[T | _End], stopped: threading.Event) -> None:
-    def put(item: T | _End) -> bool:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.2)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    try:
-        for item in items:
-            if not put(item):
-                return
-        put(_End())
-    except BaseException as error:  # it belongs to the reader of the items
-        put(_End(error))

@@ -1,8 +1,7 @@
-"""What a batch is asked for -> a listing on disk of images and tar shards, its fingerprint, and units of work.
+"""Inputs of a batch -> a listing on disk of images and tar shards, its fingerprint, and units of work.
 
-The listing is a stream: it is never held in memory as a whole, save the names of one folder or the matches of a glob.
-
-Images out of tar shards (WebDataset's layout), read as a stream and never unpacked.
+Memory never holds the listing as a whole, only the names of one folder or the matches of a glob. Tar shards
+(WebDataset's layout) are read as a stream and never unpacked.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
 LIST_ENDINGS = (".txt", ".lst")
 IMAGE_COLUMNS = ("image", "image_path", "path", "file", "file_name", "filename", "filepath", "url")
-BYTES_AN_IMAGE = 30_000
-"""What an image in a tar is taken to weigh, for the time left alone."""
+BYTES_AN_IMAGE = 30_000  # a guess for images in a tar; only the time left depends on it
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Unit:
-    """What is answered as a whole and can be answered anew: some image files, or one tar shard."""
+    """What one worker answers at a time, and can answer again: some image files, or one tar shard."""
 
     number: int
     sources: tuple[Source, ...]
@@ -64,21 +62,10 @@ class Unit:
 
 @dataclass(frozen=True)
 class Listing:
-    """The sources of one shard of a batch.
-
-    Attributes:
-        sha256: of the listing of all shards.
-        sources: how many in all shards.
-        images: image files in this shard.
-        tars: tar files in this shard.
-        weight: about how many images in this shard.
-        notes: what a person should know.
-    """
+    """The sources of one shard of a batch; `sha256` and `sources` are of all shards, `notes` is for a person."""
 
     sha256: str
     sources: int
-    images: int
-    tars: int
     weight: float
     notes: tuple[str, ...]
     _spool: IO[str]
@@ -86,21 +73,14 @@ class Listing:
     def units(self, rows: int) -> Iterator[Unit]:
         """Yield the units of this shard in order: at most `rows` image files each, or a tar."""
         number, waiting = 0, list[Source]()
-        for source in self._read():
-            if waiting and (source.is_tar or len(waiting) == rows):
+        self._spool.seek(0)
+        for source in (Source(*json.loads(line)) for line in self._spool):
+            if waiting and (source.is_tar or waiting[0].is_tar or len(waiting) == rows):
                 yield Unit(number, tuple(waiting))
                 number, waiting = number + 1, []
             waiting.append(source)
-            if source.is_tar:
-                yield Unit(number, tuple(waiting))
-                number, waiting = number + 1, []
         if waiting:
             yield Unit(number, tuple(waiting))
-
-    def _read(self) -> Iterator[Source]:
-        self._spool.seek(0)
-        for line in self._spool:
-            yield Source(*json.loads(line))
 
 
 def read_listing(
@@ -112,8 +92,8 @@ def read_listing(
 ) -> Listing:
     """List what is meant by folders, globs, tables, lists of names, tar shards and single images; no image is opened.
 
-    A name in a table or list counts whether it is there or not: its row will carry the error. So does the URL of an
-    image or tar shard. All else that is named here must be there: a mistyped folder must not pass for one bad image.
+    A name in a table or list, or the URL of an image or tar shard, need not exist: its row will carry the error. All
+    other inputs must: a mistyped folder must not pass for one bad image.
 
     Args:
         images: folder or URL that the names in tables and lists are below; where the table stands by default.
@@ -126,25 +106,19 @@ def read_listing(
     index, count = shard
     spool = tempfile.TemporaryFile("w+", encoding="utf-8", prefix="dermlens-listing-")  # noqa: SIM115
     digest, notes = hashlib.sha256(), list[str]()
-    total = own = tars = 0
-    weight = 0.0
+    total, weight = 0, 0.0
     for source in _sources(arguments, images, frame_aspect, notes):
         line = json.dumps([source.path, source.is_tar, source.frame_aspect, source.weight]) + "\n"
         digest.update(line.encode())
         if total % count == index - 1:
             spool.write(line)
-            own += 1
-            tars += source.is_tar
             weight += source.weight
         total += 1
     if not total:
-        raise UsageError(
-            f"No images found. {' '.join(notes)}".rstrip(),
-            remedy=f"Name a folder, a glob, a table ({', '.join(TABLE_ENDINGS)}), a list ({', '.join(LIST_ENDINGS)}), "
-            f"tar shards or images ({', '.join(sorted(IMAGE_EXTENSIONS))}).",
-            code="no_images",
-        )
-    return Listing(digest.hexdigest(), total, own - tars, tars, weight, tuple(notes), spool)
+        tables, lists, endings = (", ".join(names) for names in (TABLE_ENDINGS, LIST_ENDINGS, sorted(IMAGE_EXTENSIONS)))
+        remedy = f"Name a folder, a glob, a table ({tables}), a list ({lists}), tar shards or images ({endings})."
+        raise UsageError(f"No images found. {' '.join(notes)}".rstrip(), remedy=remedy, code="no_images")
+    return Listing(digest.hexdigest(), total, weight, tuple(notes), spool)
 
 
 def _sources(
@@ -170,14 +144,10 @@ def _sources(
 
 
 def _check_there(argument: str) -> None:
-    answered = is_image_name(argument) or argument.lower().endswith(TAR_ENDINGS)
-    if (storage.is_url(argument) and answered) or storage.exists(argument):
-        return
-    raise UsageError(
-        f"No such file or folder: {argument!r}.",
-        remedy="Check the name, and that you may read it.",
-        code="not_found",
-    )
+    has_row = is_image_name(argument) or argument.lower().endswith(TAR_ENDINGS)
+    if not (storage.is_url(argument) and has_row) and not storage.exists(argument):
+        remedy = "Check the name, and that you may read it."
+        raise UsageError(f"No such file or folder: {argument!r}.", remedy=remedy, code="not_found")
 
 
 def _source(path: str, frame_aspect: float | None) -> Source:
@@ -188,9 +158,8 @@ def _source(path: str, frame_aspect: float | None) -> Source:
 
 
 def _from_folder(folder: str, frame_aspect: float | None, notes: list[str]) -> Iterator[Source]:
-    others = found = 0
-    linked: list[str] = []
-    for path in storage.walk(folder, linked):
+    others, found, links = 0, 0, list[str]()
+    for path in storage.walk(folder, links):
         if is_image_name(path) or path.lower().endswith(TAR_ENDINGS):
             found += 1
             yield _source(path, frame_aspect)
@@ -199,11 +168,9 @@ def _from_folder(folder: str, frame_aspect: float | None, notes: list[str]) -> I
     if not found:
         notes.append(f"{folder}: no images in this folder.")
     if others:
-        notes.append(f"{folder}: {others} other file{'s' if others > 1 else ''} left out (not images by extension).")
-    if linked:
-        notes.append(
-            f"{folder}: {len(linked)} linked subfolder{'s' if len(linked) > 1 else ''} left out; name them too."
-        )
+        notes.append(f"{folder}: {others} skipped (no image by the extension).")
+    if links:
+        notes.append(f"{folder}: {len(links)} skipped (links to folders; name those folders too).")
 
 
 def is_image_name(path: str) -> bool:
@@ -213,7 +180,7 @@ def is_image_name(path: str) -> bool:
 
 def _from_list(path: str, images: str | None, frame_aspect: float | None) -> Iterator[Source]:
     base = images if images is not None else storage.parent(path)
-    with _opened(path) as file:
+    with _open(path) as file:
         for line in file:
             name = line.decode("utf-8-sig", "surrogateescape").rstrip("\r\n")
             if name.strip():
@@ -222,91 +189,67 @@ def _from_list(path: str, images: str | None, frame_aspect: float | None) -> Ite
 
 def _from_table(path: str, images: str | None, frame_aspect: float | None) -> Iterator[Source]:
     base = images if images is not None else storage.parent(path)
-    for number, (name, aspect) in enumerate(_cells(path), 1):
-        if not name:
-            raise DataError(
-                f"{path} names no image in row {number}. Every row needs one.",
-                remedy="Fill or remove that row.",
-                code="bad_table",
-            )
-        yield _source(storage.join(base, name), _number(path, number, aspect) or frame_aspect)
-
-
-def _cells(path: str) -> Iterator[tuple[str, Any]]:
-    """Yield (image, frame aspect) of each row as they stand in the table."""
-    with _opened(path) as file:
-        if path.lower().endswith(".parquet"):
-            yield from _parquet_cells(path, file)
-            return
-        lines = (line.decode("utf-8-sig") for line in file)
-        try:
-            first = next(lines, "")
-            cells = csv.reader([first], delimiter=(mark := max(",;\t", key=first.count)))
-            columns = [cell.strip().lower() for cell in next(cells, [])]
-            image = columns.index(_image_column(path, columns))
-            aspect = columns.index("frame_aspect") if "frame_aspect" in columns else None
-            for row in csv.reader(lines, delimiter=mark):
-                if any(cell.strip() for cell in row):
-                    padded = [*row, *[""] * (len(columns) - len(row))]
-                    yield padded[image].strip(), padded[aspect].strip() if aspect is not None else None
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise _bad_table(path, error) from error
-
-
-def _parquet_cells(path: str, file: Any) -> Iterator[tuple[str, Any]]:
+    read = _parquet_cells if path.lower().endswith(".parquet") else _csv_cells
     try:
-        table = pq.ParquetFile(file)
-        by_lower = {name.lower(): name for name in table.schema_arrow.names}
-        image = by_lower[_image_column(path, list(by_lower))]
-        wanted = [image, *([by_lower["frame_aspect"]] if "frame_aspect" in by_lower else [])]
-        for batch in table.iter_batches(batch_size=10_000, columns=wanted):
-            aspects = batch.column(1).to_pylist() if len(wanted) > 1 else [None] * len(batch)
-            for name, aspect in zip(batch.column(0).to_pylist(), aspects, strict=True):
-                yield str(name or "").strip(), aspect
-    except pa.ArrowException as error:
-        raise _bad_table(path, error) from error
+        with _open(path) as file:
+            for number, (name, aspect) in enumerate(read(path, file), 1):
+                if not name:
+                    raise _bad_table(f"{path} names no image in row {number}.", "Fill or remove that row.")
+                yield _source(storage.join(base, name), _number(path, number, aspect) or frame_aspect)
+    except (pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
+        what = f"{path} cannot be read as a table: {str(error).splitlines()[0]}."
+        raise _bad_table(what, "Save it again as CSV (UTF-8) or Parquet.") from error
 
 
-def _image_column(path: str, columns: list[str]) -> str:
+def _csv_cells(path: str, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
+    """Yield (image, frame aspect) of each row as they are in the table."""
+    lines = (line.decode("utf-8-sig") for line in file)
+    first = next(lines, "")
+    delimiter = max(",;\t", key=first.count)
+    image, aspect = _columns(path, next(csv.reader([first], delimiter=delimiter), []))
+    for row in csv.reader(lines, delimiter=delimiter):
+        if any(cell.strip() for cell in row):
+            cells = dict(enumerate(cell.strip() for cell in row))
+            yield cells.get(image, ""), None if aspect is None else cells.get(aspect)
+
+
+def _parquet_cells(path: str, file: IO[bytes]) -> Iterator[tuple[str, Any]]:
+    table = pq.ParquetFile(file)
+    names = table.schema_arrow.names
+    chosen = [names[index] for index in _columns(path, names) if index is not None]
+    for batch in table.iter_batches(batch_size=10_000, columns=chosen):
+        for name, *aspect in zip(*(batch[name].to_pylist() for name in chosen), strict=True):
+            yield str(name or "").strip(), aspect[0] if aspect else None
+
+
+def _columns(path: str, names: list[str]) -> tuple[int, int | None]:
+    """Return the positions of the image and of its frame aspect, where the table has one."""
+    lower = [name.strip().lower() for name in names]
     for name in IMAGE_COLUMNS:
-        if name in columns:
-            return name
-    raise DataError(
-        f"{path} has the columns {', '.join(columns) or 'none'}. One must hold the images: {', '.join(IMAGE_COLUMNS)}.",
-        remedy="Rename that column to image.",
-        code="missing_columns",
-    )
+        if name in lower:
+            return lower.index(name), lower.index("frame_aspect") if "frame_aspect" in lower else None
+    what = f"{path} has the columns {', '.join(lower) or 'none'}. One must hold the images: {', '.join(IMAGE_COLUMNS)}."
+    raise DataError(what, remedy="Rename that column to image.", code="missing_columns")
 
 
 def _number(path: str, row: int, value: Any) -> float | None:
-    if value is None or value == "":
-        return None
     try:
-        number = float(value)
+        number = None if value in (None, "") or math.isnan(float(value)) else float(value)
     except (TypeError, ValueError):
         number = -1.0
-    if math.isnan(number):
-        return None
-    if not 0 < number < math.inf:
-        raise DataError(
-            f"{path} has frame_aspect {value!r} in row {row}. Allowed: a number above 0, or nothing.",
-            remedy="Correct or empty that cell.",
-            code="bad_table",
-        )
+    if number is not None and not 0 < number < math.inf:
+        what = f"{path} has frame_aspect {value!r} in row {row}. Allowed: a number above 0, or nothing."
+        raise _bad_table(what, "Correct or empty that cell.")
     return number
 
 
-def _opened(path: str) -> IO[bytes]:
+def _open(path: str) -> IO[bytes]:
     with storage.reaching(path):
         return storage.open_stream(path)
 
 
-def _bad_table(path: str, error: Exception) -> DataError:
-    return DataError(
-        f"{path} cannot be read as a table: {str(error).splitlines()[0]}.",
-        remedy="Save it again as CSV (UTF-8) or Parquet.",
-        code="bad_table",
-    )
+def _bad_table(what: str, remedy: str) -> DataError:
+    return DataError(what, remedy=remedy, code="bad_table")
 
 
 DAMAGED = (tarfile.TarError, OSError, EOFError, zlib.error)
@@ -315,22 +258,18 @@ DAMAGED = (tarfile.TarError, OSError, EOFError, zlib.error)
 def read_tar(path: str, max_bytes: int) -> Iterator[tuple[str, bytes | ImageError, int]]:
     """Yield (name, bytes or why there are none, offset in the archive) for each image, in the archive's order.
 
-    The name is PATH/MEMBER. Members that are no images by their extension (`.json`, `.cls`) are passed over. When the
-    shard is missing, holds no image or ends before its end, a last item named PATH says so: what came before stays.
+    The name is PATH/MEMBER. Members that are no images by their extension (`.json`, `.cls`) are skipped. When the shard
+    is missing, holds no image or is cut off, a last item named PATH says so: what came before stays.
     """
     try:
         file = storage.open_stream(path)
-    except FileNotFoundError:
-        yield path, ImageError(f"The shard {path!r} does not exist.", remedy="Check the path.", code="not_found"), 0
+    except storage.PERMANENT as error:
+        missing = isinstance(error, FileNotFoundError)
+        why = "does not exist" if missing else f"cannot be opened: {error}"
+        code = "not_found" if missing else "unreadable"
+        yield path, ImageError(f"The shard {path!r} {why}.", remedy="Check the path.", code=code), 0
         return
-    except storage.LASTING as error:
-        yield (
-            path,
-            ImageError(f"The shard {path!r} cannot be opened: {error}.", remedy="Check it.", code="unreadable"),
-            0,
-        )
-        return
-    count = 0
+    count, problem = 0, ""
     try:
         with file, tarfile.open(fileobj=cast(BinaryIO, _Stream(file, path)), mode="r|*", tarinfo=_Member) as tar:
             while (member := tar.next()) is not None:
@@ -340,15 +279,20 @@ def read_tar(path: str, max_bytes: int) -> Iterator[tuple[str, bytes | ImageErro
                     yield f"{path}/{member.name}", data, member.offset
                     count += 1
             if not getattr(tar, "saw_end", False):
-                yield path, _incomplete(path, count, "it has no end mark"), 0
-            elif not count:
-                yield path, _empty(path), 0
+                problem = "it has no end mark"
     except DAMAGED as error:
-        yield path, _incomplete(path, count, str(error) or type(error).__name__), 0
+        problem = str(error) or type(error).__name__
+    if problem:
+        what = f"The shard {path!r} is cut off or damaged after {count} images: {problem}."
+        remedy = "Copy or make it again; its later images are not among these rows."
+        yield path, ImageError(what, remedy=remedy, code="bad_shard"), 0
+    elif not count:
+        what = f"The shard {path!r} holds no images."
+        yield path, ImageError(what, remedy="Check what is in it.", code="no_images"), 0
 
 
 class _Stream:
-    """Tells a disk or network that fails, which ends the job, from an archive that is damaged, which costs its rest."""
+    """Makes an error of the disk or network, which ends the job, differ from damage, which costs the archive's rest."""
 
     def __init__(self, file: BinaryIO, path: str) -> None:
         self._file, self._path = file, path
@@ -357,22 +301,20 @@ class _Stream:
         try:
             return self._file.read(size)
         except Exception as error:  # plug-ins raise errors of their own
-            raise StorageError(
-                f"The shard {self._path!r} could not be read on: {type(error).__name__}: {error}.",
-                remedy="When it can be reached again, go on with --resume.",
-                code="unreachable",
-            ) from error
+            what = f"The rest of shard {self._path!r} could not be read: {type(error).__name__}: {error}."
+            remedy = "When it can be reached again, add --resume to continue."
+            raise StorageError(what, remedy=remedy, code="unreachable") from error
 
 
 class _Member(tarfile.TarInfo):
-    """Notes on the archive that its end mark was met: tarfile takes a cut or damaged archive for a finished one."""
+    """Notes that the archive's end mark was read: tarfile takes a cut or damaged archive for a finished one."""
 
     @classmethod
-    def fromtarfile(cls, tarfile_: Any) -> Any:
+    def fromtarfile(cls, archive: Any) -> Any:
         try:
-            return super().fromtarfile(tarfile_)
+            return super().fromtarfile(archive)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            tarfile_.saw_end = True
+            archive.saw_end = True
             raise
 
 
@@ -383,11 +325,9 @@ def _is_image(name: str) -> bool:
 
 def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> bytes | ImageError:
     if member.size > max_bytes:
-        return ImageError(
-            f"The image {member.name!r} has {member.size:,} bytes. At most {max_bytes:,} are allowed.",
-            remedy="Save a smaller copy, or raise max_bytes if you trust the file.",
-            code="too_many_bytes",
-        )
+        what = f"The image {member.name!r} has {member.size:,} bytes. At most {max_bytes:,} are allowed."
+        remedy = "Save a smaller copy, or raise max_bytes if you trust the file."
+        return ImageError(what, remedy=remedy, code="too_many_bytes")
     content = tar.extractfile(member)
     data = b"" if content is None else content.read()
     if len(data) < member.size:
@@ -396,20 +336,6 @@ def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> byt
 
 
 def _link(member: tarfile.TarInfo) -> ImageError:
-    return ImageError(
-        f"The image {member.name!r} is only a link to {member.linkname!r}, which a stream cannot go back to.",
-        remedy="Pack files instead of links (tar --dereference --hard-dereference).",
-        code="unreadable",
-    )
-
-
-def _incomplete(path: str, count: int, why: str) -> ImageError:
-    return ImageError(
-        f"The shard {path!r} is cut off or damaged after {count} images: {why}.",
-        remedy="Copy or make it again; its later images are not among these rows.",
-        code="bad_shard",
-    )
-
-
-def _empty(path: str) -> ImageError:
-    return ImageError(f"The shard {path!r} holds no images.", remedy="Check what is in it.", code="no_images")
+    what = f"The image {member.name!r} is only a link to {member.linkname!r}, which a stream cannot go back to."
+    remedy = "Pack files instead of links (tar --dereference --hard-dereference)."
+    return ImageError(what, remedy=remedy, code="unreadable")

@@ -5,21 +5,33 @@ from __future__ import annotations
 import glob
 import os
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from dermlens.errors import DermlensError, ImageError, MissingExtraError, StorageError, UsageError
 
-RETRY_AFTER_S = (0.2, 1.0, 5.0)
 UNREACHABLE_AFTER = 64
-LASTING = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
+PERMANENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError)
 _GLOB = frozenset("*?[")
+
+
+def _is_temporary(error: BaseException) -> bool:
+    """Whether a second try may help; plug-ins raise errors of their own."""
+    return isinstance(error, Exception) and not isinstance(error, (*PERMANENT, DermlensError))
+
+
+RETRYING = Retrying(
+    retry=retry_if_exception(_is_temporary),
+    wait=wait_exponential(multiplier=0.2, exp_base=5),  # 0.2, 1 and 5 s
+    stop=stop_after_attempt(4),
+    reraise=True,
+)
 
 
 def is_url(path: str) -> bool:
@@ -32,38 +44,29 @@ def plain(path: str) -> str:
     return path.removeprefix("file://") if path.startswith("file:///") else path
 
 
-def filesystem(url: str) -> tuple[Any, str]:
+def filesystem(path: str) -> tuple[Any, str]:
     """Return (fsspec file system, path in it).
 
     Raises:
         MissingExtraError: the plug-in for this protocol is not installed.
-        UsageError: nobody knows the protocol, or it has no right to be there.
+        UsageError: fsspec does not know the protocol, or the URL is a chain of URLs.
     """
-    _check_protocol(url)
-    fs, path = url_to_fs(url)
-    return fs, str(path)
-
-
-@lru_cache(maxsize=32)
-def _known(protocol: str) -> None:
+    if not is_url(path):
+        return LocalFileSystem(), path
+    protocol = path.partition("://")[0]
+    if "::" in path:
+        raise UsageError(f"{path} is a chain of URLs. One URL is allowed.", remedy="Name the tar file itself.")
     try:
         fsspec.get_filesystem_class(protocol)
     except ImportError as error:
-        raise MissingExtraError(
-            f"{protocol}:// needs a plug-in of fsspec that is not installed: {error}.",
-            remedy="Install it (s3: s3fs, gs: gcsfs, az: adlfs, http: aiohttp) beside dermlens.",
-        ) from error
+        what = f"{protocol}:// needs a plug-in of fsspec that is not installed: {error}."
+        remedy = "Install it (s3: s3fs, gs: gcsfs, az: adlfs, http: aiohttp) beside dermlens."
+        raise MissingExtraError(what, remedy=remedy) from error
     except ValueError as error:
-        raise UsageError(
-            f"{protocol}:// is not a protocol that fsspec knows.",
-            remedy="Use a local path, file://, s3://, gs://, az:// or another of fsspec's protocols.",
-        ) from error
-
-
-def _check_protocol(url: str) -> None:
-    if "::" in url:
-        raise UsageError(f"{url} is a chain of URLs. One URL is allowed.", remedy="Name the tar file itself.")
-    _known(url.partition("://")[0])
+        remedy = "Use a local path, file://, s3://, gs://, az:// or another of fsspec's protocols."
+        raise UsageError(f"{protocol}:// is not a protocol that fsspec knows.", remedy=remedy) from error
+    fs, inside = url_to_fs(path)
+    return fs, str(inside)
 
 
 @contextmanager
@@ -75,17 +78,13 @@ def reaching(path: str) -> Iterator[None]:
         raise
     except Exception as error:  # plug-ins raise errors of their own
         why = (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"
-        raise UsageError(
-            f"{getattr(error, 'filename', None) or path} cannot be read: {why}.",
-            remedy="Check the path, that you may read it, and for a URL the network and your credentials.",
-            code="unreachable",
-        ) from error
+        what = f"{getattr(error, 'filename', None) or path} cannot be read: {why}."
+        remedy = "Check the path, that you may read it, and for a URL the network and your credentials."
+        raise UsageError(what, remedy=remedy, code="unreachable") from error
 
 
 def open_stream(path: str) -> BinaryIO:
     """Open a local path or URL for reading in binary; raises what the file system raises."""
-    if not is_url(path):
-        return open(path, "rb")
     fs, inside = filesystem(path)
     return cast(BinaryIO, fs.open(inside, "rb"))
 
@@ -93,8 +92,6 @@ def open_stream(path: str) -> BinaryIO:
 def size_bytes(path: str) -> int | None:
     """Return the size of a file, None where it is not there or says nothing."""
     with reaching(path), suppress(FileNotFoundError, NotADirectoryError):
-        if not is_url(path):
-            return os.path.getsize(path)
         fs, inside = filesystem(path)
         size = fs.size(inside)
         return None if size is None else int(size)
@@ -105,19 +102,14 @@ def exists(path: str) -> bool:
     """Whether there is a file or folder of that name."""
     if not is_url(path):
         return os.path.exists(path)
-    if is_folder(path):
-        return True
     with reaching(path), suppress(FileNotFoundError, NotADirectoryError):
         fs, inside = filesystem(path)
-        fs.info(inside)  # `exists` would take a storage that cannot be reached for one without the file
-        return True
+        return fs.isdir(inside) or bool(fs.info(inside))  # `exists` takes any failure for a missing file
     return False
 
 
 def is_folder(path: str) -> bool:
-    """Whether it is a folder; an object store has one where something stands below it."""
-    if not is_url(path):
-        return os.path.isdir(path)
+    """Whether it is a folder; an object store has one where something is below it."""
     with reaching(path):
         fs, inside = filesystem(path)
         return bool(fs.isdir(inside))
@@ -131,7 +123,7 @@ def join(folder: str, name: str) -> str:
 
 
 def parent(path: str) -> str:
-    """Return the folder that a file stands in."""
+    """Return the folder of a file."""
     return path.rpartition("/")[0] if is_url(path) else os.path.dirname(path)
 
 
@@ -140,18 +132,18 @@ def walk(folder: str, linked: list[str]) -> Iterator[str]:
 
     Links to folders are not followed, as they may lead in a circle; they are appended to `linked`.
     """
+
+    def stop(error: OSError) -> None:
+        raise error
+
     with reaching(folder):
         if is_url(folder):
             yield from _walk_remote(*filesystem(folder))
             return
-        for base, folders, names in os.walk(folder, onerror=_raise):
+        for base, folders, names in os.walk(folder, onerror=stop):
             folders[:] = sorted(name for name in folders if not _hidden(name))
             linked += (path for name in folders if os.path.islink(path := os.path.join(base, name)))
             yield from (os.path.join(base, name) for name in sorted(names) if not _hidden(name))
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _walk_remote(fs: Any, folder: str) -> Iterator[str]:
@@ -180,10 +172,10 @@ def matches(pattern: str) -> list[str]:
 
 
 class Fetcher:
-    """Reads images from URLs; safe to call from several threads.
+    """Reads images from URLs, in several threads at a time if you like.
 
-    A file that is not there is that image's error. One that cannot be reached is tried again; when `UNREACHABLE_AFTER`
-    in a row cannot, the storage is gone, and the job stops rather than write an error for each image that is left.
+    A missing file is that image's error. One that cannot be reached is tried again; when `UNREACHABLE_AFTER` in a row
+    cannot, the storage is gone, and the job stops rather than write an error for each image that is left.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -198,52 +190,31 @@ class Fetcher:
             StorageError: too many in a row could not be reached.
         """
         try:
-            data = self._read(url)
+            fs, inside = filesystem(url)
+            data = bytes(RETRYING(fs.cat_file, inside, start=0, end=self._max_bytes + 1))
         except (FileNotFoundError, NotADirectoryError):
             return ImageError(f"The image {url!r} does not exist.", remedy="Check the URL.", code="not_found")
         except (IsADirectoryError, MissingExtraError, UsageError, PermissionError) as error:
             return ImageError(f"The image {url!r} cannot be opened: {error}.", remedy="Check it.", code="unreadable")
         except Exception as error:  # plug-ins raise errors of their own
             self._count_failure(url, error)
-            return ImageError(
-                f"The image {url!r} could not be fetched: {type(error).__name__}: {error}.",
-                remedy="Check the URL and the network, and ask again for this image.",
-                code="unreachable",
-            )
+            what = f"The image {url!r} could not be fetched: {type(error).__name__}: {error}."
+            remedy = "Check the URL and the network, and ask again for this image."
+            return ImageError(what, remedy=remedy, code="unreachable")
         self._failures = 0
         if len(data) > self._max_bytes:
-            return ImageError(
-                f"The image {url!r} has more than {self._max_bytes:,} bytes, the largest allowed.",
-                remedy="Save a smaller copy, or raise max_bytes if you trust the file.",
-                code="too_many_bytes",
-            )
+            what = f"The image {url!r} has more than {self._max_bytes:,} bytes, the largest allowed."
+            remedy = "Save a smaller copy, or raise max_bytes if you trust the file."
+            return ImageError(what, remedy=remedy, code="too_many_bytes")
         return data
-
-    def _read(self, url: str) -> bytes:
-        fs, inside = filesystem(url)
-
-        def once() -> bytes:
-            return bytes(fs.cat_file(inside, start=0, end=self._max_bytes + 1))
-
-        for pause_s in RETRY_AFTER_S:
-            try:
-                return once()
-            except LASTING:
-                raise
-            except Exception:  # plug-ins raise errors of their own
-                time.sleep(pause_s)
-        return once()
 
     def _count_failure(self, url: str, error: Exception) -> None:
         with self._lock:
             self._failures += 1
-            if self._failures < UNREACHABLE_AFTER:
-                return
-        raise StorageError(
-            f"{UNREACHABLE_AFTER} images in a row could not be fetched, the last {url!r}: {error}.",
-            remedy="When the storage can be reached again, go on with --resume.",
-            code="unreachable",
-        )
+            if self._failures >= UNREACHABLE_AFTER:
+                what = f"{UNREACHABLE_AFTER} images in a row could not be fetched, the last {url!r}: {error}."
+                remedy = "When the storage can be reached again, add --resume to continue."
+                raise StorageError(what, remedy=remedy, code="unreachable")
 
 
 def _hidden(name: str) -> bool:

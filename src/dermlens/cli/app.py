@@ -12,7 +12,7 @@ import typer
 from dermlens.cli.audit import audit
 from dermlens.cli.backbones import backbones
 from dermlens.cli.batch import batch
-from dermlens.cli.doctor import doctor
+from dermlens.cli.doctor import cache, doctor
 from dermlens.cli.evaluate import evaluate
 from dermlens.cli.export import export
 from dermlens.cli.models import models, package
@@ -49,6 +49,7 @@ app.command(epilog="Example: `dermlens backbones --only lite0 --only b0 --latenc
 app.add_typer(models, name="models", epilog="Example: `dermlens models --json`, `dermlens models add PATH`")
 app.command(epilog="Example: `dermlens package runs/mine --out mine.dermlens.zip`")(package)
 app.command(epilog="Example: `dermlens doctor`")(doctor)
+app.command(epilog="Example: `dermlens cache`, `dermlens cache --clear`")(cache)
 
 
 def _version(value: bool) -> None:

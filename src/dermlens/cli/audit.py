@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,18 +20,20 @@ def audit(
     data: Annotated[Path, typer.Argument(help="Labelled images, in any layout that `train` reads.")],
     reference: Annotated[
         Path | None,
-        typer.Option(help="CSV with isic_id, isic2019_diagnosis, lesion_id: whose labels and lesions are right."),
+        typer.Option(help="CSV with isic_id, isic2019_diagnosis, lesion_id: its diagnoses and lesions are right."),
     ] = None,
-    against: Annotated[Path | None, typer.Option(help="Another data set, to see what the two share.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for audit.json, audit.html and a cache.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Another folder of pictures or table, with or without labels: what is shared?")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for audit.json and audit.html.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print audit.json instead of the summary.")] = False,
     fail_on: Annotated[
-        list[str] | None, typer.Option(help="Exit 1 when there are findings of this kind, or of `any`; repeatable.")
+        list[str] | None, typer.Option(help="Exit 1 on findings of this kind, or of `any`; repeatable.")
     ] = None,
     repair: Annotated[bool, typer.Option(help="Write which images to use, with which label, to --manifest.")] = False,
-    manifest: Annotated[Path | None, typer.Option(help="CSV file that the repair is written to.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="CSV file for the repair.")] = None,
     keep_train: Annotated[
-        bool, typer.Option(help="Of a lesion in train and test keep the training images, not those of the test.")
+        bool, typer.Option(help="Of a lesion in train and test use the training images, not those of the test.")
     ] = False,
     embedding: Annotated[
         bool,
@@ -41,16 +44,15 @@ def audit(
     images: Images = None,
     frame_aspect: FrameAspect = None,
 ) -> None:
-    """Find what is wrong with a data set before a model learns it, and repair what can be repaired."""
+    """Find what is wrong with a data set before training, and repair what can be repaired."""
     need("train", "sklearn", "matplotlib")
-    from dermlens.audit.findings import KINDS
     from dermlens.audit.repair import write_repair
-    from dermlens.audit.report import failing, print_audit, print_repair, write_report
-    from dermlens.audit.run import as_json as json_text
-    from dermlens.audit.run import run_audit, write_audit
-    from dermlens.data.manifest import read_dataset
+    from dermlens.audit.report import print_audit, print_repair, write_audit, write_report
+    from dermlens.audit.run import run_audit
+    from dermlens.audit.verdict import as_json as json_text
+    from dermlens.data.manifest import read_dataset, read_pictures
 
-    kinds = failing(fail_on or [], KINDS)
+    kinds = failing_kinds(fail_on or [])
     if repair != (manifest is not None) or (keep_train and not repair):
         raise UsageError(
             "A repair needs both --repair and --manifest FILE; --keep-train changes a repair.",
@@ -58,14 +60,13 @@ def audit(
         )
     console = console_of_messages()
     dataset = read_dataset(data, images=images, reference=reference, frame_aspect=frame_aspect)
-    for note in dataset.notes:
-        console.print(note, highlight=False, soft_wrap=True)
-    other = read_dataset(against, reference=reference) if against is not None else None
+    other = read_pictures(against, reference=reference, classes=dataset.classes) if against is not None else None
+    for note in [*dataset.notes, *(f"{against}: {note}" for note in (other.notes if other else ()))]:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     if manifest is not None and dataset.origin is not None and manifest.resolve() == dataset.origin.resolve():
         raise UsageError(f"{manifest} is the data set itself.", remedy="Write the repair to another file.")
-    cache = out / "cache" if out is not None else None
     embedder = _embedder(console) if embedding else None
-    found = run_audit(dataset, reference=reference, against=other, cache=cache, embedder=embedder, console=console)
+    found = run_audit(dataset, reference=reference, against=other, embedder=embedder, console=console)
     plan = found.repair(keep_train=keep_train)
     report = found.as_dict(plan if repair else None)
     if manifest is not None:
@@ -84,8 +85,21 @@ def audit(
     raise typer.Exit(EXIT_FINDINGS if any(finding.kind in kinds for finding in found.findings) else 0)
 
 
+def failing_kinds(names: Sequence[str]) -> frozenset[str]:
+    """Return the kinds on which `--fail-on` fails; `any` means all of them."""
+    from dermlens.audit.findings import KINDS
+
+    unknown = [name for name in names if name not in (*KINDS, "any")]
+    if unknown:
+        raise UsageError(
+            f"--fail-on {unknown[0]!r} is no kind of finding. Allowed: any, {', '.join(KINDS)}.",
+            remedy="Choose one of them.",
+        )
+    return frozenset(KINDS if "any" in names else names)
+
+
 def _embedder(console: Console) -> Embedder | None:
-    """Return the ImageNet embedder; where it cannot be had, say so in one line: the rest of the audit goes on."""
+    """Return the ImageNet embedder; without it the audit continues, and one line says what is not searched."""
     from dermlens.audit.embed import Embedder
     from dermlens.networks.embedder import VERSION, embedder_graph
 

@@ -32,8 +32,7 @@ from dermlens.cli.options import (
 from dermlens.errors import DermlensError, StorageError, UsageError
 
 if TYPE_CHECKING:
-    from dermlens.batch.job import Engine, Job, Summary
-
+    from dermlens.batch.job import Engine, Job, Progress, Summary
 
 DEFAULT_PART_ROWS = 10_000  # as in batch/job.py, which --help must not load
 
@@ -48,12 +47,13 @@ def batch(
     ],
     out: Annotated[str, typer.Option(help="Folder or URL of the Parquet data set.")],
     model: Model = "default",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what --out holds; start if nothing.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue what --out holds; start if nothing.")] = False,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Only the I-th of N shares of the inputs.")] = "1/1",
     part_rows: Annotated[int, typer.Option(min=1, help="Most rows in one part file.")] = DEFAULT_PART_ROWS,
-    embedding: Annotated[bool, typer.Option("--embedding", help="Also keep the embedding, float32.")] = False,
+    embedding: Annotated[bool, typer.Option("--embedding", help="Also save the embedding, float32.")] = False,
     images: Annotated[
-        str | None, typer.Option(help="Folder or URL that names in a table or list are below; its own by default.")
+        str | None,
+        typer.Option(help="Folder or URL for the names in a table or list; by default the folder of the table."),
     ] = None,
     engine: Annotated[
         EngineName, typer.Option(help="One process, or Ray workers of one core each.")
@@ -64,18 +64,18 @@ def batch(
     max_bytes: MaxBytes = DEFAULT_MAX_BYTES,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     log_json: Annotated[
-        bool, typer.Option("--log-json", help="Say what happens as JSON lines on stderr instead of in words.")
+        bool, typer.Option("--log-json", help="Write JSON lines to stderr instead of messages for people.")
     ] = False,
     metrics: Annotated[
-        Path | None, typer.Option(metavar="FILE.prom", help="Keep a file for Prometheus's textfile collector.")
+        Path | None, typer.Option(metavar="FILE.prom", help="Write a file for Prometheus's textfile collector.")
     ] = None,
 ) -> None:
-    """Answer for any number of images; one row for every input, failures included, in Parquet files.
+    """Answer for any number of images: one row per input, failures included, in Parquet files.
 
     For research and decision support only; not a diagnosis.
     """
     with _errors_as_json(log_json):
-        need("batch", "fsspec", "pyarrow")
+        need("batch", "fsspec", "pyarrow", "tenacity")
         run = _engine(engine, address, workers)
         from dermlens.batch.job import Settings, open_job
 
@@ -89,58 +89,51 @@ def batch(
             shard=_shard(shard),
             resume=resume,
         ) as job:
-            summary = _told(job, run, log_json, metrics, shard)
+            summary = _run(job, run, log_json, metrics, shard)
     if not log_json:
         console_of_messages().print(_in_words(summary, out), highlight=False, soft_wrap=True)
     raise typer.Exit(0 if summary.finished else EXIT_INTERRUPTED)
 
 
-def _told(job: Job, run: Engine | None, log_json: bool, metrics: Path | None, shard: str) -> Summary:
-    """Run the job and say what happens: in words or as JSON, and as metrics where they are wanted."""
-    from dermlens.batch.job import Progress, run_job
-    from dermlens.batch.progress import Signals, State, track_batch
+def _run(job: Job, run: Engine | None, log_json: bool, metrics: Path | None, shard: str) -> Summary:
+    """Run the job and report it: in words or as JSON, and as metrics where they are wanted."""
+    from dermlens.batch.job import run_job
+    from dermlens.batch.progress import Monitor, Status, show
 
     ledger, console = job.ledger, Console(quiet=True) if log_json else console_of_messages()
     labels = {"model": job.bundle.name, "version": job.bundle.version, "shard": shard}
-    signals = Signals(sys.stderr if log_json else None, metrics, labels)
-    state = State(ledger.rows, ledger.errors, job.listing.weight, job.weight_done())
+    monitor = Monitor(sys.stderr if log_json else None, metrics, labels)
+    status = Status(job.listing.weight, ledger.rows, ledger.errors, job.weight_done())
     for note in (*job.listing.notes, *ledger.notes):
         console.print(note, style="yellow", highlight=False, soft_wrap=True)
-        signals.log("note", text=note)
+        monitor.log("note", text=note)
     if ledger.rows:
-        console.print(f"Going on after {ledger.rows:,} rows.", highlight=False)
-    signals.begin(state)
-    try:
-        with track_batch(job.listing.weight, job.weight_done(), console) as advance:
+        console.print(f"Resuming after {ledger.rows:,} rows.", highlight=False)
+    with monitor.watch(status):
+        with show(status, console) as refresh:
 
             def report(done: Progress) -> None:
-                advance(done.rows, done.errors, done.weight)
-                state.rows, state.errors = state.rows + done.rows, state.errors + done.errors
-                state.weight += done.weight
-                signals.advance(state)
+                status.add(done.rows, done.errors, done.weight)
+                refresh()
+                monitor.refresh(status)
 
             summary = run_job(job, run, report)
-    except BaseException:
-        state.name = "failed"
-        signals.end(state)
-        raise
-    state.name = "finished" if summary.finished else "interrupted"
-    state.rows, state.errors = summary.new_rows, summary.errors - state.errors_before
-    signals.end(state)
+        status.name = "finished" if summary.finished else "interrupted"
+        status.rows, status.errors = summary.new_rows, summary.errors - status.errors_before
     return summary
 
 
 @contextmanager
 def _errors_as_json(wanted: bool) -> Iterator[None]:
-    """Say an error as a JSON line too, so that a log holds nothing else; the exit code stays."""
+    """Write an error as a JSON line too, so that a log holds nothing else; the exit code is the same."""
     try:
         yield
     except DermlensError as error:
         if not wanted:
             raise
-        from dermlens.batch.progress import Signals
+        from dermlens.batch.progress import Monitor
 
-        Signals(sys.stderr, None, {}).log("error", **error.as_dict())
+        Monitor(sys.stderr, None, {}).log("error", **error.as_dict())
         raise typer.Exit(EXIT_IMAGE_FAILED if isinstance(error, StorageError) else EXIT_WRONG_USE) from None
 
 
@@ -165,5 +158,5 @@ def _in_words(summary: Summary, out: str) -> str:
     rows = f"{summary.rows:,} rows{failed} in {summary.parts:,} part{'s' if summary.parts != 1 else ''} in {out}"
     run = f"this run: {summary.new_rows:,} in {summary.seconds:.0f} s, {rate:.0f} images/s"
     if not summary.finished:
-        return f"Stopped: {rows} ({run}). To go on: the same command with --resume."
+        return f"Stopped: {rows} ({run}). To continue, add --resume to the same command."
     return f"{rows} ({run}). Read it with pandas.read_parquet({out!r})."

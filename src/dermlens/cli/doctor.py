@@ -1,4 +1,4 @@
-"""`dermlens doctor`: what this machine offers."""
+"""`dermlens doctor` and `dermlens cache`: what this machine offers, and what dermlens keeps on it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from dermlens.cli.options import EXIT_IMAGE_FAILED
+from dermlens.errors import StorageError
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False) -> None:
@@ -22,3 +23,31 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="As one JSON obj
     else:
         terminal.show_doctor(facts, Console())
     raise typer.Exit(0 if facts["ok"] else EXIT_IMAGE_FAILED)
+
+
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all of it; it is computed again when needed.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+) -> None:
+    """Say where the cache is, how large it is and what it holds: numbers by content, no picture."""
+    from dermlens.files import CACHE_MAX_BYTES, cache_folder, cache_sizes, clear_cache
+
+    if clear:
+        try:
+            clear_cache()
+        except OSError as error:
+            raise StorageError(
+                f"The cache in {cache_folder()} cannot be cleared: {error.strerror or error}.",
+                remedy="Check that you may write there, or remove the folder yourself.",
+            ) from error
+    sizes = cache_sizes()
+    total = sum(size for _, size in sizes.values())
+    parts = {name: {"entries": count, "bytes": size} for name, (count, size) in sizes.items()}
+    facts = {"folder": str(cache_folder()), "bytes": total, "max_bytes": CACHE_MAX_BYTES, "parts": parts}
+    lines = [
+        f"{'Cleared' if clear else 'Cache'}: {cache_folder()}",
+        f"{total / 1e6:.1f} MB used; the oldest values are removed above {CACHE_MAX_BYTES / 1e6:,.0f} MB.",
+        *(f"  {name}: {count} entries, {size / 1e6:.1f} MB" for name, (count, size) in sizes.items()),
+        *([] if clear else ["`dermlens cache --clear` empties it."]),
+    ]
+    print(json.dumps(facts, ensure_ascii=False) if as_json else "\n".join(lines))  # noqa: T201

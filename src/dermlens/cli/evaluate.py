@@ -19,16 +19,16 @@ def evaluate(
     frame_aspect: FrameAspect = None,
     split: Annotated[str | None, typer.Option(help="Score only this part of the data: train or test.")] = None,
     controls: Annotated[
-        bool, typer.Option("--controls", help="Also test what ink, rulers, hair, light and a hidden lesion do.")
+        bool, typer.Option("--controls", help="Also test the effect of ink, rulers, hair, light and a hidden lesion.")
     ] = False,
     views: Views = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Also print metrics.json.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
 ) -> None:
-    """Score a model on labelled images, leaving out every lesion that it has seen.
+    """Score a model on labelled images, without the lesions that it has seen.
 
-    On images that the model was tested on in its training, a linear probe and the most common class stand beside it.
-    With --reference, a model of the ISIC 2019 classes is scored against the reference's diagnoses.
+    On images that the model was tested on in its training, it is compared with a linear probe and the most common
+    class. With --reference, a model of the ISIC 2019 classes is scored against the reference's diagnoses.
     """
     need("train", "sklearn")
     from dermlens.data.manifest import read_dataset

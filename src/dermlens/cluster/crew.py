@@ -7,27 +7,28 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import signal
 import socket
 import tempfile
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 import ray
 
-from dermlens import errors
 from dermlens.errors import DermlensError, UsageError
 
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # without these Ray talks before it works
+# Without these Ray prints messages of its own.
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
 
 TRIES = 3
-"""How often a unit whose worker died is tried again; what kills every worker must not go round for ever."""
+"""How often a unit is tried again after its worker died; what kills every worker must come to an end."""
 WAITING_A_WORKER = 2
 LOOK_EVERY_S = 0.5
 CONNECT_WITHIN_S = 10.0
@@ -42,9 +43,8 @@ def connected(
 
     Args:
         cores, object_store_bytes: of a new one; all cores of this machine when None.
-
     Raises:
-        UsageError: nobody answers.
+        UsageError: Ray does not answer.
     """
     if ray.is_initialized():
         yield
@@ -66,7 +66,7 @@ def connected(
 
 
 def check_that_somebody_listens(address: str) -> None:
-    """Find out in seconds what Ray finds out in minutes; UsageError where nobody does."""
+    """Raise a UsageError within seconds where nobody does; Ray would take minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
         try:
@@ -76,11 +76,9 @@ def check_that_somebody_listens(address: str) -> None:
 
 
 def _unavailable(address: str, error: Exception) -> UsageError:
-    return UsageError(
-        f"Ray does not answer at {address}: {str(error).splitlines()[0].rstrip('.')}.",
-        remedy="Check --address and that Python and Ray have the same versions there as here.",
-        code="ray_unavailable",
-    )
+    what = f"Ray does not answer at {address}: {str(error).splitlines()[0].rstrip('.')}."
+    remedy = "Check --address and that Python and Ray have the same versions there as here."
+    return UsageError(what, remedy=remedy, code="ray_unavailable")
 
 
 @contextmanager
@@ -97,25 +95,32 @@ def cluster_cores() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
 
 
-def spare(workers: int | None, most_cores: int) -> tuple[int, int, int]:
-    """Return how many heavy workers a cluster bears, and the cores and GPUs of each.
+def plan_workers(workers: int | None, most_cores: int) -> tuple[int, int, int]:
+    """Return how many large workers a cluster has room for, and the cores and GPUs of each.
 
     Args:
-        workers: wanted; by default one for each GPU, or for each `most_cores` cores.
+        workers: how many are asked for; by default one for each GPU, or for each `most_cores` cores.
     """
     cores, gpus = cluster_cores(), int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
     largest = max(int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
-    most = gpus or cores
-    size = min(workers or gpus or max(1, cores // most_cores), most)
+    size = min(workers or gpus or max(1, cores // most_cores), gpus or cores)
     return size, max(1, min(cores // size, largest, most_cores)), 1 if gpus else 0
 
 
-def as_here(kind: str, words: dict[str, str]) -> DermlensError:
-    """Return an error that came from a worker as the name of its class and `as_dict`."""
-    found: DermlensError = getattr(errors, kind, DermlensError)(
-        words["message"], remedy=words["remedy"], code=words["code"]
-    )
-    return found
+def enter(working_folder: str, needed: str | None) -> None:
+    """Work in the program's folder, where the node of this worker has it.
+
+    Raises:
+        UsageError: the node does not see the file or folder `needed`, so it would miss every other file too.
+    """
+    if os.path.isdir(working_folder):
+        os.chdir(working_folder)
+    if needed is not None and not os.path.exists(needed):
+        what = (
+            f"The node {platform.node()} does not see {needed}. All nodes need the same folders, under the same names."
+        )
+        remedy = "Use a shared file system; for `dermlens batch` URLs work too."
+        raise UsageError(what, remedy=remedy, code="not_shared")
 
 
 def share(value: Any) -> list[Any]:
@@ -129,71 +134,70 @@ def fetch(shared: list[Any]) -> Any:
 
 
 @dataclass(frozen=True)
-class Lost:
+class WorkerDied:
     """The result of a unit that ended its worker TRIES + 1 times."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Unit:
-    number: int
     arguments: tuple[Any, ...]
+    deaths: int = 0
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What a worker was asked: whether it is up (no unit), or for a unit."""
+class _Request:
+    """What a worker was asked: whether it is ready (no unit), or for a unit."""
 
     actor: Any
     unit: _Unit | None = None
 
 
-class _Notes:
-    """What workers have said, and who shall end."""
+class _Messages:
+    """What workers have posted, and which pieces of work shall stop."""
 
     def __init__(self) -> None:
-        self._said: list[tuple[int, Any]] = []
-        self._ended: set[int] = set()
+        self._messages: list[tuple[int, Any]] = []
+        self._stopped: set[int] = set()
 
-    def say(self, number: int, words: Any) -> bool:
-        self._said.append((number, words))
-        return number in self._ended
+    def post(self, number: int, message: Any) -> bool:
+        self._messages.append((number, message))
+        return number in self._stopped
 
-    def heard(self) -> list[tuple[int, Any]]:
-        said, self._said = self._said, []
-        return said
+    def read(self) -> list[tuple[int, Any]]:
+        messages, self._messages = self._messages, []
+        return messages
 
-    def end(self, number: int) -> None:
-        self._ended.add(number)
+    def stop(self, number: int) -> None:
+        self._stopped.add(number)
 
 
 class Board:
-    """Where workers tell the driver how they get on while they work; made by the driver, handed to the workers."""
+    """Where workers post their progress while they work; made by the driver, handed to the workers."""
 
     def __init__(self) -> None:
-        self._notes: Any = ray.remote(num_cpus=0)(_Notes).remote()
+        self._messages: Any = ray.remote(num_cpus=0)(_Messages).remote()
 
-    def say(self, number: int, words: Any) -> bool:
-        """Say something of a piece of work; returns whether it shall end."""
-        return bool(ray.get(self._notes.say.remote(number, words)))
+    def post(self, number: int, message: Any) -> bool:
+        """Post a message about a piece of work; returns whether it shall stop."""
+        return bool(ray.get(self._messages.post.remote(number, message)))
 
-    def heard(self) -> list[tuple[int, Any]]:
-        """Return what was said since the last call."""
-        return list(ray.get(self._notes.heard.remote()))
+    def read(self) -> list[tuple[int, Any]]:
+        """Return (number, message) of all that was posted since the last call."""
+        return list(ray.get(self._messages.read.remote()))
 
-    def end(self, number: int) -> None:
-        """Let the next word of this piece of work be its last."""
-        self._notes.end.remote(number)
+    def stop(self, number: int) -> None:
+        """Let a piece of work stop at its next message."""
+        self._messages.stop.remote(number)
 
 
 class Crew:
-    """Workers of one class; a few units wait at each that is up, the rest are taken as they are needed.
+    """Workers of one class; a few units wait at each that is ready, the rest are taken as they are needed.
 
     Args:
-        worker: a class with the methods `answer(*unit)`, which may be called again for the same unit, and
-            `pid()`, the number of its process.
+        worker: a class with the method `answer(*unit)`, which may be called again for the same unit.
         arguments: of its constructor.
         size, cores, gpus: how many workers, and what each one holds.
-        waiting: units at a worker, the one in work among them.
+        waiting: units at a worker, the current one included.
     """
 
     def __init__(
@@ -206,37 +210,34 @@ class Crew:
         gpus: int = 0,
         waiting: int = WAITING_A_WORKER,
     ) -> None:
-        self._worker, self._arguments, self._size = worker, arguments, size
-        self._cores, self._gpus = cores, gpus
-        self._waiting = waiting
-        self._asked: dict[Any, _Asked] = {}
+        remote: Any = ray.remote(num_cpus=cores, num_gpus=gpus, max_restarts=0, max_task_retries=0)
+        self._worker, self._arguments, self._size, self._waiting = remote(worker), arguments, size, waiting
+        self._requests: dict[Any, _Request] = {}
         self._again: deque[_Unit] = deque()
         self._actors: list[Any] = []
         self._idle: list[Any] = []
-        self._deaths: Counter[int] = Counter()
-        self._found: deque[tuple[tuple[Any, ...], Any]] = deque()
+        self._results: deque[tuple[tuple[Any, ...], Any]] = deque()
         self._bad_starts = 0
-        self._numbers = count()
 
     def run(
         self, units: Iterable[tuple[Any, ...]], stop: Callable[[], bool] = lambda: False
     ) -> Generator[tuple[tuple[Any, ...], Any] | None, None, None]:
-        """Yield each unit with its result, `Lost` for one that kills, in the order of their ends; None now and then.
+        """Yield each unit with its result, `WorkerDied` for one that kills, in the order of their ends; None at times.
 
-        Closing the iterator ends the workers.
+        Closing the iterator ends the workers. Raises what a worker raised, or UsageError when no worker starts.
         """
-        self._work = (_Unit(next(self._numbers), unit) for unit in units)
+        self._work = map(_Unit, units)
         try:
             for _ in range(self._size):
-                self._hire()
+                self._start()
             while not stop():
-                done, _ = ray.wait(list(self._asked), num_returns=1, timeout=LOOK_EVERY_S)
+                done, _ = ray.wait(list(self._requests), num_returns=1, timeout=LOOK_EVERY_S)
                 for reference in done:
                     self._settle(reference)
-                yield from self._found
-                self._found.clear()
-                if not self._more() and not any(asked.unit for asked in self._asked.values()):
-                    break  # all is answered; workers that are still to come would have nothing to do
+                yield from self._results
+                self._results.clear()
+                if not self._has_more() and not any(request.unit for request in self._requests.values()):
+                    break  # everything has its result; workers that have not started yet would have nothing to do
                 yield None
         finally:
             for actor in self._actors:
@@ -244,81 +245,79 @@ class Crew:
 
     def add(self, unit: tuple[Any, ...]) -> None:
         """Add a unit while the iterator of `run` is open."""
-        self._again.append(_Unit(next(self._numbers), unit))
+        self._again.append(_Unit(unit))
         self._wake()
 
-    def _more(self) -> bool:
+    def _has_more(self) -> bool:
         """Look for one more unit and put it in front."""
         if not self._again and (following := next(self._work, None)) is not None:
             self._again.append(following)
         return bool(self._again)
 
-    def _hire(self) -> None:
-        """Start a worker; it gets its first units when it is up, which on a full cluster may be never."""
-        remote = ray.remote(num_cpus=self._cores, num_gpus=self._gpus, max_restarts=0, max_task_retries=0)(self._worker)
-        actor: Any = remote.remote(*self._arguments)
+    def _start(self) -> None:
+        """Start a worker; it gets its first units when it is ready, which on a full cluster may be never."""
+        actor: Any = self._worker.remote(*self._arguments)
         self._actors.append(actor)
-        self._asked[actor.pid.remote()] = _Asked(actor)
+        self._requests[actor.__ray_ready__.remote()] = _Request(actor)
 
-    def _give(self, actor: Any) -> None:
-        if self._more():
+    def _assign(self, actor: Any) -> None:
+        if self._has_more():
             unit = self._again.popleft()
-            self._asked[actor.answer.remote(*unit.arguments)] = _Asked(actor, unit)
-        elif not any(asked.actor is actor for asked in self._asked.values()) and actor not in self._idle:
+            self._requests[actor.answer.remote(*unit.arguments)] = _Request(actor, unit)
+        elif not any(request.actor is actor for request in self._requests.values()) and actor not in self._idle:
             self._idle.append(actor)
 
     def _settle(self, reference: Any) -> None:
-        if (asked := self._asked.get(reference)) is None:  # of a worker that was just buried
+        if (request := self._requests.get(reference)) is None:  # of a worker that was just replaced
             return
         try:
             result = ray.get(reference)
         except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as error:
-            self._bury(asked.actor, error)
+            self._replace(request.actor, error)
             return
         except ray.exceptions.ObjectLostError:  # made, but gone with its node before it came here
-            del self._asked[reference]
-            self._try_again(asked.unit, guilty=True)
-            self._give(asked.actor)
+            del self._requests[reference]
+            self._try_again(request.unit, guilty=True)
+            self._assign(request.actor)
             return
-        del self._asked[reference]
-        if asked.unit is None:
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, DermlensError):
+                raise error.cause from None
+            raise
+        del self._requests[reference]
+        if request.unit is None:
             self._bad_starts = 0
             for _ in range(self._waiting):
-                self._give(asked.actor)
+                self._assign(request.actor)
         else:
-            self._found.append((asked.unit.arguments, result))
-            self._give(asked.actor)
+            self._results.append((request.unit.arguments, result))
+            self._assign(request.actor)
 
-    def _bury(self, actor: Any, error: Exception) -> None:
+    def _replace(self, actor: Any, error: Exception) -> None:
         """Put the units of a dead worker back, start another one, and let those without work have them."""
         ray.kill(actor)
         self._actors.remove(actor)
-        waiting = [(reference, asked) for reference, asked in self._asked.items() if asked.actor is actor]
-        for place, (reference, asked) in enumerate(waiting):
-            del self._asked[reference]
-            if asked.unit is None:
-                self._count_bad_start(error)
-            else:
-                self._try_again(asked.unit, guilty=place == 0)  # the first is the one that it was working on
-        self._hire()
+        requests = [(reference, request) for reference, request in self._requests.items() if request.actor is actor]
+        for place, (reference, request) in enumerate(requests):
+            del self._requests[reference]
+            self._try_again(request.unit, guilty=place == 0)  # it was working on the first
+            self._bad_starts += request.unit is None
+        if self._bad_starts > TRIES * self._size:
+            raise _unavailable("these nodes: no worker starts there", error) from error
+        self._start()
         self._wake()
 
     def _wake(self) -> None:
         """Let workers without work look for some."""
         idle, self._idle = self._idle, []
-        for other in idle:
-            self._give(other)
+        for actor in idle:
+            self._assign(actor)
 
     def _try_again(self, unit: _Unit | None, *, guilty: bool) -> None:
         if unit is None:
             return
-        self._deaths[unit.number] += guilty
-        if self._deaths[unit.number] > TRIES:
-            self._found.append((unit.arguments, Lost()))
+        unit.deaths += guilty
+        if unit.deaths > TRIES:
+            self._results.append((unit.arguments, WorkerDied()))
         else:
             self._again.append(unit)
-
-    def _count_bad_start(self, error: Exception) -> None:
-        self._bad_starts += 1
-        if self._bad_starts > TRIES * self._size:
-            raise _unavailable("these nodes: no worker comes up there", error) from error

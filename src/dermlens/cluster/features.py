@@ -1,8 +1,7 @@
 """The same features on Ray: actors of one core, each with one compiled network, and no TensorFlow.
 
-A worker gets the names of a chunk's images and gives its outputs back through the object store, so that only the
-driver's machine holds the cache. Images are read where the worker is; to a node that does not see them their bytes
-are sent with each chunk.
+A worker gets the names of a chunk's images and returns their outputs through the object store, so that only the
+driver's machine holds the cache. A worker reads images by itself; a node that does not see them gets their bytes too.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,7 @@ from dermlens.cluster.crew import (
     TRIES,
     WAITING_A_WORKER,
     Crew,
-    Lost,
-    as_here,
+    WorkerDied,
     cluster_cores,
     connected,
     fetch,
@@ -48,104 +46,69 @@ def ray_features(address: str | None = None, workers: int | None = None) -> Engi
     """
 
     def run(graph: ov.Model, images: Images, spec: FeatureSpec, starts: Sequence[int]) -> Chunks:
-        return _chunks(graph, images, spec, starts, address, workers)
+        one = int(np.prod(shape_of(graph, spec.output, 1)))
+        chunk_bytes = np.dtype(spec.dtype).itemsize * one * CHUNK * (1 + spec.view_count)
+        at_once = (workers or os.cpu_count() or 1) * (1 + WAITING_A_WORKER)
+        with connected(address, workers, OBJECT_STORE_BYTES + at_once * chunk_bytes):
+            cores = cluster_cores()
+            crew = Crew(_Worker, (spec, *_witness(images)), min(workers or cores, cores))
+            shared = share(_to_bytes(graph))
+            units = ((shared, start, _with_absolute_names(images.chunk(start)), None) for start in starts)
+            with closing(crew.run(units)) as results:
+                for item in results:
+                    if item is None:
+                        continue
+                    (_, start, chunk, _), array = item
+                    if isinstance(array, WorkerDied):
+                        raise _killer(chunk)
+                    if array is None:  # the node does not see the images
+                        crew.add((shared, start, chunk, _bytes_of(chunk)))
+                    else:
+                        yield start, array
 
     return run
 
 
-def _chunks(
-    graph: ov.Model,
-    images: Images,
-    spec: FeatureSpec,
-    starts: Sequence[int],
-    address: str | None,
-    workers: int | None,
-) -> Chunks:
-    one = int(np.prod(shape_of(graph, spec.output, 1)))
-    chunk_bytes = np.dtype(spec.dtype).itemsize * one * CHUNK * (1 + spec.view_count)
-    at_once = (workers or os.cpu_count() or 1) * (1 + WAITING_A_WORKER)
-    with connected(address, workers, OBJECT_STORE_BYTES + at_once * chunk_bytes):
-        cores = cluster_cores()
-        crew = Crew(_Worker, (spec, _witness(images)), min(workers or cores, cores))
-        shared = share(_written(graph))
-        units = ((shared, start, _named(images.chunk(start)), None) for start in starts)
-        with closing(crew.run(units)) as found:
-            for item in found:
-                if item is None:
-                    continue
-                (_, start, chunk, _), outcome = item
-                if isinstance(outcome, Lost):
-                    raise _killer(chunk)
-                if outcome.stopped_by is not None:
-                    raise as_here(*outcome.stopped_by)
-                if outcome.array is None:  # the node does not see the images
-                    crew.add((shared, start, chunk, _bytes_of(chunk)))
-                else:
-                    yield start, outcome.array
-
-
-@dataclass(frozen=True)
-class _Witness:
-    """A file by which a node can tell whether it sees the images: absolute name and size."""
-
-    path: str
-    size: int
-
-
-def _witness(images: Images) -> _Witness:
+def _witness(images: Images) -> tuple[str, int]:
+    """Return a file by which a node can tell whether it sees the images: absolute name and size in bytes."""
     path = os.path.abspath(images.records[0].path)
-    return _Witness(path, os.path.getsize(path) if os.path.isfile(path) else 0)
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """Outputs (images, 1 + view_count, ...), or what stopped the worker, or neither: it does not see the images."""
-
-    array: np.ndarray | None = None
-    stopped_by: tuple[str, dict[str, str]] | None = None
+    return path, os.path.getsize(path) if os.path.isfile(path) else 0
 
 
 class _Worker:
     """One core, one compiled network."""
 
-    def __init__(self, spec: FeatureSpec, witness: _Witness) -> None:
+    def __init__(self, spec: FeatureSpec, witness: str, witness_bytes: int) -> None:
         cv2.setNumThreads(1)
         self._spec, self._compiled = spec, None
-        self._sees = os.path.isfile(witness.path) and os.path.getsize(witness.path) == witness.size
+        self._sees = os.path.isfile(witness) and os.path.getsize(witness) == witness_bytes
 
-    def answer(self, shared: list[Any], start: int, images: Images, files: list[bytes] | None) -> _Outcome:
-        """Compute a chunk; an error of dermlens comes back as a value.
+    def answer(self, shared: list[Any], start: int, images: Images, files: list[bytes] | None) -> np.ndarray | None:
+        """Return the outputs of a chunk, (images, 1 + view_count, ...), or None: this node does not see the images.
 
         Args:
             shared: reference to the graph.
             files: the images' bytes, for a node that does not see them.
         """
         if files is None and not self._sees:
-            return _Outcome()
-        try:
-            compiled = self._compiled = self._compiled or self._load(fetch(shared))
-            with tempfile.TemporaryDirectory(prefix="dermlens-chunk-") as place:
-                here = images if files is None else _laid_down(images, files, Path(place))
-                pixels = [self._spec.pixels(r, h) for r, h in zip(here.records, here.hashes, strict=True)]
-            return _Outcome(outputs(compiled, pixels, self._spec))
-        except DermlensError as error:
-            return _Outcome(stopped_by=(type(error).__name__, error.as_dict()))
+            return None
+        compiled = self._compiled = self._compiled or self._load(fetch(shared))
+        with tempfile.TemporaryDirectory(prefix="dermlens-chunk-") as place:
+            here = images if files is None else _write_files(images, files, Path(place))
+            pixels = [self._spec.pixels(r, h) for r, h in zip(here.records, here.hashes, strict=True)]
+        return outputs(compiled, pixels, self._spec)
 
     def _load(self, files: tuple[bytes, bytes]) -> ov.CompiledModel:
         graph = ov.Core().read_model(files[0], files[1])
         return compile_graph(graph, batch=batch_for(self._spec.input.size_px), threads=1)
 
-    def pid(self) -> int:
-        """Return the number of the process."""
-        return os.getpid()
 
-
-def _named(images: Images) -> Images:
+def _with_absolute_names(images: Images) -> Images:
     """Give the images names that hold in another working folder."""
     return Images([replace(r, path=Path(os.path.abspath(r.path))) for r in images.records], images.hashes)
 
 
-def _laid_down(images: Images, files: Sequence[bytes], place: Path) -> Images:
+def _write_files(images: Images, files: Sequence[bytes], place: Path) -> Images:
     """Write the bytes to files of this node and return the images with their names there."""
     records = []
     for index, (record, data) in enumerate(zip(images.records, files, strict=True)):
@@ -171,7 +134,7 @@ def _read(record: Record) -> bytes:
         ) from error
 
 
-def _written(graph: ov.Model) -> tuple[bytes, bytes]:
+def _to_bytes(graph: ov.Model) -> tuple[bytes, bytes]:
     """Return the graph as XML and weights, all of it float32."""
     with tempfile.TemporaryDirectory(prefix="dermlens-trunk-") as place:
         path = Path(place, "trunk.xml")
@@ -183,6 +146,6 @@ def _killer(images: Images) -> DermlensError:
     first, last = images.records[0].path, images.records[-1].path
     return DermlensError(
         f"The {len(images.records)} images from {str(first)!r} to {str(last)!r} ended their worker {TRIES + 1} times.",
-        remedy="Give the workers more memory, or look for the file with `dermlens audit`; --resume goes on from there.",
+        remedy="Give the workers more memory, or find the file with `dermlens audit`; then add --resume to continue.",
         code="worker_died",
     )

@@ -1,14 +1,13 @@
 """Trials of a search on Ray: each worker trains one recipe at a time and knows nothing of the study.
 
-The driver alone opens the study's SQLite file, which several machines could not share: a worker gets a recipe, says its
-score after each epoch, is told whether to go on, and hands back the score of the trial. A trial whose worker dies is
-begun again by another one.
+The driver alone opens the study's SQLite file, which several machines could not share. A worker gets a recipe, posts
+its score after each epoch, learns whether to continue, and returns the score of the trial. When a worker dies, another
+one starts its trial again.
 """
 
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -16,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dermlens.cluster.crew import Board, Crew, Lost, as_here, connected, fetch, share, spare
-from dermlens.errors import DermlensError, UsageError
+from dermlens.cluster.crew import Board, Crew, WorkerDied, connected, enter, fetch, plan_workers, share
+from dermlens.errors import DermlensError
 from dermlens.training.recipe import Recipe
 from dermlens.tuning.trial import OnEpoch, Outcome, Trials
 
@@ -34,37 +33,28 @@ def ray_trials(address: str | None = None, workers: int | None = None) -> Trials
     """
 
     def run(
-        bench: Any, asked: Iterator[tuple[int, Recipe]], on_epoch: OnEpoch, stop: Callable[[], bool]
+        bench: Any, recipes: Iterator[tuple[int, Recipe]], on_epoch: OnEpoch, stop: Callable[[], bool]
     ) -> Generator[tuple[int, Outcome], None, None]:
         with connected(address):
-            size, cores, gpus = spare(workers, CORES)
+            size, cores, gpus = plan_workers(workers, CORES)
             board = Board()
-            made = (bench.material, bench.folds, os.path.abspath(bench.out), bench.embeddings)
             crew = Crew(_Worker, (board, os.getcwd(), cores), size, cores=cores, gpus=gpus, waiting=1)
-            shared = share(made)
-            units = ((shared, number, recipe) for number, recipe in asked)
-            with closing(crew.run(units, stop)) as found:
-                for item in found:
-                    for number, (epoch, score) in board.heard():
+            shared = share((bench.material, bench.folds, os.path.abspath(bench.out), bench.embeddings))
+            units = ((shared, number, recipe) for number, recipe in recipes)
+            with closing(crew.run(units, stop)) as results:
+                for item in results:
+                    for number, (epoch, score) in board.read():
                         if on_epoch(number, epoch, score):
-                            board.end(number)
+                            board.stop(number)
                     if item is not None:
-                        (_, number, _), outcome = item
-                        yield number, _outcome(outcome)
+                        (_, number, _), result = item
+                        yield number, Outcome("lost") if isinstance(result, WorkerDied) else result
 
     return run
 
 
-def _outcome(outcome: Any) -> Outcome:
-    if isinstance(outcome, Lost):
-        return Outcome("lost")
-    if isinstance(outcome, Outcome):
-        return outcome
-    raise as_here(*outcome)
-
-
-class _Ending(Exception):
-    """The driver has seen enough of this trial."""
+class _Stopped(Exception):
+    """The driver does not need more epochs of this trial."""
 
 
 class _Worker:
@@ -74,50 +64,37 @@ class _Worker:
         self._board, self._working_folder, self._cores = board, working_folder, cores
         self._bench: Any = None
 
-    def answer(self, shared: list[Any], number: int, recipe: Recipe) -> Outcome | tuple[str, dict[str, str]]:
-        """Train as the recipe says; an error of dermlens comes back as a value."""
+    def answer(self, shared: list[Any], number: int, recipe: Recipe) -> Outcome:
+        """Train as the recipe says."""
         begun = time.monotonic()
 
         def report(epoch: int, score: float) -> None:
-            if self._board.say(number, (epoch, score)):
-                raise _Ending
+            if self._board.post(number, (epoch, score)):
+                raise _Stopped
 
         how, score = "complete", None
         try:
             bench = self._bench = self._bench or self._start(fetch(shared), recipe)
             score = bench.score(replace(recipe, threads=self._cores), report)
-        except _Ending:
+        except _Stopped:
             how = "pruned"
         except DermlensError as error:
             if error.code != "diverged":
-                return type(error).__name__, error.as_dict()
+                raise
             how = "diverged"
         return Outcome(how, score, time.monotonic() - begun)
 
-    def _start(self, made: tuple[Any, ...], recipe: Recipe) -> Any:
-        material, folds, out, embeddings = made
-        if os.path.isdir(self._working_folder):
-            os.chdir(self._working_folder)
-        if not os.path.isdir(out):
-            raise UsageError(
-                f"The node {platform.node()} does not see {out}. All nodes need the same folders under the same names.",
-                remedy="Use a shared file system.",
-                code="not_shared",
-            )
+    def _start(self, shared: tuple[Any, ...], recipe: Recipe) -> Any:
+        material, folds, out, embeddings = shared
+        enter(self._working_folder, out)
         from dermlens.networks.backend import load_tensorflow
 
         load_tensorflow()
         from rich.console import Console
 
-        from dermlens.networks.backend import keep_freed_memory
         from dermlens.training.device import set_up
         from dermlens.tuning.trial import Bench
 
         quiet = Console(quiet=True)
-        keep_freed_memory()
         set_up(replace(recipe, threads=self._cores), quiet)
         return Bench(material, folds, Path(out), quiet, embeddings=embeddings)
-
-    def pid(self) -> int:
-        """Return the number of the process."""
-        return os.getpid()

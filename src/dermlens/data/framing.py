@@ -6,15 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, NoReturn, TypeAlias, get_args
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dermlens.data.pixels import Pixels
 from dermlens.errors import ImageError, UsageError
 
+Pixels: TypeAlias = npt.NDArray[np.uint8]
 Interpolation = Literal["area", "bilinear"]
 Framing = Literal["centre_crop", "squash", "pad"]
 

@@ -78,7 +78,7 @@ def read_header(data: bytes, name: str) -> Header:
             code="unsupported_format",
         )
     try:
-        header = _READERS[kind](data)
+        return _READERS[kind](data)
     except (IndexError, struct.error) as error:
         raise ImageError(
             f"{name} is cut off: it ends after {len(data):,} bytes, too early for a whole {kind}.",
@@ -91,7 +91,6 @@ def read_header(data: bytes, name: str) -> Header:
             remedy="Open it in an image viewer and save it again, or use another copy.",
             code="unreadable",
         ) from error
-    return header
 
 
 def recognise(data: bytes) -> ImageFormat | None:
@@ -119,27 +118,35 @@ def _describe_stranger(data: bytes) -> str:
     return f"of an unknown format (it starts with bytes {start[:8].hex(' ')})"
 
 
-def _read_jpeg(data: bytes) -> Header:
-    """Walk the marker segments up to the first scan (ITU-T T.81, annex B)."""
-    size: tuple[int, int] | None = None
-    orientation = 1
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (marker, start, end) of each segment of a JPEG up to the first scan (ITU-T T.81, annex B).
+
+    Raises:
+        IndexError, struct.error: the bytes end too early.
+    """
     at = 2
     for _ in range(MAX_BLOCKS):
         at = _next_marker(data, at)
         marker = data[at + 1]
+        if marker == 0xDA:
+            return
         if marker in _JPEG_NO_LENGTH:
             at += 2
             continue
         (length,) = struct.unpack_from(">H", data, at + 2)
-        body = at + 4
-        if marker in _JPEG_FRAMES:
-            height, width = struct.unpack_from(">HH", data, body + 1)
-            size = width, height
-        elif marker == 0xE1 and data.startswith(b"Exif\x00\x00", body):
-            orientation = _exif_orientation(data[body + 6 : at + 2 + length])
-        elif marker == 0xDA:
-            break
+        yield marker, at + 4, at + 2 + length
         at += 2 + length
+
+
+def _read_jpeg(data: bytes) -> Header:
+    size: tuple[int, int] | None = None
+    orientation = 1
+    for marker, start, end in jpeg_segments(data):
+        if marker in _JPEG_FRAMES:
+            height, width = struct.unpack_from(">HH", data, start + 1)
+            size = width, height
+        elif marker == 0xE1 and data.startswith(b"Exif\x00\x00", start):
+            orientation = _exif_orientation(data[start + 6 : end])
     if size is None:
         raise ValueError("no frame before the first scan")
     return _checked("JPEG", *size, orientation)

@@ -1,27 +1,40 @@
 """The only pixel path: a path, bytes or an array become uint8 RGB; the same bytes always give the same array.
 
-Training, evaluation, command line, batch and server all open images here (`header.py` reads the size,
-`pixels.py` decodes, `framing.py` crops and resizes). What happens to a file depends on its bytes, on the
-`InputSpec` and on `frame_aspect`, never on who calls. Colour profiles (ICC) are ignored: all is sRGB.
+Training, evaluation, command line, batch and server all open images here (`header.py` reads the size before anything is
+decoded, `framing.py` crops and resizes). The result depends on the bytes, on the `InputSpec` and on `frame_aspect`,
+never on who calls. Colour profiles (ICC) are ignored: all is sRGB.
+
+Only this module touches Pillow. Its five readers are called directly, not through `Image.open`: no other format can be
+reached, and the size limits are ours, not Pillow's warnings.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import stat
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
-from dermlens.data.framing import MIN_SIDE_PX, InputSpec, frame, raise_bad_array, reduction_for
-from dermlens.data.header import Header, read_header
-from dermlens.data.pixels import Pixels, decode_pixels, rgb_pixels
+from dermlens.data.framing import MIN_SIDE_PX, raise_bad_array, reduction_for
+from dermlens.data.framing import InputSpec as InputSpec
+from dermlens.data.framing import Pixels as Pixels
+from dermlens.data.framing import frame as frame
+from dermlens.data.header import Header, ImageFormat, read_header
 from dermlens.errors import ImageError, UsageError
 
 Source: TypeAlias = str | Path | bytes
@@ -32,27 +45,23 @@ UNREAD_IMAGE_EXTENSIONS = frozenset({".heic", ".heif", ".gif", ".avif", ".jp2", 
 DEFAULT_MAX_BYTES = 20_000_000
 DEFAULT_MAX_PIXELS = 50_000_000
 
-Hold: TypeAlias = Callable[[int], AbstractContextManager[None]]
+Hold: TypeAlias = Callable[[int], AbstractContextManager[Any]]
 
-__all__ = [
-    "DEFAULT_MAX_BYTES",
-    "DEFAULT_MAX_PIXELS",
-    "IMAGE_EXTENSIONS",
-    "InputSpec",
-    "Pixels",
-    "UNREAD_IMAGE_EXTENSIONS",
-    "Source",
-    "content_hash",
-    "decode",
-    "frame",
-    "load_image",
-    "read_bytes",
-    "rgb_from_array",
-]
+# Pillow reports damaged metadata (never pixels) of PNG and TIFF files as warnings and log lines. They are
+# silenced once, here: `warnings.catch_warnings` around each image is not safe among threads.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.(Png|Tiff)ImagePlugin")
 
-
-def _hold_nothing(pixels: int) -> AbstractContextManager[None]:
-    return nullcontext()
+_WHITE = (255, 255, 255, 255)
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def load_image(
@@ -62,7 +71,7 @@ def load_image(
     frame_aspect: float | None = None,
     max_bytes: int = DEFAULT_MAX_BYTES,
     max_pixels: int = DEFAULT_MAX_PIXELS,
-    hold: Hold = _hold_nothing,
+    hold: Hold = nullcontext,
 ) -> Pixels:
     """Open an image and prepare it for a network.
 
@@ -100,17 +109,15 @@ def decode(
     """Decode a JPEG, PNG, WebP, BMP or TIFF, recognised by content, into upright RGB.
 
     The EXIF orientation is applied. Of an animation the first frame is read. Transparency is laid over white.
-    16-bit values keep their high byte; for 32-bit and float greys see `pixels.rgb_pixels`. With `spec`, a
+    16-bit values keep their high byte; for 32-bit and float greys see `rgb_pixels`. With `spec`, a
     large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, as far as two source pixels per output pixel remain
     each way; that depends on header, `spec` and `frame_aspect` alone.
 
     Args:
-        source: a path or the bytes of an image file.
+        source, max_bytes, max_pixels: as for `load_image`; limits are checked before the file is read or decoded. TIFF
+            and WebP stay below Pillow's own limit (89 million pixels).
         spec: what the pixels are for; None decodes at full size.
         frame_aspect: as for `frame`; only used to choose the reduced scale.
-        max_bytes: largest file, in bytes; checked before the file is read.
-        max_pixels: largest width x height; checked on the header, before anything is decoded. TIFF and WebP
-            stay below Pillow's own limit (89 million) whatever is given here.
 
     Returns:
         uint8 RGB, shape (height, width, 3), upright.
@@ -135,7 +142,10 @@ def _decoded(data: bytes, header: Header, name: str, spec: InputSpec | None, fra
     reduction = 1
     if spec is not None and header.format == "JPEG":
         reduction = reduction_for(*header.upright_size_px, spec, frame_aspect)
-    return decode_pixels(data, header, reduction, name)
+    try:
+        return _decode(data, header, reduction)
+    except Exception as error:  # a decoder may raise anything at hostile bytes, and all of it means the same
+        _raise_undecodable(name, header, error)
 
 
 def read_bytes(source: Source, *, max_bytes: int = DEFAULT_MAX_BYTES) -> bytes:
@@ -200,9 +210,7 @@ def _read_file(path: Path, name: str, max_bytes: int) -> tuple[bytes, int]:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
             raise ImageError(
-                f"{name} is a folder. An image file is needed.",
-                remedy="Name a file in it.",
-                code="is_a_directory",
+                f"{name} is a folder. An image file is needed.", remedy="Name a file in it.", code="is_a_directory"
             )
         if not stat.S_ISREG(status.st_mode):
             raise OSError("it is a device, pipe or socket")
@@ -225,15 +233,10 @@ def _read_file(path: Path, name: str, max_bytes: int) -> tuple[bytes, int]:
 
 def _check_size(header: Header, name: str, max_pixels: int) -> None:
     width, height = header.upright_size_px
-    limit, where = max_pixels, ""
-    remedy = "Save a smaller copy, or raise max_pixels if you trust the file."
+    limit, where, remedy = max_pixels, "", "Save a smaller copy, or raise max_pixels if you trust the file."
     pillow_limit = Image.MAX_IMAGE_PIXELS
     if header.format in ("TIFF", "WEBP") and pillow_limit is not None and pillow_limit < max_pixels:
-        limit, where, remedy = (
-            pillow_limit,
-            f" in a {header.format}",
-            "Save a smaller copy, or save it as JPEG.",
-        )
+        limit, where, remedy = pillow_limit, f" in a {header.format}", "Save a smaller copy, or save it as JPEG."
     if width * height > limit:
         raise ImageError(
             f"{name} has {width:,} x {height:,} = {width * height:,} pixels. At most {limit:,} are allowed{where}.",
@@ -250,3 +253,75 @@ def _raise_too_small(name: str, width: int, height: int) -> NoReturn:
         remedy="Use the original picture, not an icon of it.",
         code="too_small",
     )
+
+
+class _JpegReader(JpegImageFile):
+    """Pillow's JPEG reader without its search of EXIF for a print resolution; it warns of damaged EXIF."""
+
+    def _read_dpi_from_exif(self) -> None:
+        return
+
+
+_READERS: dict[ImageFormat, type[ImageFile.ImageFile]] = {
+    "JPEG": _JpegReader,
+    "PNG": PngImageFile,
+    "WEBP": WebPImageFile,
+    "BMP": BmpImageFile,
+    "TIFF": TiffImageFile,
+}
+
+
+def rgb_pixels(image: Image.Image) -> Pixels:
+    """Bring a Pillow image of any mode to uint8 RGB (height, width, 3); transparency is laid over white.
+
+    16-bit values keep their high byte. 32-bit and float greys have no agreed scale: they are read on the
+    smallest of 0-1 (float only), 0-255 and 0-65535 that holds all their values; `ValueError` when none does.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return np.repeat(_eight_bit(np.asarray(image))[:, :, np.newaxis], 3, axis=2)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image)
+    return np.array(image.convert("RGB"))
+
+
+def _decode(data: bytes, header: Header, reduction: int) -> Pixels:
+    image: Image.Image
+    with _READERS[header.format](BytesIO(data)) as opened:
+        promised = header.upright_size_px if header.format == "TIFF" else (header.width_px, header.height_px)
+        if opened.size != promised:
+            raise ValueError(f"its header says {promised} pixels, its decoder {opened.size}")
+        if reduction > 1:
+            opened.draft(None, (header.width_px // reduction, header.height_px // reduction))
+        opened.load()
+        image = opened
+        if header.format != "TIFF" and header.orientation in _UPRIGHT:  # Pillow turns a TIFF by itself
+            image = image.transpose(_UPRIGHT[header.orientation])
+        return rgb_pixels(image)
+
+
+def _eight_bit(grey: npt.NDArray[Any]) -> Pixels:
+    """Scale 16-bit, 32-bit or float grey values to uint8."""
+    if grey.dtype.itemsize == 2:
+        return (grey >> 8).astype(np.uint8)
+    low, high = float(grey.min()), float(grey.max())
+    if not (low >= 0 and high <= 65535):  # also true for NaN
+        raise ValueError(f"grey values run from {low:g} to {high:g}; save it with 8 or 16 bits a channel")
+    if grey.dtype.kind == "f" and high <= 1:
+        return np.round(grey * 255).astype(np.uint8)
+    return np.round(grey if high <= 255 else np.floor(grey / 256)).astype(np.uint8)
+
+
+def _raise_undecodable(name: str, header: Header, error: Exception) -> NoReturn:
+    words = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, EOFError) or "truncated" in words.lower():
+        raise ImageError(
+            f"{name} is cut off: its {header.format} data ends before all pixels are there.",
+            remedy="Copy or download it again.",
+            code="truncated",
+        ) from error
+    raise ImageError(
+        f"{name} is a {header.format} that cannot be decoded ({words}).",
+        remedy="Open it in an image viewer and save it again as JPEG or PNG, or use another copy.",
+        code="unreadable",
+    ) from error

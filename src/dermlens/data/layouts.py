@@ -6,10 +6,9 @@ What a table calls its columns is one row of `TABLES`; the code below is the sam
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import NoReturn
 
 from dermlens.data.images import IMAGE_EXTENSIONS
 from dermlens.data.records import SPLIT_NAMES, Dataset, Record, isic_id_of
@@ -22,7 +21,6 @@ from dermlens.data.tables import (
     is_image,
     need_columns,
     number,
-    raise_missing_images,
     read_header,
     read_table,
     shown,
@@ -31,36 +29,20 @@ from dermlens.diagnoses import normalise
 from dermlens.errors import DataError
 
 MANIFEST_NAME = "manifest.csv"
-MANIFEST_COLUMNS = (
-    "image",
-    "diagnosis",
-    "lesion_id",
-    "patient_id",
-    "split",
-    "age_approx",
-    "sex",
-    "anatom_site",
-    "source",
-    "frame_aspect",
-    "dx_type",
-    "fitzpatrick",
-    "licence",
-)
+MANIFEST_COLUMNS = tuple(field.name for field in fields(Record) if field.name not in ("path", "isic_id"))
 ONE_HOT_CODES = ("MEL", "NV", "BCC", "AK", "AKIEC", "BKL", "DF", "VASC", "SCC", "UNK")
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".tab", "")
 _LEFT_OUT = ("0", "false", "no")
-_REMEDY_FOLDERS = (
-    "Make one folder for each diagnosis with its images in it, or write a manifest.csv with columns image, diagnosis."
-)
+_REMEDY_FOLDERS = "Make one folder of images for each diagnosis, or write a manifest.csv with columns image, diagnosis."
 
 
 @dataclass(frozen=True)
 class TableLayout:
     """What one kind of table calls its columns.
 
-    `every_copy`: an image may stand in several subfolders, each copy is a record and the subfolder its source.
-    `lesion_prefix`: put before lesion ids that are bare numbers, so that they stay apart from other collections'.
-    `licence`: of all its pictures, where the collection has one and the table does not say.
+    `every_copy`: an image may be in several subfolders; each copy is a record and the subfolder its source.
+    `lesion_prefix`: put before lesion ids that are bare numbers, to distinguish them from other collections'.
+    `licence`: of all its pictures, where the collection has one and the table does not say it.
     """
 
     name: str
@@ -84,8 +66,13 @@ TABLES = (
 ONE_HOT = TableLayout("ISIC 2018/2019 ground truth", "image", "diagnosis", site="anatom_site_general")
 
 
-def read_layout(path: Path, images: Path | None = None) -> Dataset:
-    """Recognise the layout of a folder or CSV file and read it; see `manifest.read_dataset`."""
+def read_layout(path: Path, images: Path | None = None, *, labels: Collection[str] | None = None) -> Dataset:
+    """Recognise the layout of a folder or CSV file and read it; see `manifest.read_dataset`.
+
+    Args:
+        labels: None where every image must have a diagnosis. Else all images of a folder count, those in a folder with
+            one of these names have it as their diagnosis, and a missing diagnosis is "".
+    """
     if path.is_file():
         if path.suffix.lower() not in _TABLE_SUFFIXES:
             raise DataError(
@@ -93,19 +80,19 @@ def read_layout(path: Path, images: Path | None = None) -> Dataset:
                 remedy="Pass the folder that holds the class folders, or a CSV with the columns image, diagnosis.",
                 code="not_a_dataset",
             )
-        return _read_table_layout(path, images or path.parent)
-    table, others = _table_in(path)
+        return _read_table_layout(path, images or path.parent, labels is None)
+    table, others = _table_in(path, labels is None)
     if table is not None:
-        return _read_table_layout(table, images or path)
-    dataset = _read_folders(path)
-    notes = (f"Tables not used, since they are of no known kind: {shown(others)}.",) if others else ()
-    return Dataset(dataset.root, dataset.layout, dataset.records, (*dataset.notes, *notes))
+        return _read_table_layout(table, images or path, labels is None)
+    dataset = _read_folders(path) if labels is None else _read_all_images(path, labels)
+    notes = (f"Tables not used, since their columns are not known: {shown(others)}.",) if others else ()
+    return replace(dataset, notes=(*dataset.notes, *notes))
 
 
 # Tables
 
 
-def _table_in(folder: Path) -> tuple[Path | None, list[str]]:
+def _table_in(folder: Path, labelled: bool) -> tuple[Path | None, list[str]]:
     """Return the table that describes a folder's images, or None, and the names of tables that do not."""
     tables = [
         path
@@ -116,13 +103,13 @@ def _table_in(folder: Path) -> tuple[Path | None, list[str]]:
         if path.name.lower() == MANIFEST_NAME:
             return path, []
     known = [path for path in tables if _layout_of(read_header(path)) not in (None, MANIFEST)]
-    if len(known) > 1:
+    if len(known) > 1 and labelled:
         raise DataError(
             f"{folder} holds {len(known)} tables that name diagnoses: {shown([p.name for p in known])}.",
             remedy="Pass the CSV file that you mean instead of the folder.",
             code="several_tables",
         )
-    return (known[0] if known else None), [path.name for path in tables]
+    return (known[0] if len(known) == 1 else None), [path.name for path in tables]
 
 
 def _layout_of(columns: Sequence[str]) -> TableLayout | None:
@@ -134,28 +121,30 @@ def _layout_of(columns: Sequence[str]) -> TableLayout | None:
     return None
 
 
-def _read_table_layout(path: Path, root: Path) -> Dataset:
+def _read_table_layout(path: Path, root: Path, labelled: bool) -> Dataset:
     table = read_table(path)
     layout = _layout_of(table.columns)
+    if layout is None and not labelled:
+        layout = next((known for known in TABLES if known.image in table.columns), None)
     if layout is None:
-        need_columns(table, "image", "diagnosis")
+        need_columns(table, "image", *(["diagnosis"] if labelled else []))
     layout = layout or MANIFEST
     if layout is ONE_HOT:
         table = _with_metadata(_from_one_hot(table))
     table, notes = _included(table)
     pairs, unlisted = _find_images(table, layout, root)
     _refuse_repeats(table, [image for image, _ in pairs])
-    records = tuple(_record(table, layout, row, root, image) for image, row in pairs)
+    records = tuple(_record(table, layout, row, root, image, labelled) for image, row in pairs)
     if not records:
         raise DataError(f"{path} has no rows.", remedy="Add a row for each image.", code="no_images")
     if unlisted:
-        notes.append(f"{unlisted} images below {root} stand in no row of {path.name} and are left out.")
-    merged = _merged_names(row[layout.diagnosis] for _, row in pairs)
+        notes.append(f"{unlisted} images below {root} are in no row of {path.name} and are left out.")
+    merged = _merged_names(row.get(layout.diagnosis, "") for _, row in pairs)
     return Dataset(root, layout.name, records, (*notes, *merged))
 
 
 def _find_images(table: Table, layout: TableLayout, root: Path) -> tuple[list[tuple[Path, Row]], int]:
-    """Return (image below root, row) pairs in the table's order, and how many images stand in no row."""
+    """Return (image below root, row) pairs in the table's order, and how many images are in no row."""
     index: ImageIndex | None = None
     found: list[tuple[Path, Row]] = []
     missing: list[str] = []
@@ -167,23 +156,31 @@ def _find_images(table: Table, layout: TableLayout, root: Path) -> tuple[list[tu
         index = index or ImageIndex.build(root)
         copies = index.find(name)
         if len(copies) > 1 and not layout.every_copy:
-            _raise_ambiguous(table, name, copies)
+            raise DataError(
+                f"{table.path} names {name!r}, which may be {shown([copy.as_posix() for copy in copies])}.",
+                remedy="Write the image's path with folder and extension.",
+                code="ambiguous_image",
+            )
         if not copies:
             missing.append(name)
         found += [(copy, row) for copy in copies]
     if missing:
-        raise_missing_images(table, missing, root)
+        raise DataError(
+            f"{len(missing)} of the {len(table.rows)} images in {table.path} are not below {root}: {shown(missing)}.",
+            remedy="Add the files, pass the folder that holds them as images, or remove their rows from the table.",
+            code="missing_files",
+        )
     unlisted = len(set(index.paths) - {image for image, _ in found}) if index else 0
     return found, unlisted
 
 
-def _record(table: Table, layout: TableLayout, row: Row, root: Path, image: Path) -> Record:
+def _record(table: Table, layout: TableLayout, row: Row, root: Path, image: Path, labelled: bool) -> Record:
     lesion, sex = cell(row, "lesion_id"), cell(row, layout.sex)
     source = (image.parent.name or root.name) if layout.every_copy else cell(row, "source")
     return Record(
         path=root / image,
         image=image.as_posix(),
-        diagnosis=_diagnosis(table, layout, row),
+        diagnosis=_diagnosis(table, layout, row) if labelled or row.get(layout.diagnosis) else "",
         lesion_id=layout.lesion_prefix + lesion if lesion else None,
         patient_id=cell(row, "patient_id"),
         split=_split(table, row),
@@ -225,19 +222,16 @@ def _split(table: Table, row: Row) -> str | None:
 
 def _included(table: Table) -> tuple[Table, list[str]]:
     """Leave out the rows that a repaired manifest marks with `included` = 0, and say how many and why."""
-    rows = tuple(row for row in table.rows if row.get("included", "").lower() not in _LEFT_OUT)
-    left_out = len(table.rows) - len(rows)
+    included: list[Row] = []
+    left_out: list[Row] = []
+    for row in table.rows:
+        (left_out if row.get("included", "").lower() in _LEFT_OUT else included).append(row)
     if not left_out:
-        return Table(table.path, table.columns, rows), []
-    reasons = Counter(
-        cell({"reason": row.get("reason", "").partition(":")[0]}, "reason") or "no reason given"
-        for row in table.rows
-        if row.get("included", "").lower() in _LEFT_OUT
-    )
+        return table, []
+    reasons = Counter(row.get("reason", "").partition(":")[0] or "no reason given" for row in left_out)
     why = f" ({', '.join(f'{n} {reason}' for reason, n in reasons.most_common())})" if table.has("reason") else ""
-    return Table(table.path, table.columns, rows), [
-        f"{left_out} images are marked as not included in {table.path.name}{why}."
-    ]
+    note = f"{len(left_out)} images are marked as not included in {table.path.name}{why}."
+    return replace(table, rows=tuple(included)), [note]
 
 
 def _one_hot_columns(columns: Sequence[str]) -> list[str]:
@@ -268,13 +262,11 @@ def _with_metadata(table: Table) -> Table:
             other = read_table(path)
             for row in other.rows if other.has("image") else ():
                 known[row["image"]].update(row)
-    rows = tuple({**known[row["image"]], **row} for row in table.rows)
-    return Table(table.path, table.columns, rows)
+    return replace(table, rows=tuple({**known[row["image"]], **row} for row in table.rows))
 
 
 def _refuse_repeats(table: Table, images: Sequence[Path]) -> None:
-    seen: set[Path] = set()
-    repeated = [image.as_posix() for image in images if image in seen or seen.add(image)]  # type: ignore[func-returns-value]
+    repeated = [image.as_posix() for image, count in Counter(images).items() if count > 1]
     if repeated:
         raise DataError(
             f"{table.path} names {len(repeated)} images more than once: {shown(repeated)}.",
@@ -283,34 +275,17 @@ def _refuse_repeats(table: Table, images: Sequence[Path]) -> None:
         )
 
 
-def _raise_ambiguous(table: Table, name: str, copies: Sequence[Path]) -> NoReturn:
-    raise DataError(
-        f"{table.path} names {name!r}, which may be {shown([c.as_posix() for c in copies])}.",
-        remedy="Write the image's path with folder and extension.",
-        code="ambiguous_image",
-    )
-
-
 # Folders
 
 
 def _read_folders(folder: Path) -> Dataset:
     root = _unwrapped(folder)
-    index = ImageIndex.build(root)
-    if not index.paths:
-        raise DataError(
-            f"{folder} holds no images ({index.other_files} other files). "
-            f"Images end in {', '.join(sorted(IMAGE_EXTENSIONS))}.",
-            remedy=_REMEDY_FOLDERS,
-            code="no_images",
-        )
+    index = _images_below(root)
     depth = 2 if _has_split_folders(root, index.paths) else 1
     inside = [path for path in index.paths if len(path.parts) > depth]
     if not inside:
         raise DataError(
-            f"{root} holds {len(index.paths)} images but no class folders.",
-            remedy=_REMEDY_FOLDERS,
-            code="no_classes",
+            f"{root} holds {len(index.paths)} images but no class folders.", remedy=_REMEDY_FOLDERS, code="no_classes"
         )
     records = tuple(
         Record(
@@ -324,6 +299,27 @@ def _read_folders(folder: Path) -> Dataset:
     )
     notes = [*_folder_notes(root, depth, index, inside), *_merged_names(p.parts[depth - 1] for p in inside)]
     return Dataset(root, "split and class folders" if depth > 1 else "class folders", records, tuple(notes))
+
+
+def _read_all_images(root: Path, labels: Collection[str]) -> Dataset:
+    records = []
+    for path in _images_below(root).paths:
+        names = [normalise(name) for name in reversed(path.parent.parts)]
+        label = next((name for name in names if name in labels), "")
+        records.append(Record(root / path, path.as_posix(), label, isic_id=isic_id_of(path.stem)))
+    return Dataset(root, "images", tuple(records))
+
+
+def _images_below(root: Path) -> ImageIndex:
+    index = ImageIndex.build(root)
+    if not index.paths:
+        raise DataError(
+            f"{root} holds no images ({index.other_files} other files). "
+            f"Images end in {', '.join(sorted(IMAGE_EXTENSIONS))}.",
+            remedy=_REMEDY_FOLDERS,
+            code="no_images",
+        )
+    return index
 
 
 def _unwrapped(folder: Path) -> Path:
@@ -356,7 +352,7 @@ def _folder_notes(root: Path, depth: int, index: ImageIndex, inside: Sequence[Pa
     notes = []
     loose = len(index.paths) - len(inside)
     if loose:
-        notes.append(f"{loose} images stand outside the class folders and are left out.")
+        notes.append(f"{loose} images are outside the class folders and are left out.")
     if index.other_files:
         notes.append(f"{index.other_files} files are no images and are left out.")
     full = {root.joinpath(*path.parts[:depth]) for path in inside}
@@ -371,7 +367,7 @@ def _folder_notes(root: Path, depth: int, index: ImageIndex, inside: Sequence[Pa
 
 
 def _merged_names(names: Iterable[str]) -> list[str]:
-    """Tell which different names were read as one diagnosis."""
+    """Say which different names were read as one diagnosis."""
     by_code: defaultdict[str, set[str]] = defaultdict(set)
     for name in names:
         by_code[normalise(name)].add(name)

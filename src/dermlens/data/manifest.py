@@ -1,37 +1,23 @@
-"""A data set in any layout becomes one table of records: folders, CSV, HAM10000, ISIC 2018-2020, PAD-UFES-20.
+"""Data sets read and written: `read_dataset` for any layout, the reference's diagnoses and lesions, `write_manifest`.
 
-Here stand the way in (`read_dataset`), the reference that repairs labels and tells lesions apart, the mapping to the
-eight classes of ISIC 2019, and the way out (`write_manifest`). How each layout is read is in `layouts.py`.
+How each layout is read is in `layouts.py`.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from dermlens.data.images import content_hash
 from dermlens.data.layouts import MANIFEST_COLUMNS, MANIFEST_NAME, read_layout
-from dermlens.data.records import Dataset, Record, data_fingerprint
+from dermlens.data.records import Dataset, Record
 from dermlens.data.tables import Row, Table, cell, need_columns, number, read_table, write_table
-from dermlens.diagnoses import normalise, to_isic2019
+from dermlens.diagnoses import DIAGNOSES, normalise, to_isic2019
 from dermlens.errors import DataError, UsageError
-
-__all__ = [
-    "Dataset",
-    "Record",
-    "Task",
-    "data_fingerprint",
-    "isic_ids_of_lesions",
-    "manifest_row",
-    "manifest_sha256",
-    "read_dataset",
-    "read_reference",
-    "write_manifest",
-]
 
 Task = Literal["as_is", "isic2019"]
 
@@ -66,37 +52,46 @@ def read_dataset(
 
     Raises:
         UsageError: `path`, `images` or `reference` does not exist, or `task` is unknown.
-        DataError: no images (`no_images`), no class folders (`no_classes`), missing columns (`missing_columns`),
-            images that a table names but that are not there (`missing_files`), and other faults of the table.
+        DataError: no images, no class folders, missing columns or files, and other faults; `code` names which.
     """
     if task not in get_args(Task):
         raise UsageError(f"The task is {task!r}. Allowed: {', '.join(get_args(Task))}.", remedy="Choose one of them.")
-    root = _existing(Path(path))
-    try:
-        dataset = read_layout(root, _existing(images) if images is not None else None)
-    except OSError as error:
-        raise DataError(
-            f"{error.filename or root} cannot be read: {error.strerror or error}.",
-            remedy="Check that you may read the folder and its files.",
-            code="cannot_read",
-        ) from error
+    dataset = _read(path, images)
     records, notes = list(dataset.records), list(dataset.notes)
     if frame_aspect is not None:
         records = [r if r.frame_aspect else replace(r, frame_aspect=frame_aspect) for r in records]
-    known = _read_reference(_existing(reference)) if reference is not None else _Reference(None, {})
-    if known.table is not None:
-        records, more = _attach(records, known)
+    table = _read_reference(reference) if reference is not None else None
+    if table is not None:
+        records, more = _attach(records, table)
         notes += more
     if task == "isic2019":
-        records, more = _as_isic2019(records, known.rows)
+        records, more = _as_isic2019(records, _by_isic_id(table) if table is not None else {})
         notes += more
-    return replace(dataset, records=tuple(records), notes=tuple(notes), origin=root, reference=reference)
+    return replace(dataset, records=tuple(records), notes=tuple(notes), reference=reference)
+
+
+def read_pictures(path: str | Path, *, reference: Path | None = None, classes: Collection[str] = ()) -> Dataset:
+    """Read pictures that need no labels, to compare them with a data set; no image is opened.
+
+    Args:
+        path: a CSV file that names images, or a folder; without a table of a known kind every image below it counts.
+        reference: as for `read_dataset`.
+        classes: names of folders that count as the diagnosis of their images, beside the known diagnoses.
+
+    Returns:
+        The data set; a record without a diagnosis has "".
+    """
+    dataset = _read(path, None, {*DIAGNOSES, *classes})
+    if reference is None:
+        return dataset
+    records, notes = _attach(dataset.records, _read_reference(reference))
+    return replace(dataset, records=tuple(records), notes=(*dataset.notes, *notes), reference=reference)
 
 
 def isic_ids_of_lesions(reference: Path) -> dict[str, list[str]]:
     """Return lesion id -> all ISIC ids that a reference CSV gives for it."""
     result: dict[str, list[str]] = {}
-    for isic_id, row in _read_reference(_existing(reference)).rows.items():
+    for isic_id, row in _by_isic_id(_read_reference(reference)).items():
         lesion = cell(row, "lesion_id")
         if lesion:
             result.setdefault(lesion, []).append(isic_id)
@@ -104,20 +99,20 @@ def isic_ids_of_lesions(reference: Path) -> dict[str, list[str]]:
 
 
 def write_manifest(records: Sequence[Record], path: Path, root: Path) -> None:
-    """Write records as a CSV with `MANIFEST_COLUMNS`; it appears whole or not at all.
+    """Write records as a CSV with `MANIFEST_COLUMNS`, whole or not at all.
 
     Images are named relative to `root` where they are below it, else by their full path. Read it back with
-    `read_dataset(path, images=root)`; `images` can be left out when the manifest stands in `root`.
+    `read_dataset(path, images=root)`; `images` can be left out when the manifest is in `root`.
 
     Raises:
-        StorageError: it cannot be written; an older file is then still there.
+        StorageError: it cannot be written; an older file is left as it was.
     """
     root = Path(os.path.abspath(root))
     write_table(path, MANIFEST_COLUMNS, [manifest_row(record, root) for record in records])
 
 
 def manifest_row(record: Record, root: Path) -> dict[str, object]:
-    """Return what a manifest says of a record, by column; the image relative to `root`, "" for what is not known."""
+    """Return the manifest's row of a record, by column; the image relative to `root`, "" for what is not known."""
     values = {name: getattr(record, name) for name in MANIFEST_COLUMNS}
     full = Path(os.path.abspath(record.path))
     values["image"] = full.relative_to(root).as_posix() if full.is_relative_to(root) else full.as_posix()
@@ -138,15 +133,9 @@ def read_reference(path: Path) -> dict[str, str]:
     Raises:
         UsageError: it does not exist. DataError: columns are missing, or it is no table.
     """
-    rows = _read_reference(_existing(path)).rows
+    rows = _by_isic_id(_read_reference(path))
     stated = {name: cell(row, "isic2019_diagnosis") for name, row in rows.items()}
     return {name: normalise(text) for name, text in stated.items() if text}
-
-
-@dataclass(frozen=True)
-class _Reference:
-    table: Table | None
-    rows: Mapping[str, Row]
 
 
 def _existing(path: Path) -> Path:
@@ -160,31 +149,47 @@ def _existing(path: Path) -> Path:
     return full
 
 
-def _read_reference(path: Path) -> _Reference:
-    table = read_table(path)
+def _read(path: str | Path, images: Path | None, labels: Collection[str] | None = None) -> Dataset:
+    root = _existing(Path(path))
+    try:
+        dataset = read_layout(root, _existing(images) if images is not None else None, labels=labels)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or root} cannot be read: {error.strerror or error}.",
+            remedy="Check that you may read the folder and its files.",
+            code="cannot_read",
+        ) from error
+    return replace(dataset, origin=root)
+
+
+def _read_reference(path: Path) -> Table:
+    table = read_table(_existing(path))
     need_columns(table, "isic_id", "isic2019_diagnosis")
-    return _Reference(table, {row["isic_id"]: row for row in table.rows})
+    return table
 
 
-def _attach(records: Sequence[Record], reference: _Reference) -> tuple[list[Record], list[str]]:
+def _by_isic_id(reference: Table) -> dict[str, Row]:
+    return {row["isic_id"]: row for row in reference.rows}
+
+
+def _attach(records: Sequence[Record], reference: Table) -> tuple[list[Record], list[str]]:
     """Fill in lesion id, age, sex and site from the reference where a record has none."""
-    if reference.table is None:
-        return list(records), []
+    rows = _by_isic_id(reference)
     result, lesions = [], 0
     for record in records:
-        row = reference.rows.get(record.isic_id or "", {})
+        row = rows.get(record.isic_id or "", {})
         filled = replace(
             record,
             lesion_id=record.lesion_id or cell(row, "lesion_id"),
-            age_approx=number(reference.table, row, "age_approx") if record.age_approx is None else record.age_approx,
+            age_approx=number(reference, row, "age_approx") if record.age_approx is None else record.age_approx,
             sex=record.sex or cell(row, "sex"),
             anatom_site=record.anatom_site or cell(row, "anatom_site"),
             dx_type=record.dx_type or cell(row, "dx_type"),
         )
         lesions += filled.lesion_id != record.lesion_id
         result.append(filled)
-    known = sum((r.isic_id or "") in reference.rows for r in records)
-    return result, [f"The reference knows {known} of {len(records)} images and adds {lesions} lesion ids."]
+    known = sum((r.isic_id or "") in rows for r in records)
+    return result, [f"The reference has {known} of {len(records)} images and adds {lesions} lesion ids."]
 
 
 def _as_isic2019(records: Sequence[Record], reference: Mapping[str, Row]) -> tuple[list[Record], list[str]]:

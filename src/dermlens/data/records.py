@@ -1,6 +1,6 @@
-"""One labelled image (`Record`) and a table of them (`Dataset`): what every later stage works on.
+"""One labelled image (`Record`), a data set of them (`Dataset`), and which records belong together.
 
-Which records belong together: the same picture, the same lesion, the same patient. Union-find over shared facts.
+Together belong records of the same picture, lesion or patient: connected components over what they share.
 """
 
 from __future__ import annotations
@@ -16,19 +16,13 @@ from pathlib import Path
 from dermlens.errors import DataError
 
 ROLE_NAMES = ("train", "select", "calibrate", "test")
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "select",
-    "valid": "select",
-    "validation": "select",
-    "dev": "select",
-    "select": "select",
-    "calibrate": "calibrate",
-    "calibration": "calibrate",
-    "test": "test",
-    "testing": "test",
+_SPLITS = {
+    "train": ("train", "training"),
+    "select": ("val", "valid", "validation", "dev", "select"),
+    "calibrate": ("calibrate", "calibration"),
+    "test": ("test", "testing"),
 }
+SPLIT_NAMES = {name: split for split, names in _SPLITS.items() for name in names}
 """Names of split folders and values of a `split` column, in lower case, with the role that they mean."""
 
 _ISIC_ID = re.compile(r"(ISIC_\d{7})(?:_downsampled)?")
@@ -101,7 +95,7 @@ def data_fingerprint(records: Sequence[Record], hashes: Sequence[str | None]) ->
 
     Args:
         records: n records.
-        hashes: n SHA-256 hex digests of the files, None where unreadable (the image's name then stands in).
+        hashes: n SHA-256 hex digests of the files, None where unreadable (the image's name is then used).
     """
     rows = sorted(
         json.dumps([digest or r.image, r.diagnosis, r.lesion_id, r.patient_id, r.split, r.frame_aspect])
@@ -124,7 +118,7 @@ def checked_hashes(records: Sequence[Record], hashes: Sequence[str | None]) -> S
 def picture_groups(records: Sequence[Record], hashes: Sequence[str | None]) -> list[int]:
     """Number the pictures: n integers, equal where content hash or ISIC id is shared (also through a third file)."""
     checked_hashes(records, hashes)
-    return _components([("hash", h), ("isic", r.isic_id)] for r, h in zip(records, hashes, strict=True))
+    return group_connected([(h, r.isic_id) for r, h in zip(records, hashes, strict=True)])
 
 
 def lesion_groups(records: Sequence[Record], hashes: Sequence[str | None]) -> list[int]:
@@ -134,10 +128,7 @@ def lesion_groups(records: Sequence[Record], hashes: Sequence[str | None]) -> li
     others. Numbers count up in the order of first appearance.
     """
     checked_hashes(records, hashes)
-    return _components(
-        [("hash", h), ("isic", r.isic_id), ("lesion", r.lesion_id), ("patient", r.patient_id)]
-        for r, h in zip(records, hashes, strict=True)
-    )
+    return group_connected([(h, r.isic_id, r.lesion_id, r.patient_id) for r, h in zip(records, hashes, strict=True)])
 
 
 def lesions(records: Sequence[Record], hashes: Sequence[str | None]) -> list[int]:
@@ -146,9 +137,7 @@ def lesions(records: Sequence[Record], hashes: Sequence[str | None]) -> list[int
     This is the unit that figures and their intervals count: a record of which nothing is known is its own lesion.
     """
     checked_hashes(records, hashes)
-    return _components(
-        [("hash", h), ("isic", r.isic_id), ("lesion", r.lesion_id)] for r, h in zip(records, hashes, strict=True)
-    )
+    return group_connected([(h, r.isic_id, r.lesion_id) for r, h in zip(records, hashes, strict=True)])
 
 
 def members(groups: Sequence[int]) -> list[list[int]]:
@@ -159,21 +148,28 @@ def members(groups: Sequence[int]) -> list[list[int]]:
     return [found[group] for group in sorted(found)]
 
 
-def _components(facts: Iterable[list[tuple[str, Hashable]]]) -> list[int]:
-    parents: list[int] = []
-    first_with: dict[tuple[str, Hashable], int] = {}
-    for index, keys in enumerate(facts):
-        parents.append(index)
-        for key in keys:
-            if key[1] is not None:
-                first = _root(parents, first_with.setdefault(key, index))
-                parents[_root(parents, index)] = first
+def group_connected(keys: Sequence[Sequence[Hashable]], pairs: Iterable[tuple[int, int]] = ()) -> list[int]:
+    """Number n things by first appearance: equal numbers where two are connected, directly or through others.
+
+    Args:
+        keys: for each thing its keys, the same kinds in the same order; things that share one are connected. None is no
+            key.
+        pairs: indices of things that are connected as well.
+    """
+    parents = list(range(len(keys)))
+
+    def root(index: int) -> int:
+        while parents[index] != index:
+            parents[index] = parents[parents[index]]
+            index = parents[index]
+        return index
+
+    first_with: dict[tuple[int, Hashable], int] = {}
+    for index, own in enumerate(keys):
+        for kind, key in enumerate(own):
+            if key is not None:
+                parents[root(index)] = root(first_with.setdefault((kind, key), index))
+    for one, other in pairs:
+        parents[root(one)] = root(other)
     numbers: dict[int, int] = {}
-    return [numbers.setdefault(_root(parents, index), len(numbers)) for index in range(len(parents))]
-
-
-def _root(parents: list[int], index: int) -> int:
-    while parents[index] != index:
-        parents[index] = parents[parents[index]]
-        index = parents[index]
-    return index
+    return [numbers.setdefault(root(index), len(numbers)) for index in range(len(keys))]

@@ -7,13 +7,14 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
 from dermlens.data.images import IMAGE_EXTENSIONS
 from dermlens.errors import DataError, StorageError
+from dermlens.files import atomic_file
 
 Row = dict[str, str]
 
@@ -23,7 +24,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Table:
-    """A CSV file: lower-case column names and rows of stripped text; row i stands about on line i + 2."""
+    """A CSV file: lower-case column names and rows of stripped text; row i is about on line i + 2."""
 
     path: Path
     columns: tuple[str, ...]
@@ -50,7 +51,7 @@ class ImageIndex:
 
     @classmethod
     def build(cls, root: Path) -> ImageIndex:
-        """Walk `root`; hidden files and folders, `__MACOSX` and the like are passed over."""
+        """Walk `root`; hidden files and folders, `__MACOSX` and the like are left out."""
         files = list(walk_files(root))
         paths = tuple(path for path in files if is_image(path))
         by_name: defaultdict[str, list[Path]] = defaultdict(list)
@@ -79,13 +80,13 @@ def walk_files(root: Path) -> Iterator[Path]:
     """Yield all visible files below `root`, relative to it, in sorted order; linked folders are followed once."""
     seen = {root.resolve()}
     for folder, names, files in os.walk(root, followlinks=True):
-        kept = []
+        visible = []
         for name in sorted(names):
             target = Path(folder, name).resolve()
             if not is_hidden(name) and target not in seen:
                 seen.add(target)
-                kept.append(name)
-        names[:] = kept
+                visible.append(name)
+        names[:] = visible
         below = Path(folder).relative_to(root)
         yield from (below / name for name in sorted(files) if not is_hidden(name))
 
@@ -129,7 +130,7 @@ def need_columns(table: Table, *needed: str) -> None:
 
 
 def cell(row: Row, *columns: str) -> str | None:
-    """Return the first of these cells that says something; "", "nan", "NA", "unknown" and the like say nothing."""
+    """Return the first of these cells with a value; "", "nan", "NA", "unknown" and the like are none."""
     for column in columns:
         value = row.get(column, "")
         if value.casefold() not in _EMPTY:
@@ -156,35 +157,21 @@ def number(table: Table, row: Row, *columns: str) -> float | None:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
-    """Write a CSV file; it appears whole or not at all.
+    """Write a CSV file whole or not at all.
 
     Raises:
-        StorageError: it cannot be written; an older file is then still there.
+        StorageError: it cannot be written; an older file is left as it was.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("w", newline="", encoding="utf-8") as file:
+        with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        unfinished.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink()
         raise StorageError(
             f"{path} cannot be written: {error.strerror or error}.",
             remedy="Choose another place, or make room on the disk.",
         ) from error
-
-
-def raise_missing_images(table: Table, names: Sequence[str], root: Path) -> NoReturn:
-    """`DataError` (code `missing_files`) for images that a table names and nobody finds."""
-    raise DataError(
-        f"{len(names)} of the {len(table.rows)} images in {table.path} are not below {root}: {shown(names)}.",
-        remedy="Add the files, pass the folder that holds them as images, or take their rows out of the table.",
-        code="missing_files",
-    )
 
 
 def shown(names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
-"""A model beside the simplest answers: a linear probe on frozen features, and always the most common class.
+"""A model against simple baselines: a linear probe on frozen features, and always the most common class.
 
-A bundle keeps what model and probe said of every test image of its training (`baselines.npz`), so that `evaluate` on
-that split can set them side by side, in pairs over lesions, and say when the model is not better.
+A bundle stores what model and probe answered for every test image of its training (`baselines.npz`). `evaluate` on
+that split compares them, paired over lesions, and says when the model is not better.
 """
 
 from __future__ import annotations
@@ -17,20 +17,23 @@ from dermlens.bundle.bundle import BASELINES_FILE, HASH_CHARS, Bundle
 from dermlens.diagnoses import display_name
 from dermlens.errors import BundleError
 from dermlens.evaluation import metrics
-from dermlens.evaluation.bootstrap import lesion_index, resample_weights, sampled_figure
+from dermlens.evaluation.bootstrap import lesion_index, sampled_figure, weightings
 from dermlens.evaluation.metrics import Floats, Ints
 from dermlens.text import figure
 
 MODEL, PROBE, MAJORITY = "model", "linear_probe", "majority"
 BASELINES = (PROBE, MAJORITY)
 MEASURES = ("balanced_accuracy", "accuracy")
-RESAMPLES = 1000
 ROWS = ("lesions", "truth", "model", "probe")
+OTHER_IMAGES = (
+    "No linear probe is available for these images: none is in the split that the model was tested on in its "
+    "training. Whether the model is better than a probe here is not known."
+)
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What was said of the n test images of a training.
+    """The answers for the n test images of a training.
 
     Attributes:
         hashes: n content hashes of HASH_CHARS hex digits.
@@ -53,10 +56,10 @@ class HeldOut:
 
 
 def read_held_out(bundle: Bundle) -> HeldOut:
-    """Return what the bundle keeps.
+    """Return what the bundle stores.
 
     Raises:
-        BundleError: the file does not hold what it should.
+        BundleError: the file is damaged.
     """
     path = bundle.folder / BASELINES_FILE
     try:
@@ -82,11 +85,6 @@ def _damaged(bundle: Bundle, why: str) -> BundleError:
     )
 
 
-def compare_held_out(held: HeldOut, codes: Sequence[str], *, seed: int) -> dict[str, Any]:
-    """Compare on all test images of the training, for the card of the bundle."""
-    return _compared(held.truth, held.model, held.probe, held.majority, held.lesions, codes, seed=seed)
-
-
 def compare_on(
     bundle: Bundle, digests: Sequence[str | None], truth: Ints, decision: Ints, lesions: Ints, *, seed: int
 ) -> dict[str, Any]:
@@ -96,81 +94,61 @@ def compare_on(
         digests: SHA-256 of n images, hex; truth, decision: (n,) class indices; lesions: (n,) lesion numbers.
 
     Returns:
-        `available`, and either `reason`, or how many images these are and all that `_compared` tells.
+        `available`, and either `reason`, or the number of these images and the comparison.
     """
     held = read_held_out(bundle)
     places = {digest: place for place, digest in enumerate(held.hashes)}
     found = np.array([places.get((digest or "")[:HASH_CHARS], -1) for digest in digests], dtype=np.int64)
-    here = np.flatnonzero(found >= 0)
+    here, there = np.flatnonzero(found >= 0), found[found >= 0]
     if not len(here):
         return {"available": False, "reason": OTHER_IMAGES}
-    there = found[here]
+    hashes = tuple(held.hashes[place] for place in there)
+    now = HeldOut(hashes, lesions[here], truth[here], decision[here], held.probe[there], held.majority)
     return {
         "available": True,
         "images": len(here),
         "images_scored": len(digests),
         "images_of_the_split": len(held.hashes),
-        "labels_changed": int((truth[here] != held.truth[there]).sum()),
-        "decisions_changed": int((decision[here] != held.model[there]).sum()),
-        **_compared(
-            truth[here], decision[here], held.probe[there], held.majority, lesions[here], bundle.codes, seed=seed
-        ),
+        "labels_changed": int((now.truth != held.truth[there]).sum()),
+        "decisions_changed": int((now.model != held.model[there]).sum()),
+        **compare_held_out(now, bundle.codes, seed=seed),
     }
 
 
-OTHER_IMAGES = (
-    "No linear probe is available for these images: none is of the split that the model was tested on in its "
-    "training. Whether the model is better than a probe here is not known."
-)
+def compare_held_out(held: HeldOut, codes: Sequence[str], *, seed: int) -> dict[str, Any]:
+    """Return the figures of the three methods, the model's paired differences to the others, and what they mean.
 
-
-def _compared(
-    truth: Ints, model: Ints, probe: Ints, majority: int, lesions: Ints, codes: Sequence[str], *, seed: int
-) -> dict[str, Any]:
-    """Return the figures of the three, the differences of the model to the others in pairs, and what that means."""
-    lesions = lesion_index(lesions.tolist(), len(truth))  # in the order of `scores.score`, for the same resamples
-    decisions = {MODEL: model, PROBE: probe, MAJORITY: np.full(len(truth), majority, dtype=np.int64)}
-    samples = _samples(truth, decisions, lesions, len(codes), seed)
-    count = int(lesions.max()) + 1
-    result: dict[str, Any] = {
-        "lesions": count,
-        "majority_class": codes[majority],
-        "methods": {name: _figures(rows, truth, count, codes) for name, rows in samples.items()},
-        "model_minus": {
-            name: {m: sampled_figure(samples[MODEL][m] - samples[name][m], reason="no images") for m in MEASURES}
-            for name in BASELINES
-        },
-    }
-    result["better_than_probe"] = standing(result["model_minus"][PROBE]["balanced_accuracy"]) == "better"
-    result["words"] = words(result)
-    return result
-
-
-def _samples(
-    truth: Ints, decisions: Mapping[str, Ints], lesions: Ints, n_classes: int, seed: int
-) -> dict[str, dict[str, Floats]]:
-    """Return method -> measure -> values (1 + resamples,), the value itself first; the same resamples for all."""
-    blocks = resample_weights(truth, lesions, resamples=RESAMPLES, seed=seed)
-    weights = np.concatenate([np.ones((1, len(truth))), *blocks])
-    occurring = np.unique(truth)
-    result = {}
+    All three are scored on the same resamples as in `scores.score`.
+    """
+    truth, lesions = held.truth, lesion_index(held.lesions.tolist(), len(held.truth))
+    weights, occurring, count = weightings(truth, lesions, seed=seed), np.unique(truth), int(lesions.max()) + 1
+    decisions = {MODEL: held.model, PROBE: held.probe, MAJORITY: np.full_like(truth, held.majority)}
+    methods: dict[str, dict[str, Any]] = {}
+    samples: dict[str, dict[str, Floats]] = {}
     for name, decision in decisions.items():
-        counts = metrics.class_counts(truth, decision, n_classes, weights)
-        sensitivity = metrics.sensitivity(counts)
-        rows = {"balanced_accuracy": sensitivity[:, occurring].mean(axis=1), "accuracy": metrics.accuracy(counts)}
-        result[name] = rows | {f"sensitivity_{c}": sensitivity[:, c] for c in range(n_classes)}
-    return result
-
-
-def _figures(rows: Mapping[str, Floats], truth: Ints, lesions: int, codes: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {m: sampled_figure(rows[m], reason="no images") for m in MEASURES}
-    found["accuracy"] = sampled_figure(rows["accuracy"], reason="no images", lesions=lesions)
-    found["sensitivity"] = {
-        code: sampled_figure(rows[f"sensitivity_{c}"], reason="no images of it")
-        for c, code in enumerate(codes)
-        if (truth == c).any()
+        counts = metrics.class_counts(truth, decision, len(codes), weights)
+        sensitivity, accuracy = metrics.sensitivity(counts), metrics.accuracy(counts)
+        balanced = metrics.balanced_accuracy(counts, occurring)
+        samples[name] = {"balanced_accuracy": balanced, "accuracy": accuracy}
+        methods[name] = {
+            "balanced_accuracy": sampled_figure(balanced, reason="no images"),
+            "accuracy": sampled_figure(accuracy, reason="no images", lesions=count),
+            "sensitivity": {
+                codes[c]: sampled_figure(sensitivity[:, c], reason="no images of it") for c in occurring.tolist()
+            },
+        }
+    gaps = {
+        name: {m: sampled_figure(samples[MODEL][m] - samples[name][m], reason="no images") for m in MEASURES}
+        for name in BASELINES
     }
-    return found
+    found = {
+        "lesions": count,
+        "majority_class": codes[held.majority],
+        "methods": methods,
+        "model_minus": gaps,
+        "better_than_probe": standing(gaps[PROBE]["balanced_accuracy"]) == "better",
+    }
+    return found | {"words": conclusions(found)}
 
 
 def standing(difference: Mapping[str, Any]) -> str:
@@ -181,20 +159,20 @@ def standing(difference: Mapping[str, Any]) -> str:
     return "better" if low > 0 else "worse" if high < 0 else "alike"
 
 
-def words(found: Mapping[str, Any]) -> list[str]:
-    """Say plainly whether the model is better than the probe and than always naming the most common class."""
+def conclusions(found: Mapping[str, Any]) -> list[str]:
+    """Return sentences: is the model better than the probe, and than always naming the most common class?"""
     probe, majority = (found["model_minus"][name] for name in BASELINES)
     gap = probe["balanced_accuracy"]
     difference = f"{figure(gap)} in balanced accuracy, in pairs over {found['lesions']} lesions"
     lines = {
         "better": [f"The model is better than the linear probe: by {difference}."],
         "worse": [
-            f"The model is WORSE than the linear probe: by {difference}. Its fine-tuning has done harm; "
-            "`--fine-tune head` would serve better."
+            f"The model is WORSE than the linear probe: by {difference}. Fine-tuning made it worse; train with "
+            "`--fine-tune head` instead."
         ],
         "alike": [
-            f"The model is NOT shown to be better than the linear probe: {difference}. Fine-tuning has gained nothing "
-            "that these images can show."
+            f"The model is NOT shown to be better than the linear probe: {difference}. These images show no gain from "
+            "fine-tuning."
         ],
     }[standing(gap)]
     always = f"always answering {display_name(found['majority_class'])}"
@@ -202,23 +180,25 @@ def words(found: Mapping[str, Any]) -> list[str]:
         lines.append(f"The model is NOT shown to be better than {always}.")
     elif standing(majority["accuracy"]) != "better":
         lines.append(
-            f"By accuracy alone the model is not better than {always} ({figure(majority['accuracy'])}): it weighs all "
-            "classes alike, so judge it by balanced accuracy and by the sensitivity of each class."
+            f"By accuracy alone the model is not better than {always} ({figure(majority['accuracy'])}): it gives "
+            "all classes the same weight, so look at balanced accuracy and at the sensitivity of each class."
         )
     return lines
 
 
-def where(found: Mapping[str, Any]) -> str:
-    """Say on which images the comparison stands, and what is not as it was in training."""
+def describe_images(found: Mapping[str, Any]) -> str:
+    """Say which images are compared, and what differs from the training."""
     others = found["images_scored"] - found["images"]
     parts = [
         f"On {found['images']} of the {found['images_of_the_split']} images that the model was tested on in its "
         "training" + (f" ({others} other images left out)" if others else "")
     ]
     if found["labels_changed"]:
-        parts.append(f"{found['labels_changed']} carry another label than there")
+        parts.append(f"{found['labels_changed']} have another label than in training")
     if found["decisions_changed"]:
-        parts.append(f"the model decides {found['decisions_changed']} of them otherwise than there (other framing?)")
+        parts.append(
+            f"the model's diagnosis is not that of its training for {found['decisions_changed']} (other framing?)"
+        )
     return "; ".join(parts)
 
 
@@ -235,7 +215,7 @@ def lines_of(found: Mapping[str, Any]) -> list[str]:
     rows = {method_name(name, found): row for name, row in found["methods"].items()}
     rows |= {f"minus {method_name(name, found)}": row for name, row in found["model_minus"].items()}
     width = max(map(len, rows))
-    lines = [f"{where(found)}:", f"  {'':{width}}  {'balanced accuracy':21}  accuracy"]
+    lines = [f"{describe_images(found)}:", f"  {'':{width}}  {'balanced accuracy':21}  accuracy"]
     for label, row in rows.items():
         lines.append(f"  {label:{width}}  {figure(row['balanced_accuracy']):21}  {figure(row['accuracy'])}")
     return [*lines, *found["words"]]

@@ -18,10 +18,11 @@ import numpy.typing as npt
 
 from dermlens.errors import UsageError
 from dermlens.evaluation import metrics
-from dermlens.evaluation.conformal import wilson_interval
 from dermlens.evaluation.metrics import Floats, Ints, check_classes
+from dermlens.intervals import wilson_interval
 
 LEVEL = 0.95
+RESAMPLES = 1000
 NO_SPREAD = 1e-9
 MAX_BLOCK_VALUES = 4_000_000  # weights held at once: 32 MB
 
@@ -32,16 +33,17 @@ def lesion_index(groups: Iterable[Hashable | None], n: int) -> Ints:
     """Number the lesions: (n,) int64 from lesion ids of any kind.
 
     An image without an id (None, "" or NaN) counts as a lesion of its own. Raises UsageError (code `shape`)
-    unless there is one id an image.
+    unless there is one id per image.
     """
     numbers: dict[Hashable, int] = {}
     index = [
-        numbers.setdefault(("unnamed", i) if _is_unnamed(group) else ("named", group), len(numbers))
+        # NaN is the one value that is not equal to itself
+        numbers.setdefault(("unnamed", i) if group in (None, "") or group != group else ("named", group), len(numbers))
         for i, group in enumerate(groups)
     ]
     if len(index) != n:
         raise UsageError(
-            f"There must be one lesion id an image: got {len(index)} for {n} images.",
+            f"There must be one lesion id per image: got {len(index)} for {n} images.",
             remedy="Give None for an image whose lesion is not known.",
             code="shape",
         )
@@ -57,7 +59,7 @@ def lesion_classes(y_true: Ints, lesions: Ints) -> Ints:
 
 
 def resample_weights(y_true: Ints, lesions: Ints, *, resamples: int, seed: int) -> Iterator[Floats]:
-    """Draw lesions with replacement within their class and yield how often each image counts.
+    """Draw lesions with replacement within their class; yield how often each image counts.
 
     Args:
         y_true: (n,) int64 classes; lesions: (n,) int64 from `lesion_index`.
@@ -80,26 +82,32 @@ def resample_weights(y_true: Ints, lesions: Ints, *, resamples: int, seed: int) 
         yield drawn[:, lesions]
 
 
-def percentile_interval(samples: Floats) -> tuple[Floats, Floats, Ints]:
-    """Return low, high and the number of resamples that told, each (k,), from (resamples, k) samples.
+def weightings(y_true: Ints, lesions: Ints, *, seed: int, resamples: int = RESAMPLES) -> Floats:
+    """Return the weights of the images as they are, then those of each resample, (1 + resamples, n)."""
+    blocks = resample_weights(y_true, lesions, resamples=resamples, seed=seed)
+    return np.concatenate([np.ones((1, len(y_true))), *blocks])
 
-    NaN samples are left out; a column of NaN alone gives NaN, NaN, 0.
+
+def percentile_interval(samples: Floats) -> tuple[Floats, Floats, Ints]:
+    """Return low, high and the number of finite samples, each (k,), from (resamples, k) samples.
+
+    NaN samples are left out; a column of nothing but NaN gives NaN, NaN, 0.
     """
     tails = ((1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0)
-    told = np.isfinite(samples)
+    finite = np.isfinite(samples)
     limits = np.full((2, samples.shape[1]), np.nan)
-    whole = told.all(axis=0)
+    whole = finite.all(axis=0)
     if whole.any():
         limits[:, whole] = np.quantile(samples[:, whole], tails, axis=0)
-    for column in np.flatnonzero(told.any(axis=0) & ~whole):
-        limits[:, column] = np.quantile(samples[told[:, column], column], tails)
-    return limits[0], limits[1], told.sum(axis=0)
+    for column in np.flatnonzero(finite.any(axis=0) & ~whole):
+        limits[:, column] = np.quantile(samples[finite[:, column], column], tails)
+    return limits[0], limits[1], finite.sum(axis=0)
 
 
 def sampled_figure(samples: Floats, *, reason: str, lesions: int | None = None) -> dict[str, Any]:
-    """Return `{"value", "low", "high"}` of a quantity: limits are null where nothing can be said of its spread.
+    """Return `{"value", "low", "high"}` of a quantity; limits are null where its spread is not known.
 
-    Resamples that all agree are no certainty: a share of `lesions` then gets Wilson's interval, all else none.
+    Resamples that all agree do not make it certain: a share of `lesions` then gets Wilson's interval, all else none.
 
     Args:
         samples: (1 + resamples,), the value itself first.
@@ -108,12 +116,17 @@ def sampled_figure(samples: Floats, *, reason: str, lesions: int | None = None) 
     """
     value = float(samples[0])
     if not np.isfinite(value):
-        return {"value": None, "low": None, "high": None, "reason": reason}
+        return no_figure(reason)
     low, high = (float(limit[0]) for limit in percentile_interval(samples[1:, None])[:2])
     if high - low > NO_SPREAD:
         return {"value": value, "low": low, "high": high}
     limits = wilson_interval(min(1.0, max(0.0, value)), lesions) if lesions else (None, None)
     return {"value": value, "low": limits[0], "high": limits[1]}
+
+
+def no_figure(reason: str) -> dict[str, Any]:
+    """Return a figure that the images cannot give, with the reason."""
+    return {"value": None, "low": None, "high": None, "reason": reason}
 
 
 def paired_difference(
@@ -128,8 +141,8 @@ def paired_difference(
 ) -> dict[str, float]:
     """Compare two models on the same images: metric(a) - metric(b) with a 95 % interval.
 
-    Both are scored on the same resamples, so what the lesions have in common cancels out. An interval that
-    excludes 0 means that the difference is unlikely to come from the choice of lesions.
+    Both are scored on the same resamples, so lesions that are hard or easy for both cancel out. An interval without 0
+    means that the difference is unlikely to come from the choice of lesions.
 
     Args:
         y_true, decisions_a, decisions_b: (n,) integer class indices.
@@ -157,12 +170,10 @@ def paired_difference(
             remedy="Choose one of them.",
             code="metric",
         )
-    lesions = lesion_index(groups, len(truth))
-    blocks = resample_weights(truth, lesions, resamples=resamples, seed=seed)
-    samples = np.concatenate([_difference(truth, decisions, metric, block) for block in blocks])
-    value = _difference(truth, decisions, metric, np.ones((1, len(truth))))[0]
-    low, high, _ = percentile_interval(samples[:, None])
-    return {"value": float(value), "low": float(low[0]), "high": float(high[0])}
+    weights = weightings(truth, lesion_index(groups, len(truth)), resamples=resamples, seed=seed)
+    samples = _difference(truth, decisions, metric, weights)
+    low, high, _ = percentile_interval(samples[1:, None])
+    return {"value": float(samples[0]), "low": float(low[0]), "high": float(high[0])}
 
 
 def _difference(truth: Ints, decisions: list[Ints], metric: Metric, weights: Floats) -> Floats:
@@ -171,10 +182,4 @@ def _difference(truth: Ints, decisions: list[Ints], metric: Metric, weights: Flo
     if metric == "accuracy":
         return metrics.accuracy(a) - metrics.accuracy(b)
     occurring = np.unique(truth)
-    both: Floats = metrics.sensitivity(a)[:, occurring] - metrics.sensitivity(b)[:, occurring]
-    mean: Floats = both.mean(axis=1)
-    return mean
-
-
-def _is_unnamed(group: Hashable | None) -> bool:
-    return group is None or group == "" or group != group  # NaN is the one value unlike itself
+    return metrics.balanced_accuracy(a, occurring) - metrics.balanced_accuracy(b, occurring)

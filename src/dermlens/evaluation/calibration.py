@@ -1,7 +1,6 @@
 """Fits what `dermlens.bundle.decision` applies: temperature, a bias for each class where it helps, decision rule.
 
-Use images that the network has not learned from (the calibrate split): on its training images it is always
-sure.
+Use images that the network has not learned from (the calibrate split): on its training images it is always confident.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ TEMPERATURE_RANGE = (0.05, 20.0)
 MIN_LESIONS = 20
 BIAS_VARIANCE = 0.5
 PARTS, REPEATS = 5, 4
-SEPARATED = "every image of the calibrate role is told rightly, so no temperature can be fitted"
+SEPARATED = "the model is correct on every image of the calibrate role, so no temperature can be fitted"
 _HALVINGS = 60
 _STEPS = 100
 _TOLERANCE = 1e-10
@@ -39,8 +38,8 @@ class BiasTest:
         kept: the gain is above its standard error (the one-standard-error rule, Breiman et al. 1984).
         reason: why there was nothing to compare; None where there was.
         log_loss_temperature, log_loss_bias: cross-validated, in nats, at the prior; each lesion counts once.
-        gain, standard_error: of the first less the second, in pairs by lesion.
-        parts, repeats, seed: how the lesions were cut, within each class.
+        gain, standard_error: of the first minus the second, paired by lesion.
+        parts, repeats, seed: how the lesions of each class were split.
     """
 
     kept: bool
@@ -89,25 +88,24 @@ def fit_calibration(
     """Fit the temperature that makes the probabilities at `prior` most likely (Guo et al. 2017,
     arXiv:1706.04599), and with `bias` a bias for each class besides (Alexandari et al. 2020, arXiv:1901.06852).
 
-    Minimises the negative log-likelihood of `softmax(logits / T + bias + log prior - log training_prior)` over T
-    in 0.05..20. It is convex in 1 / T and the biases, so there is one minimum. Each lesion counts
-    once, however many images it has, and classes are weighed so that their shares are those of `prior`. A
-    class without images has no say, and no bias is fitted then. Where every image is already told apart, smaller is
-    always likelier: T then stays 1 and all biases 0, since nothing was learned.
+    Minimises the negative log-likelihood of `softmax(logits / T + bias + log prior - log training_prior)` over T in
+    0.05..20. It is convex in 1 / T and the biases, so there is one minimum. Each lesion counts once, however many
+    images it has, and classes are weighted to have the shares of `prior`. Where a class has no images, no bias is
+    fitted. Where every image is classified correctly, a smaller T is always likelier: T then stays 1 and all biases 0.
 
     A rare class has ten lesions here, so its bias alone would follow chance: each bias has a normal prior around 0
-    with variance 1/2, by which a class's odds are put right by a factor between 1/4 and 4 in 95 % (Greenland 2006,
-    doi 10.1093/ije/dyi312, takes the same for an odds ratio of which little is known). That is the penalty
-    `sum of bias**2` beside the log-likelihood of as many lesions as the weighted ones are worth (Kish 1965:
-    (sum w)**2 / sum w**2). It is fixed beforehand and not tuned.
+    with variance 1/2, which changes a class's odds by a factor between 1/4 and 4 in 95 % (Greenland 2006,
+    doi 10.1093/ije/dyi312, uses the same for an odds ratio of which little is known). This is the penalty
+    `sum of bias**2` beside the log-likelihood of the effective number of lesions (Kish 1965: (sum w)**2 / sum w**2).
+    It is fixed beforehand and not tuned.
 
     Args:
         logits: (n, classes) finite numbers, of images the network has not learned from.
         y_true: (n,) integers in 0..classes-1.
         groups: n lesion ids (None for unknown), or None: every image is its own lesion.
-        prior: (classes,) shares at which the probabilities are to be meant; above 0, sum 1.
+        prior: (classes,) shares that the probabilities refer to; above 0, sum 1.
         training_prior: (classes,) shares the network saw, after sampling.
-        bias: also fit the biases, whether they help or not; `choose_calibration` finds out.
+        bias: also fit the biases, whether they help or not; `choose_calibration` tests that.
 
     Raises:
         DataError: (code `too_few_to_calibrate`) fewer than 20 lesions.
@@ -126,14 +124,14 @@ def choose_calibration(
     training_prior: Sequence[float],
     seed: int,
 ) -> tuple[Calibration, BiasTest]:
-    """Fit the temperature, and the biases where they help on lesions that did not fit them; see `fit_calibration`.
+    """Fit the temperature, and the biases where they help on other lesions; see `fit_calibration`.
 
-    Five parts of the lesions, cut within each class; both are fitted on four and measured on the fifth, in four
+    The lesions of each class are split into five parts; both are fitted on four and measured on the fifth, in four
     repeats. The biases are kept when the log loss at the prior falls by more than its standard error over lesions.
-    Every class needs five lesions for it, one in each part.
+    Every class needs five lesions for this, one in each part.
 
     Args:
-        seed: cuts the lesions. The others are those of `fit_calibration`, which it raises like.
+        seed: splits the lesions. The other arguments and the errors are those of `fit_calibration`.
     """
     sample = _sample(logits, y_true, groups, prior, training_prior)
     found = _compare(sample, seed)
@@ -151,12 +149,18 @@ def _sample(
     probabilities(logits, start)  # raises for a wrong shape and for NaN
     scores = np.asarray(logits, dtype=np.float64)
     lesions = lesion_index(range(len(scores)) if groups is None else groups, len(scores))
-    _check_enough(lesions)
+    if (found := len(np.unique(lesions))) < MIN_LESIONS:
+        raise DataError(
+            f"Too few lesions to calibrate on: got {found} in {len(lesions)} images. "
+            f"At least {MIN_LESIONS} that the model has not learned from are needed.",
+            remedy="Give the calibrate split a larger share, or add images.",
+            code="too_few_to_calibrate",
+        )
     truth = check_classes("y_true", y_true, scores.shape[1])
     if len(truth) != len(scores):
         raise UsageError(
             f"Rows must match: got {len(scores)} rows of logits and {len(truth)} labels.",
-            remedy="Pass the label of every image that the logits were made from, in the same order.",
+            remedy="Pass one label per row of logits, in the same order.",
             code="shape",
         )
     return _Sample(scores, truth, lesions, start)
@@ -205,37 +209,38 @@ def _standard_error(values: Floats, weights: Floats, lesions: Ints) -> float:
 
 def _fit(sample: _Sample, bias: bool) -> Calibration:
     start, weights = sample.start, _image_weights(sample)
-    temperature = _temperature(sample.scores, sample.truth, weights, start)
+    temperature = _temperature(sample, weights)
     missing = np.bincount(sample.truth, minlength=len(start.prior)).min() == 0
     if not bias or temperature == 1.0 or missing:
         return Calibration(temperature, start.prior, start.training_prior)
     return _with_bias(sample, weights, temperature)
 
 
-def _temperature(scores: Floats, truth: Ints, weights: Floats, start: Calibration) -> float:
+def _temperature(sample: _Sample, weights: Floats) -> float:
+    scores = sample.scores
+    observed = scores[np.arange(len(scores)), sample.truth]
+
+    def slope(inverse: float) -> float:
+        """Return the derivative of the negative log-likelihood by 1 / T; it rises with 1 / T."""
+        expected = np.sum(probabilities(scores * inverse, sample.start) * scores, axis=1)
+        return float(np.sum(weights * (expected - observed)))
+
     low, high = (1.0 / bound for bound in reversed(TEMPERATURE_RANGE))  # in 1 / T
-    if _slope(high, scores, truth, weights, start) <= 0:
+    if slope(high) <= 0:
         return 1.0
-    if _slope(low, scores, truth, weights, start) >= 0:
+    if slope(low) >= 0:
         return TEMPERATURE_RANGE[1]
     for _ in range(_HALVINGS):
         middle = math.sqrt(low * high)
-        if _slope(middle, scores, truth, weights, start) < 0:
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
     return float(1.0 / math.sqrt(low * high))
 
 
-def _slope(inverse: float, scores: Floats, truth: Ints, weights: Floats, start: Calibration) -> float:
-    """Return the derivative of the negative log-likelihood by 1 / T; it rises with 1 / T."""
-    expected = np.sum(probabilities(scores * inverse, start) * scores, axis=1)
-    return float(np.sum(weights * (expected - scores[np.arange(len(truth)), truth])))
-
-
 def _with_bias(sample: _Sample, weights: Floats, temperature: float) -> Calibration:
-    """Fit 1 / T and the biases from the temperature alone on, by Newton's method."""
-    weights = weights * _worth(weights, sample.lesions) / weights.sum()
+    """Fit 1 / T and the biases by Newton's method, starting at the temperature alone."""
+    by_lesion = np.bincount(sample.lesions, weights=weights)
+    worth = by_lesion.sum() ** 2 / np.sum(by_lesion**2)  # lesions of equal weight that tell as much (Kish 1965)
+    weights = weights * worth / weights.sum()
     found = np.concatenate([[1.0 / temperature], np.zeros(sample.scores.shape[1])])
     found = _newton(found, np.ones(len(found), dtype=bool), sample, weights)
     low, high = (1.0 / bound for bound in reversed(TEMPERATURE_RANGE))
@@ -246,7 +251,7 @@ def _with_bias(sample: _Sample, weights: Floats, temperature: float) -> Calibrat
 
 
 def _newton(found: Floats, free: npt.NDArray[np.bool_], sample: _Sample, weights: Floats) -> Floats:
-    """Return the minimum over the free ones of (1 / T, biases), by Newton steps that are halved until they descend."""
+    """Return the minimum over the free ones of (1 / T, biases); Newton steps are halved until they descend."""
     value, slope, curve = _objective(found, sample, weights)
     for _ in range(_STEPS):
         if np.abs(slope[free]).max() < _TOLERANCE * weights.sum():
@@ -268,27 +273,18 @@ def _objective(found: Floats, sample: _Sample, weights: Floats) -> tuple[float, 
     """Return the penalised negative log-likelihood of (1 / T, biases), its gradient and its Hessian."""
     scores, truth, rows = sample.scores, sample.truth, np.arange(len(sample.truth))
     shares = softmax(scores * found[0] + found[1:] + sample.shift)
-    weighed, expected = weights[:, None] * shares, np.sum(shares * scores, axis=1)
-    away = weighed * (scores - expected[:, None])
+    weighted, expected = weights[:, None] * shares, np.sum(shares * scores, axis=1)
+    away = weighted * (scores - expected[:, None])
     observed = np.bincount(truth, weights=weights, minlength=scores.shape[1])
-    slope = np.concatenate(
-        [
-            [np.sum(weights * (expected - scores[rows, truth]))],
-            weighed.sum(axis=0) - observed + found[1:] / BIAS_VARIANCE,
-        ]
-    )
+    slope = np.empty(len(found))
+    slope[0] = np.sum(weights * (expected - scores[rows, truth]))
+    slope[1:] = weighted.sum(axis=0) - observed + found[1:] / BIAS_VARIANCE
     curve = np.empty((len(found), len(found)))
     curve[0, 0] = np.sum(away * scores) + _TOLERANCE
     curve[0, 1:] = curve[1:, 0] = away.sum(axis=0)
-    curve[1:, 1:] = np.diag(weighed.sum(axis=0) + 1 / BIAS_VARIANCE) - shares.T @ weighed
+    curve[1:, 1:] = np.diag(weighted.sum(axis=0) + 1 / BIAS_VARIANCE) - shares.T @ weighted
     value = weights @ log_errors(truth, shares) + np.sum(found[1:] ** 2) / (2 * BIAS_VARIANCE)
     return float(value), slope, curve
-
-
-def _worth(weights: Floats, lesions: Ints) -> float:
-    """Return how many equally weighed lesions tell as much as these (Kish 1965)."""
-    total = np.bincount(lesions, weights=weights)
-    return float(total.sum() ** 2 / np.sum(total**2))
 
 
 def _image_weights(sample: _Sample) -> Floats:
@@ -296,17 +292,6 @@ def _image_weights(sample: _Sample) -> Floats:
     shares = np.bincount(sample.truth, weights=per_lesion, minlength=len(prior)) / per_lesion.sum()
     weights: Floats = per_lesion * prior[sample.truth] / shares[sample.truth]
     return weights
-
-
-def _check_enough(lesions: Ints) -> None:
-    found = len(np.unique(lesions))
-    if found < MIN_LESIONS:
-        raise DataError(
-            f"Too few lesions to calibrate on: got {found} in {len(lesions)} images. "
-            f"At least {MIN_LESIONS} that the model has not learned from are needed.",
-            remedy="Give the calibrate split a larger share, or add images.",
-            code="too_few_to_calibrate",
-        )
 
 
 def _floats(shares: Iterable[float]) -> tuple[float, ...]:

@@ -2,13 +2,13 @@
 
 For each class the limit is the ceil((n + 1) * level)-th smallest score of its n calibration lesions, so that a new
 lesion *of that class* is covered with probability `level` or more, whatever the network (Vovk 2013,
-doi 10.1007/s10994-013-5355-6; Sadinle et al. 2019, arXiv:1609.00451). Each lesion counts once: its images share one
-lesion's weight.
+doi 10.1007/s10994-013-5355-6; Sadinle et al. 2019, arXiv:1609.00451). Each lesion counts once: its images share
+one lesion's weight.
 
-A class of fewer than ceil(level / (1 - level)) lesions (9 at 90 %) can have no finite limit of its own, and one of a
-few more only a noisy one. So classes below `MIN_OWN` lesions are also pooled (Ding et al. 2023, arXiv:2306.09335):
-such a class gets the larger of its own limit and that of the pool. Where its own would be infinite, the largest score
-it has shown stands in for it, and the guarantee holds for the pool of rare classes, not for that class alone.
+A class of fewer than ceil(level / (1 - level)) lesions (9 at 90 %) has no finite limit of its own, and one of a few
+more a noisy one. So classes below `MIN_OWN` lesions are also pooled (Ding et al. 2023, arXiv:2306.09335): such a class
+gets the larger of its own limit and that of the pool. Where its own would be infinite, its largest score replaces it;
+the guarantee then holds for the pool of rare classes, not for that class alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from dermlens.bundle.decision import PredictionSets, conformal_scores
-from dermlens.evaluation.metrics import Floats, Ints
+from dermlens.evaluation.metrics import Bools, Floats, Ints
+from dermlens.intervals import wilson_interval
 
 LEVEL = 0.9
 MIN_OWN = 30
@@ -36,8 +37,8 @@ def fit_sets(
         prior: (classes,) at which the probabilities are meant.
 
     Returns:
-        The sets, and for each class `{"lesions", "basis"}`: what its limit rests on ("own", "own_and_pool", "pool").
-        Of a class without any lesion nothing is known: it is never left out.
+        The sets, and for each class `{"lesions", "basis"}`: what its limit rests on, "own", "own_and_pool", "pool" or
+        "none". A class without lesions is never left out.
     """
     scores = conformal_scores(probability, prior)[np.arange(len(y_true)), y_true]
     weights = 1.0 / np.bincount(lesions)[lesions]
@@ -60,7 +61,7 @@ def fit_sets(
     return PredictionSets(level, tuple(limits), max(1, math.ceil(len(prior) / 2))), basis
 
 
-def _limit(scores: Floats, weights: Floats, chosen: np.ndarray, level: float) -> float:
+def _limit(scores: Floats, weights: Floats, chosen: Bools, level: float) -> float:
     """Return the conformal quantile of the chosen images, each lesion counted once; infinite if too few."""
     if not chosen.any():
         return math.inf
@@ -71,8 +72,8 @@ def _limit(scores: Floats, weights: Floats, chosen: np.ndarray, level: float) ->
     return float(scores[chosen][order][place]) if place < len(order) else math.inf
 
 
-def measure_sets(inside: np.ndarray, y_true: Ints, lesions: Ints, codes: Sequence[str]) -> dict[str, Any]:
-    """Return how often the sets held the truth and how large they were, over all and by class; each lesion counts once.
+def measure_sets(inside: Bools, y_true: Ints, lesions: Ints, codes: Sequence[str]) -> dict[str, Any]:
+    """Return how often the sets hold the truth and how large they are, over all and by class; each lesion counts once.
 
     Args:
         inside: (n, classes) booleans from `PredictionSets.apply`; lesions: (n,) lesion numbers.
@@ -81,14 +82,14 @@ def measure_sets(inside: np.ndarray, y_true: Ints, lesions: Ints, codes: Sequenc
     size = inside.sum(axis=1)
     weights = 1.0 / np.bincount(lesions)[lesions]
 
-    def row(chosen: np.ndarray) -> dict[str, Any]:
+    def row(chosen: Bools) -> dict[str, Any]:
         n, n_lesions = int(chosen.sum()), len(np.unique(lesions[chosen]))
         if not n:
             return {"n": 0, "n_lesions": 0, "coverage": None, "mean_size": None}
         share = weights[chosen] / weights[chosen].sum()
-        held = float(covered[chosen] @ share)
-        low, high = wilson_interval(held, n_lesions)
-        coverage = {"value": held, "low": low, "high": high}
+        value = float(covered[chosen] @ share)
+        low, high = wilson_interval(value, n_lesions)
+        coverage = {"value": value, "low": low, "high": high}
         return {"n": n, "n_lesions": n_lesions, "coverage": coverage, "mean_size": float(size[chosen] @ share)}
 
     by_size = np.bincount(size, minlength=len(codes) + 1)
@@ -97,11 +98,3 @@ def measure_sets(inside: np.ndarray, y_true: Ints, lesions: Ints, codes: Sequenc
         "by_size": {str(k): int(n) for k, n in enumerate(by_size) if n},
         "per_class": {code: row(y_true == c) for c, code in enumerate(codes)},
     }
-
-
-def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of n lesions (Wilson 1927); good for few lesions and for 0 and 1."""
-    z2 = 1.959964**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)

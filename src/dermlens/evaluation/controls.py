@@ -1,8 +1,8 @@
-"""Does the answer hang on the lesion? Paired tests: each picture against itself with an artefact, or without lesion."""
+"""Does the answer depend on the lesion? Paired tests: each image against itself with an artefact, or without lesion."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,13 @@ from dermlens.bundle.decision import decide, probabilities
 from dermlens.bundle.trust import grave_codes
 from dermlens.data.images import Pixels
 from dermlens.evaluation import metrics
-from dermlens.evaluation.bootstrap import resample_weights, sampled_figure
+from dermlens.evaluation.bootstrap import sampled_figure, weightings
 from dermlens.evaluation.metrics import Floats, Ints
 from dermlens.evaluation.overlays import ARTEFACTS, WITHOUT_LESION, Change
 from dermlens.inference.runtime import BATCH, Runtime
 from dermlens.reporting.progress import track
 
 MOST_IMAGES = 600
-RESAMPLES = 1000
 AS_IT_IS = "as it is"
 
 
@@ -39,7 +38,7 @@ def run_controls(
     Args:
         load: gives the pixels of image i as the network sees them.
         y_true: (n,) classes; lesions: (n,) lesion numbers.
-        most: images beyond that are left out, drawn at random.
+        most: of more images, so many are drawn at random.
 
     Returns:
         `{"images", "watched", "artefacts": {name: {"flip_rate", "watched_change", "accuracy_change"}},
@@ -50,13 +49,10 @@ def run_controls(
     changes = {AS_IT_IS: same, **ARTEFACTS, **WITHOUT_LESION}
     answers = answer_changes(bundle, load, rows, changes, seed=seed, console=console)
     truth, groups = y_true[rows], np.unique(lesions[rows], return_inverse=True)[1].astype(np.int64)
-    weights = np.concatenate(
-        [np.ones((1, len(truth))), *resample_weights(truth, groups, resamples=RESAMPLES, seed=seed)]
-    )
-    watched = _watched(bundle.codes)
+    weights = weightings(truth, groups, seed=seed)
+    watched = ("MEL",) if "MEL" in bundle.codes else grave_codes(bundle.codes) or (bundle.codes[0],)
     columns = [bundle.codes.index(code) for code in watched]
     before, decided = answers[AS_IT_IS]
-
     n_lesions = int(groups.max()) + 1
 
     def mean(values: Floats, *, lesions: int | None = None) -> dict[str, Any]:
@@ -73,6 +69,10 @@ def run_controls(
             "accuracy_change": mean(right),
         }
 
+    def balanced(name: str) -> dict[str, Any]:
+        counts = metrics.class_counts(truth, answers[name][1], len(bundle.codes), weights)
+        return sampled_figure(metrics.balanced_accuracy(counts, present), reason="no images")
+
     present = np.unique(truth)
     return {
         "images": len(rows),
@@ -80,10 +80,7 @@ def run_controls(
         "watched": list(watched),
         "artefacts": {name: paired(name) for name in ARTEFACTS},
         "without_lesion": {
-            name: {
-                "balanced_accuracy": _balanced(weights, truth, answers[name][1], len(bundle.codes)),
-                "chance": 1 / len(present),
-            }
+            name: {"balanced_accuracy": balanced(name), "chance": 1 / len(present)}
             for name in (AS_IT_IS, *WITHOUT_LESION)
         },
     }
@@ -100,10 +97,6 @@ def drawn_rows(n: int, most: int, seed: int) -> Ints:
     return rows if n <= most else np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
-def _watched(codes: Sequence[str]) -> tuple[str, ...]:
-    return ("MEL",) if "MEL" in codes else grave_codes(codes) or (codes[0],)
-
-
 def answer_changes(
     bundle: Bundle,
     load: Callable[[int], Pixels],
@@ -115,7 +108,7 @@ def answer_changes(
 ) -> dict[str, tuple[Floats, Ints]]:
     """Return (probability, decision) of the images `rows` under every change.
 
-    Each image draws its artefacts from a generator of its own, so two models are shown the same pictures.
+    Each image draws its artefacts from a generator of its own, so two models get the same images.
     """
     runtime = Runtime(bundle.graph_path)
     logits: dict[str, list[np.ndarray]] = {name: [] for name in changes}
@@ -135,9 +128,3 @@ def answer_changes(
         probability = probabilities(np.concatenate(parts), bundle.calibration)
         result[name] = probability, decide(probability, bundle.calibration, bundle.decision_rule)
     return result
-
-
-def _balanced(weights: Floats, truth: Ints, decision: Ints, n_classes: int) -> dict[str, Any]:
-    counts = metrics.class_counts(truth, decision, n_classes, weights)
-    means: Floats = metrics.sensitivity(counts)[:, np.unique(truth)].mean(axis=1)
-    return sampled_figure(means, reason="no images")

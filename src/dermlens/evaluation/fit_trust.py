@@ -1,11 +1,8 @@
-"""A finished bundle and its images by role -> the bundle with all that it needs to know its own limits.
+"""A calibrated model and its images by role -> what it needs to know its own limits.
 
-Fitted on the calibrate role (the novelty score also looks at images that were trained on), measured on the test role,
-on the outputs of the runtime that will serve. Nothing is ever fitted on the test role.
-
-Fits what training images look like, and the limits of a picture's quality.
-
-Training images -> the index of training lesions that `predict --neighbours` names; one image of each lesion.
+Prediction sets, operating points, the novelty score, limits of image quality, and the index of training lesions that
+`predict --neighbours` names. Fitted on the calibrate role (the novelty score also on training images), measured on the
+test role, all on the outputs of the runtime that will serve. Nothing is ever fitted on the test role.
 """
 
 from __future__ import annotations
@@ -25,41 +22,27 @@ from dermlens.bundle.nearest import TEXTS, TrainingExamples, place_of
 from dermlens.bundle.novelty import Novelty, normalised
 from dermlens.bundle.quality import DEFAULT_LIMITS, Quality, QualityLimits, measure
 from dermlens.bundle.trust import Trust
-from dermlens.data.images import InputSpec, load_image
+from dermlens.data.images import InputSpec, Pixels, load_image
 from dermlens.data.records import Record
 from dermlens.errors import ImageError
 from dermlens.evaluation.conformal import fit_sets, measure_sets
-from dermlens.evaluation.metrics import Floats, Ints
+from dermlens.evaluation.metrics import Bools, Floats, Ints
 from dermlens.evaluation.thresholds import REFERRAL, fit_points, measure_point, not_measured
 from dermlens.inference.predictor import DECODE_THREADS
 from dermlens.inference.runtime import BATCH, Runtime
 from dermlens.reporting.progress import track
 
-LEAST_SURE = 0.2  # the share of calibration answers that counts as unsure
-SURE = 0.5  # a diagnosis as probable as all others together is not unsure
+LOW_CONFIDENCE_SHARE = 0.2  # the share of calibration answers with low confidence
+SURE = 0.5  # a diagnosis as probable as all others together never has low confidence
 MIN_LESIONS = 20
 
+ACCEPTED_SHARE = 0.95  # of the calibration lesions, by the novelty threshold
+DIRECTIONS = 64
+PER_CLASS = 200  # images used of each class: with 600 the score is no better, and no class outweighs others
+MIN_IMAGES = 40
+BEYOND = 0.005  # share of known images that may be beyond each limit of quality
 
-@dataclass(frozen=True)
-class Sample:
-    """Readable images of one role: classes, lesion numbers, and what the model made of them."""
-
-    y_true: Ints
-    lesions: Ints
-    embedding: np.ndarray
-    probability: Floats
-    decision: Ints
-    qualities: tuple[Quality, ...]
-    logits: np.ndarray
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Images of one role with class index and lesion number, as the data set gives them."""
-
-    records: Sequence[Record]
-    y_true: Ints
-    lesions: Ints
+MOST_EXAMPLES = 7000  # lesions: about 1 MB
 
 
 class Calibrated(Protocol):
@@ -75,115 +58,130 @@ class Calibrated(Protocol):
     def decision_rule(self) -> DecisionRule: ...
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """Images of one role with class index and lesion number, as the data set gives them."""
+
+    records: Sequence[Record]
+    y_true: Ints
+    lesions: Ints
+
+    def pick(self, rows: Ints) -> Labelled:
+        """Return some of the images."""
+        return Labelled([self.records[row] for row in rows], self.y_true[rows], self.lesions[rows])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The readable images of one role: classes (n,), lesion numbers (n,), and the model's outputs for them."""
+
+    y_true: Ints
+    lesions: Ints
+    embedding: npt.NDArray[np.float32]
+    probability: Floats
+    decision: Ints
+    qualities: tuple[Quality, ...]
+    logits: npt.NDArray[np.float32]
+
+
 def fit_trust(
     model: Calibrated, runtime: Runtime, roles: Mapping[str, Labelled], *, seed: int, console: Console
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]]]:
-    """Fit the sets, the operating points, the novelty score and the limits of quality.
+    """Fit prediction sets, operating points, novelty score and quality limits.
 
     Args:
+        runtime: the model's graph.
         roles: of "train", "calibrate" and "test"; the first may be a part, the last may be missing.
 
     Returns:
         The `trust` object of bundle.json and the arrays of trust.npz.
     """
-    known = roles["train"]
-    rows = sample_per_class(known.y_true, seed=seed)
-    part = Labelled([known.records[i] for i in rows], known.y_true[rows], known.lesions[rows])
-    train = look(model, runtime, part, console, "Novelty, train")
-    held_out = look(model, runtime, roles["calibrate"], console, "Novelty, calibrate")
-    enough = len(np.unique(held_out.lesions)) >= MIN_LESIONS
-    sets, basis = None, None
-    if enough:
-        sets, basis = fit_sets(held_out.probability, held_out.y_true, held_out.lesions, model.calibration.prior)
-    novelty = fit_novelty(train.embedding, train.y_true, held_out.embedding, held_out.lesions)
-    quality = fit_quality(held_out.qualities)
-    points = fit_points(held_out.probability, held_out.y_true, held_out.lesions, model.codes)
+    known = roles["train"].pick(sample_per_class(roles["train"].y_true, seed=seed))
+    train = run_model(model, runtime, known, console, "Novelty, train")
+    fitted_on = run_model(model, runtime, roles["calibrate"], console, "Novelty, calibrate")
+    lesions = len(np.unique(fitted_on.lesions))
+    labelled = fitted_on.probability, fitted_on.y_true, fitted_on.lesions
+    sets = None
+    if lesions >= MIN_LESIONS:
+        fitted, basis = fit_sets(*labelled, model.calibration.prior)
+        sets = fitted.as_dict() | {"basis": dict(zip(model.codes, basis, strict=True))}
+    novelty = fit_novelty(train.embedding, train.y_true, fitted_on.embedding, fitted_on.lesions)
+    points = fit_points(*labelled, model.codes)
     facts: dict[str, Any] = {
         "fitted_on": {
             "role": "calibrate",
-            "images": len(held_out.y_true),
-            "lesions": len(np.unique(held_out.lesions)),
+            "images": len(fitted_on.y_true),
+            "lesions": lesions,
             "training_images": len(train.y_true),
         },
-        "prediction_sets": None
-        if sets is None or basis is None
-        else sets.as_dict() | {"basis": dict(zip(model.codes, basis, strict=True))},
-        "min_confidence": _min_confidence(held_out) if enough else 0.0,
+        "prediction_sets": sets,
+        "min_confidence": _min_confidence(fitted_on) if lesions >= MIN_LESIONS else 0.0,
         "operating_points": points,
         "referral": REFERRAL if any(point["name"] == REFERRAL for point in points) else None,
         "novelty": None if novelty is None else novelty.as_dict(),
-        "quality": quality.as_dict(),
+        "quality": fit_quality(fitted_on.qualities).as_dict(),
     }
-    measured_on, sample = "calibrate", held_out
+    role, sample = "calibrate", fitted_on
     if "test" in roles and len(roles["test"].records):
-        measured_on, sample = "test", look(model, runtime, roles["test"], console, "Novelty, test")
+        role, sample = "test", run_model(model, runtime, roles["test"], console, "Novelty, test")
     for point in points:
-        if measured_on == "test":
+        if role == "test":
             point |= measure_point(point, sample.probability, sample.y_true, sample.lesions, model.codes, seed=seed)
         else:  # what a threshold reaches on the lesions that it was chosen on is no promise for others
             point |= not_measured("no test lesions")
     arrays = {} if novelty is None else novelty.arrays()
-    trust = Trust.read({"trust": facts, "modality": "unknown"}, arrays)  # which only words depend on
-    measurable = len(sample.y_true) > 0
-    facts["measured"] = {"role": measured_on, **_measure(model, sample, trust)} if measurable else None
+    trust = Trust.read({"trust": facts, "modality": ""}, arrays)  # the modality changes only the words of a reason
+    facts["measured"] = {"role": role, **_measure(model, sample, trust)} if len(sample.y_true) else None
     return facts, arrays
 
 
-def look(model: Calibrated, runtime: Runtime, images: Labelled, console: Console, what: str) -> Sample:
+def run_model(model: Calibrated, runtime: Runtime, images: Labelled, console: Console, what: str) -> Sample:
     """Run the model over images; one that cannot be read is left out."""
-    kept, embeddings, logits, qualities = [], [], [], []
+    rows: list[int] = []
+    embeddings, logits, qualities = [], [], []
+
+    def load(record: Record) -> Pixels | None:
+        try:
+            return load_image(record.path, model.input_spec, frame_aspect=record.frame_aspect)
+        except ImageError:
+            return None
+
     with ThreadPoolExecutor(DECODE_THREADS) as pool, track(what, len(images.records), console) as advance:
         for start in range(0, len(images.records), BATCH):
-            places, batch = readable(images.records[start : start + BATCH], model.input_spec, pool)
-            kept += [start + place for place in places]
+            loaded = list(enumerate(pool.map(load, images.records[start : start + BATCH]), start))
+            rows += [row for row, pixels in loaded if pixels is not None]
+            batch = [pixels for _, pixels in loaded if pixels is not None]
             if batch:
                 outputs = runtime.run(np.stack(batch))
                 embeddings.append(outputs.embedding)
                 logits.append(outputs.logits)
                 qualities += [measure(pixels) for pixels in batch]
-            advance(min(BATCH, len(images.records) - start))
+            advance(len(loaded))
     scores = np.concatenate([np.zeros((0, len(model.codes)), np.float32), *logits])
     probability = probabilities(scores, model.calibration)
-    decision = decide(probability, model.calibration, model.decision_rule)
-    rows = np.array(kept, dtype=np.int64)
+    chosen = np.array(rows, dtype=np.int64)
     return Sample(
-        images.y_true[rows],
-        images.lesions[rows],
+        images.y_true[chosen],
+        images.lesions[chosen],
         np.concatenate(embeddings) if embeddings else np.zeros((0, 0), np.float32),
         probability,
-        decision,
+        decide(probability, model.calibration, model.decision_rule),
         tuple(qualities),
         scores,
     )
 
 
-def readable(
-    records: Sequence[Record], spec: InputSpec, pool: ThreadPoolExecutor
-) -> tuple[list[int], list[npt.NDArray[np.uint8]]]:
-    """Decode images side by side; return the places of those that can be read, and their pixels."""
-
-    def load(record: Record) -> npt.NDArray[np.uint8] | None:
-        try:
-            return load_image(record.path, spec, frame_aspect=record.frame_aspect)
-        except ImageError:
-            return None
-
-    loaded = list(pool.map(load, records))
-    places = [place for place, pixels in enumerate(loaded) if pixels is not None]
-    return places, [pixels for pixels in loaded if pixels is not None]
-
-
 def _min_confidence(sample: Sample) -> float:
-    """The probability of the diagnosis that the least sure fifth of the lesions does not exceed.
+    """Return the largest probability of the diagnosis in the least certain fifth of the lesions; 1/2 at most.
 
     Each lesion counts once: an image of a lesion with m images weighs 1 / m.
     """
     chosen = sample.probability[np.arange(len(sample.decision)), sample.decision]
-    return min(SURE, lesion_quantile(chosen, sample.lesions, LEAST_SURE))
+    return min(SURE, lesion_quantile(chosen, sample.lesions, LOW_CONFIDENCE_SHARE))
 
 
-def judged(trust: Trust, model: Calibrated, sample: Sample) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the status of each answer, (n,) text, and which classes its set holds, (n, classes) or None."""
+def statuses_of(trust: Trust, model: Calibrated, sample: Sample) -> tuple[npt.NDArray[np.str_], Bools | None]:
+    """Return the status of each answer, (n,), and which classes its set contains, (n, classes) or None."""
     scores = None if trust.novelty is None else trust.novelty.score(sample.embedding)
     inside = None
     if trust.sets is not None:
@@ -197,29 +195,22 @@ def judged(trust: Trust, model: Calibrated, sample: Sample) -> tuple[np.ndarray,
 
 
 def _measure(model: Calibrated, sample: Sample, trust: Trust) -> dict[str, Any]:
-    status, inside = judged(trust, model, sample)
+    status, inside = statuses_of(trust, model, sample)
     right = sample.decision == sample.y_true
-    truth, lesions, codes = sample.y_true, sample.lesions, model.codes
+    shares = {
+        name: {
+            "share": float((status == name).mean()),
+            "accuracy": float(right[status == name].mean()) if (status == name).any() else None,
+        }
+        for name in ("ok", "uncertain", "rejected")
+    }
     return {
         "images": len(right),
         "lesions": len(np.unique(sample.lesions)),
         "accuracy": float(right.mean()),
-        "status": {
-            name: {
-                "share": float((status == name).mean()),
-                "accuracy": float(right[status == name].mean()) if (status == name).any() else None,
-            }
-            for name in ("ok", "uncertain", "rejected")
-        },
-        "prediction_sets": None if inside is None else measure_sets(inside, truth, lesions, codes),
+        "status": shares,
+        "prediction_sets": None if inside is None else measure_sets(inside, sample.y_true, sample.lesions, model.codes),
     }
-
-
-KEPT = 0.95
-DIRECTIONS = 64
-PER_CLASS = 200  # images of a class that are looked at: with 600 the score is no better, and no class outweighs others
-MIN_IMAGES = 40
-BEYOND = 0.005  # share of known pictures that may lie beyond each limit of quality
 
 
 def sample_per_class(y_true: Ints, *, seed: int, most: int = PER_CLASS) -> Ints:
@@ -232,39 +223,40 @@ def sample_per_class(y_true: Ints, *, seed: int, most: int = PER_CLASS) -> Ints:
 def fit_novelty(
     embedding: npt.NDArray[np.floating],
     y_true: Ints,
-    held_out: npt.NDArray[np.floating],
+    calibrate: npt.NDArray[np.floating],
     lesions: Ints,
     *,
-    kept: float = KEPT,
+    share: float = ACCEPTED_SHARE,
     directions: int = DIRECTIONS,
 ) -> Novelty | None:
     """Fit the score on training images and its threshold on lesions that the network has not learned from.
 
     Args:
         embedding: (n, d) of training images, y_true: (n,) their classes.
-        held_out: (m, d) of other images, lesions: (m,) their lesion numbers.
-        kept: share of those lesions that lies at or below the threshold.
+        calibrate: (m, d) of other images, lesions: (m,) their lesion numbers.
+        share: of these lesions, the share at or below the threshold.
 
     Returns:
-        None where there are fewer than 40 training images or 20 held-out lesions.
+        None where there are fewer than 40 training images or 20 calibration lesions.
     """
     if len(embedding) < MIN_IMAGES or len(np.unique(lesions)) < MIN_LESIONS:
         return None
     unit = normalised(embedding)
     mean = unit.mean(axis=0)
-    k = max(1, min(directions, unit.shape[1] // 2, len(unit) // 10))
-    components = principal_directions(unit - mean, k)
-    inside = (unit - mean) @ components.T
+    centred = unit - mean
+    components = principal_directions(centred, max(1, min(directions, unit.shape[1] // 2, len(unit) // 10)))
+    inside = centred @ components.T
     present, place = np.unique(y_true, return_inverse=True)
     means = np.stack([inside[place == c].mean(axis=0) for c in range(len(present))])
     whiten = _whitening(inside - means[place])
-    # a first threshold stands in until the held-out scores are known
-    draft = Novelty(mean, components, whiten, means @ whiten, (1.0, 1.0), 1.0, kept)
-    distance, residual = _parts(draft, unit)
-    scale = (max(float(distance.mean()), 1e-9), max(float(residual.mean()), 1e-6))
-    scaled = Novelty(mean, components, whiten, means @ whiten, scale, 1.0, kept)
-    threshold = lesion_quantile(scaled.score(held_out), lesions, kept)
-    return Novelty(mean, components, whiten, means @ whiten, scale, max(threshold, 1e-9), kept)
+    class_means = means @ whiten
+    distance = ((inside @ whiten)[:, None] - class_means[None]) ** 2
+    nearest = distance.sum(axis=2).min(axis=1)
+    residual = np.maximum((centred**2).sum(axis=1) - (inside**2).sum(axis=1), 0.0)
+    scale = (max(float(nearest.mean()), 1e-9), max(float(residual.mean()), 1e-6))
+    draft = Novelty(mean, components, whiten, class_means, scale, 1.0, share)  # until the calibration scores are known
+    threshold = lesion_quantile(draft.score(calibrate), lesions, share)
+    return Novelty(mean, components, whiten, class_means, scale, max(threshold, 1e-9), share)
 
 
 def principal_directions(centred: Floats, k: int) -> Floats:
@@ -284,18 +276,8 @@ def _whitening(centred: Floats) -> Floats:
     return whiten
 
 
-def _parts(novelty: Novelty, unit: Floats) -> tuple[Floats, Floats]:
-    """Return squared distance to the nearest class inside, and squared residual outside, each (n,)."""
-    centred = unit - novelty.mean
-    inside = centred @ novelty.components.T
-    whitened = inside @ novelty.whiten
-    distances = ((whitened[:, None] - novelty.class_means[None]) ** 2).sum(axis=2).min(axis=1)
-    residual = np.maximum((centred**2).sum(axis=1) - (inside**2).sum(axis=1), 0.0)
-    return distances, residual
-
-
 def lesion_quantile(values: Floats, lesions: Ints, share: float) -> float:
-    """Return the smallest of (n,) values at or below which `share` of the lesions lies, each lesion counted once."""
+    """Return the smallest of (n,) values with `share` of the lesions at or below it; each lesion counts once."""
     weights = 1.0 / np.bincount(lesions)[lesions]
     order = np.argsort(values, kind="stable")
     cumulated = np.cumsum(weights[order]) / weights.sum()
@@ -303,7 +285,7 @@ def lesion_quantile(values: Floats, lesions: Ints, share: float) -> float:
 
 
 def fit_quality(qualities: Sequence[Quality]) -> QualityLimits:
-    """Return limits no stricter than the defaults that at most 1 in 200 known pictures is beyond, each."""
+    """Return limits no stricter than the defaults that at most 1 in 200 known images is beyond, each."""
     if not qualities:
         return DEFAULT_LIMITS
     limits = {}
@@ -312,10 +294,7 @@ def fit_quality(qualities: Sequence[Quality]) -> QualityLimits:
         values = [getattr(quality, measure) for quality in qualities]
         known = float(np.quantile(values, BEYOND if side == "min" else 1 - BEYOND))
         limits[name] = min(default, known) if side == "min" else max(default, known)
-    return QualityLimits.from_dict(limits)
-
-
-MOST = 7000  # lesions: about 1 MB
+    return QualityLimits(**limits)
 
 
 def fit_examples(
@@ -324,31 +303,31 @@ def fit_examples(
     """Return the index of the training lesions, None where no image can be read.
 
     Args:
-        train: all images of the role; the first of each lesion is taken, and where there are more than 7,000 lesions
-            the common classes are thinned out.
+        train: all images of the role; the first of each lesion is taken. Of more than 7,000 lesions, fewer of the
+            common classes are taken.
     """
-    rows = first_of_lesion(train.lesions)
-    chosen = rows[sample_per_class(train.y_true[rows], seed=seed, most=most_per_class(train.y_true[rows], MOST))]
-    part = Labelled([train.records[i] for i in chosen], train.y_true[chosen], train.lesions[chosen])
-    seen = look(model, runtime, part, console, "Training examples")
-    if not len(seen.y_true):
+    first = train.pick(first_of_lesion(train.lesions))
+    most = most_per_class(first.y_true, MOST_EXAMPLES)
+    chosen = first.pick(sample_per_class(first.y_true, seed=seed, most=most))
+    sample = run_model(model, runtime, chosen, console, "Training examples")
+    if not len(sample.y_true):
         return None
-    record_of = dict(zip(part.lesions.tolist(), part.records, strict=True))
-    return index_of(seen.embedding, seen.y_true, [record_of[lesion] for lesion in seen.lesions.tolist()], model.codes)
+    record_of = dict(zip(chosen.lesions.tolist(), chosen.records, strict=True))
+    return index_of(sample.embedding, sample.y_true, [record_of[n] for n in sample.lesions.tolist()], model.codes)
 
 
 def index_of(
-    embedding: npt.NDArray[np.floating], y_true: Ints, records: list[Record], codes: tuple[str, ...]
+    embedding: npt.NDArray[np.floating], y_true: Ints, records: Sequence[Record], codes: tuple[str, ...]
 ) -> TrainingExamples:
-    """Return the index of n images from their embeddings, (n, d); of an image's path it keeps the file's name alone."""
+    """Return the index of n images from their embeddings, (n, d); of an image's path only the file's name is stored."""
     unit = normalised(embedding)
     mean = unit.mean(axis=0)
     components = principal_directions(unit - mean, min(DIRECTIONS, unit.shape[1]))
-    # as they will be read, so that a picture of the training is at similarity 1 to itself
+    # rounded as they will be read, so that a training image has similarity 1 to itself
     mean, components = mean.astype(np.float32), components.astype(np.float16).astype(np.float32)
     places = place_of(embedding, mean, components).astype(np.float16)
-    told = [(r.isic_id or Path(r.image).name, r.lesion_id or "", r.source or "", r.licence or "") for r in records]
-    texts = dict(zip(TEXTS, zip(*told, strict=True), strict=True))
+    names = [(r.isic_id or Path(r.image).name, r.lesion_id or "", r.source or "", r.licence or "") for r in records]
+    texts = dict(zip(TEXTS, zip(*names, strict=True), strict=True))
     return TrainingExamples(codes, mean, components, places, y_true, texts)
 
 
@@ -359,7 +338,7 @@ def first_of_lesion(lesions: Ints) -> Ints:
 
 
 def most_per_class(y_true: Ints, total: int) -> int:
-    """Return how many of each class may be kept so that no more than `total` are, small classes whole."""
+    """Return how many of each class may be taken so that no more than `total` are, small classes whole."""
     counts = np.sort(np.bincount(y_true, minlength=1))
     left = total
     for place, count in enumerate(counts.tolist()):

@@ -1,15 +1,13 @@
-"""Pure functions of (y_true, probability, decision): one number each, no state, no files.
+"""Classification metrics: pure functions, no state, no files; each formula is written once.
 
-Throughout: `y_true` and `decision` are (n,) integers in 0..classes-1; `probability` is (n, classes),
-float, rows sum to 1. Names follow scikit-learn: `_score` is better when higher, `_loss` and `_error` when
-lower. A number that the images cannot tell (a class without images) is NaN. Wrong shapes or values raise
-UsageError.
+A metric comes in two forms. `balanced_accuracy_score(y_true, decision)` and the other plain forms give one number from
+arrays that are checked; names follow scikit-learn (`_score` is better when higher, `_loss` and `_error` when lower).
+`sensitivity(counts)` and the other weighted forms give the same metric for many weightings of the images at once:
+`weights` is (r, n) float64, 0 or more, and image i counts weights[r, i] times. A bootstrap is a set of weightings, so
+1,000 resamples need no loop; a plain metric is the weighting of ones.
 
-The metrics with image i counted weights[r, i] times, for many weightings r at once.
-
-A bootstrap is a set of weightings, and a plain metric is the weighting of ones; so each formula stands
-once, here, and 1,000 resamples need no loop. `weights` is (r, n) float64, 0 or more. What a weighting
-cannot tell is NaN.
+Throughout: `y_true` and `decision` are (n,) integers in 0..classes-1; `probability` is (n, classes), float, rows sum
+to 1. What the images cannot give (a class without images) is NaN. Wrong shapes or values raise UsageError.
 """
 
 from __future__ import annotations
@@ -21,13 +19,33 @@ import numpy.typing as npt
 
 from dermlens.errors import UsageError
 
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
 ECE_BINS = 15
+MIN_ECE_IMAGES = 100  # with fewer even perfect probabilities seem badly calibrated
 PROBABILITY_SUM_TOLERANCE = 1e-3
-_REMEDY = "Pass one row an image, in the same order everywhere."
+_REMEDY = "Pass one row per image, in the same order everywhere."
+
+
+class ClassCounts(NamedTuple):
+    """Weights by class, each (r, classes): of images of that class, of images decided so, and of both at once."""
+
+    true: Floats
+    decided: Floats
+    hits: Floats
+
+
+class Roc(NamedTuple):
+    """Summed weight of the positive decisions as the threshold falls, (r, k + 1), from nothing to everything."""
+
+    true_positive: Floats
+    false_positive: Floats
 
 
 def accuracy_score(y_true: npt.ArrayLike, decision: npt.ArrayLike) -> float:
-    """Return the share of images whose decision is right, 0..1."""
+    """Return the share of images whose decision is correct, 0..1."""
     return float(accuracy(_counts(y_true, decision))[0])
 
 
@@ -37,22 +55,20 @@ def balanced_accuracy_score(y_true: npt.ArrayLike, decision: npt.ArrayLike) -> f
 
 
 def sensitivity_scores(y_true: npt.ArrayLike, decision: npt.ArrayLike, n_classes: int) -> Floats:
-    """Return the share of each class's images called so, (classes,) 0..1, NaN without images."""
-    scores: Floats = sensitivity(_counts(y_true, decision, n_classes))[0]
-    return scores
+    """Return the share of each class's images that get this class, (classes,) 0..1, NaN without images."""
+    return sensitivity(_counts(y_true, decision, n_classes)).ravel()
 
 
 def specificity_scores(y_true: npt.ArrayLike, decision: npt.ArrayLike, n_classes: int) -> Floats:
-    """Return the share of other images not called so, (classes,) 0..1, NaN without other images."""
-    scores: Floats = specificity(_counts(y_true, decision, n_classes))[0]
-    return scores
+    """Return the share of the other images that do not get this class, (classes,) 0..1, NaN without other images."""
+    return specificity(_counts(y_true, decision, n_classes)).ravel()
 
 
 def confusion_matrix(y_true: npt.ArrayLike, decision: npt.ArrayLike, n_classes: int) -> Ints:
     """Return image counts, (classes, classes) int64: rows are the true class, columns the decision."""
-    truth, called = check_classes("y_true", y_true, n_classes), check_classes("decision", decision, n_classes)
-    _same_length(truth, called)
-    return np.bincount(truth * n_classes + called, minlength=n_classes**2).reshape(n_classes, n_classes)
+    truth, decided = check_classes("y_true", y_true, n_classes), check_classes("decision", decision, n_classes)
+    _same_length(truth, decided)
+    return np.bincount(truth * n_classes + decided, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
 def roc_auc_score(positive: npt.ArrayLike, score: npt.ArrayLike) -> float:
@@ -72,7 +88,7 @@ def class_auc_scores(y_true: npt.ArrayLike, probability: npt.ArrayLike) -> Float
 
 
 def macro_auc_score(y_true: npt.ArrayLike, probability: npt.ArrayLike) -> float:
-    """Return the plain mean of the one-vs-rest AUCs that can be told, 0..1; NaN when none can."""
+    """Return the plain mean of the one-vs-rest AUCs of the classes that have one, 0..1; NaN where none has."""
     scores = class_auc_scores(y_true, probability)
     return float(np.nanmean(scores)) if np.isfinite(scores).any() else float("nan")
 
@@ -80,8 +96,8 @@ def macro_auc_score(y_true: npt.ArrayLike, probability: npt.ArrayLike) -> float:
 def sensitivity_at_specificity(positive: npt.ArrayLike, score: npt.ArrayLike, specificity: float) -> float:
     """Return the largest sensitivity that a threshold reaches at this specificity or above, 0..1.
 
-    An image is called positive when its score is at or above the threshold. Nothing is interpolated: a
-    threshold with exactly this pair exists in the data. Melanoma at 90 %: `(y == MEL, p[:, MEL], 0.9)`.
+    An image is positive when its score is at or above the threshold. Nothing is interpolated: a threshold with
+    exactly this pair exists in the data. Melanoma at 90 %: `(y == MEL, p[:, MEL], 0.9)`.
 
     Args:
         positive: (n,) booleans, or 0 and 1.
@@ -90,9 +106,7 @@ def sensitivity_at_specificity(positive: npt.ArrayLike, score: npt.ArrayLike, sp
     """
     if not 0.0 <= specificity <= 1.0:
         raise UsageError(
-            f"Specificity must lie between 0 and 1: got {specificity}.",
-            remedy="Write 90 % as 0.9.",
-            code="specificity",
+            f"Specificity must lie between 0 and 1: got {specificity}.", remedy="Write 90 % as 0.9.", code="specificity"
         )
     return float(sensitivity_at(_curve(positive, score), specificity)[0])
 
@@ -152,120 +166,44 @@ def log_errors(y_true: Ints, probability: Floats) -> Floats:
     return -np.log(np.clip(true_class, np.finfo(np.float64).eps, 1.0))
 
 
-def check_classes(name: str, values: npt.ArrayLike, n_classes: int | None = None) -> Ints:
-    """Return (n,) int64 class indices, or raise UsageError when they are none."""
-    array = np.asarray(values)
-    if array.ndim != 1 or array.size == 0 or not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
-        raise UsageError(
-            f"{name} must be (n,) integers with n at least 1: got {array.dtype} of shape {array.shape}.",
-            remedy=_REMEDY,
-            code="shape",
-        )
-    if array.min() < 0 or (n_classes is not None and array.max() >= n_classes):
-        allowed = "0 or more" if n_classes is None else f"0 to {n_classes - 1}"
-        raise UsageError(
-            f"{name} must hold class indices, {allowed}: got {array.min()} to {array.max()}.",
-            remedy="Give the classes in the model's own order.",
-            code="class_index",
-        )
-    return array.astype(np.int64)
-
-
-def check_probability(y_true: npt.ArrayLike, probability: npt.ArrayLike) -> tuple[Ints, Floats]:
-    """Return y_true (n,) int64 and probability (n, classes) float64, or raise UsageError."""
-    values = np.asarray(probability, dtype=np.float64)
-    if values.ndim != 2 or values.shape[1] < 2:
-        raise UsageError(
-            f"probability must be (n, classes) with at least 2 classes: got {values.shape}.",
-            remedy=_REMEDY,
-            code="shape",
-        )
-    truth = check_classes("y_true", y_true, values.shape[1])
-    _same_length(truth, values)
-    sums_to_one = np.abs(values.sum(axis=1) - 1.0) <= PROBABILITY_SUM_TOLERANCE
-    if not (sums_to_one.all() and values.min() >= 0):  # a NaN fails the first, too
-        raise UsageError(
-            f"probability must be 0 or more with rows that sum to 1: "
-            f"{int((~sums_to_one).sum())} of {len(values)} rows do not, smallest value {values.min():.4g}.",
-            remedy="Pass probabilities, not logits, and leave out images that could not be read.",
-            code="not_probabilities",
-        )
-    return truth, values
-
-
-def _same_length(one: npt.NDArray[np.generic], other: npt.NDArray[np.generic]) -> None:
-    if len(one) != len(other):
-        raise UsageError(f"Rows must match: got {len(one)} and {len(other)}.", remedy=_REMEDY, code="shape")
-
-
-def _counts(y_true: npt.ArrayLike, decision: npt.ArrayLike, n_classes: int | None = None) -> ClassCounts:
-    truth, called = check_classes("y_true", y_true, n_classes), check_classes("decision", decision, n_classes)
-    _same_length(truth, called)
-    count = n_classes or int(max(truth.max(), called.max())) + 1
-    return class_counts(truth, called, count, np.ones((1, len(truth))))
-
-
-def _curve(positive: npt.ArrayLike, score: npt.ArrayLike) -> Roc:
-    truth = check_classes("positive", positive, 2)
-    values = np.asarray(score, dtype=np.float64)
-    if values.ndim != 1 or not np.isfinite(values).all():
-        raise UsageError(
-            f"score must be (n,) finite numbers: got shape {values.shape}, "
-            f"{int((~np.isfinite(values)).sum())} of them not finite.",
-            remedy=_REMEDY,
-            code="not_finite",
-        )
-    _same_length(truth, values)
-    return roc(truth == 1, values, np.ones((1, len(truth))))
-
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-
-
-class ClassCounts(NamedTuple):
-    """Weights by class, each (r, classes): truly of it, called it, and both at once."""
-
-    true: Floats
-    called: Floats
-    hits: Floats
-
-
-class Roc(NamedTuple):
-    """Cumulated weight called positive as the threshold falls, (r, k + 1), from nothing to everything."""
-
-    true_positive: Floats
-    false_positive: Floats
-
-
 def ratio(part: Floats, whole: Floats) -> Floats:
     """Return part / whole, NaN where whole is 0."""
     return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
 
 
+def share(part: Bools, whole: Bools, weights: Floats) -> Floats:
+    """Return the weight of the images in `part` (n,) over that of the images in `whole` (n,), (r,)."""
+    return ratio(weights @ part.astype(np.float64), weights @ whole.astype(np.float64))
+
+
 def class_counts(y_true: Ints, decision: Ints, n_classes: int, weights: Floats) -> ClassCounts:
-    """Count truths, calls and hits of each class; y_true and decision are (n,) class indices."""
+    """Sum the weights of truths, decisions and hits of each class."""
     classes = np.arange(n_classes)
     is_true = (y_true[:, None] == classes).astype(np.float64)
-    is_called = (decision[:, None] == classes).astype(np.float64)
-    return ClassCounts(weights @ is_true, weights @ is_called, weights @ (is_true * is_called))
+    is_decided = (decision[:, None] == classes).astype(np.float64)
+    return ClassCounts(weights @ is_true, weights @ is_decided, weights @ (is_true * is_decided))
 
 
 def accuracy(counts: ClassCounts) -> Floats:
-    """Return the share of images called rightly, (r,)."""
+    """Return the share of images whose decision is correct, (r,)."""
     return ratio(counts.hits.sum(axis=1), counts.true.sum(axis=1))
 
 
 def sensitivity(counts: ClassCounts) -> Floats:
-    """Return the share of each class that is called so, (r, classes)."""
+    """Return the share of each class that gets this class, (r, classes)."""
     return ratio(counts.hits, counts.true)
 
 
 def specificity(counts: ClassCounts) -> Floats:
-    """Return the share of the other classes that is not called so, (r, classes)."""
+    """Return the share of the other classes that does not get this class, (r, classes)."""
     others = counts.true.sum(axis=1, keepdims=True) - counts.true
-    return 1.0 - ratio(counts.called - counts.hits, others)
+    return 1.0 - ratio(counts.decided - counts.hits, others)
+
+
+def balanced_accuracy(counts: ClassCounts, classes: Ints) -> Floats:
+    """Return the mean sensitivity of some classes, (r,): NaN where one of them has no weight."""
+    means: Floats = sensitivity(counts)[:, classes].mean(axis=1)
+    return means
 
 
 def mean_loss(loss: Floats, weights: Floats) -> Floats:
@@ -316,3 +254,70 @@ def cell_counts(cells: Ints, weights: Floats) -> tuple[Ints, Floats]:
     order = np.argsort(cells, kind="stable")
     distinct, starts = np.unique(cells[order], return_index=True)
     return distinct, np.add.reduceat(weights[:, order], starts, axis=1)
+
+
+def check_classes(name: str, values: npt.ArrayLike, n_classes: int | None = None) -> Ints:
+    """Return (n,) int64 class indices; raises UsageError where they are none."""
+    array = np.asarray(values)
+    if array.ndim != 1 or array.size == 0 or not (np.issubdtype(array.dtype, np.integer) or array.dtype == bool):
+        raise UsageError(
+            f"{name} must be (n,) integers with n at least 1: got {array.dtype} of shape {array.shape}.",
+            remedy=_REMEDY,
+            code="shape",
+        )
+    if array.min() < 0 or (n_classes is not None and array.max() >= n_classes):
+        allowed = "0 or more" if n_classes is None else f"0 to {n_classes - 1}"
+        raise UsageError(
+            f"{name} must hold class indices, {allowed}: got {array.min()} to {array.max()}.",
+            remedy="Give the classes in the model's own order.",
+            code="class_index",
+        )
+    return array.astype(np.int64)
+
+
+def check_probability(y_true: npt.ArrayLike, probability: npt.ArrayLike) -> tuple[Ints, Floats]:
+    """Return y_true (n,) int64 and probability (n, classes) float64; raises UsageError where they are none."""
+    values = np.asarray(probability, dtype=np.float64)
+    if values.ndim != 2 or values.shape[1] < 2:
+        raise UsageError(
+            f"probability must be (n, classes) with at least 2 classes: got {values.shape}.",
+            remedy=_REMEDY,
+            code="shape",
+        )
+    truth = check_classes("y_true", y_true, values.shape[1])
+    _same_length(truth, values)
+    sums_to_one = np.abs(values.sum(axis=1) - 1.0) <= PROBABILITY_SUM_TOLERANCE
+    if not (sums_to_one.all() and values.min() >= 0):  # a NaN fails the first, too
+        raise UsageError(
+            f"probability must be 0 or more with rows that sum to 1: "
+            f"{int((~sums_to_one).sum())} of {len(values)} rows do not, smallest value {values.min():.4g}.",
+            remedy="Pass probabilities, not logits, and leave out images that could not be read.",
+            code="not_probabilities",
+        )
+    return truth, values
+
+
+def _same_length(one: npt.NDArray[np.generic], other: npt.NDArray[np.generic]) -> None:
+    if len(one) != len(other):
+        raise UsageError(f"Rows must match: got {len(one)} and {len(other)}.", remedy=_REMEDY, code="shape")
+
+
+def _counts(y_true: npt.ArrayLike, decision: npt.ArrayLike, n_classes: int | None = None) -> ClassCounts:
+    truth, decided = check_classes("y_true", y_true, n_classes), check_classes("decision", decision, n_classes)
+    _same_length(truth, decided)
+    count = n_classes or int(max(truth.max(), decided.max())) + 1
+    return class_counts(truth, decided, count, np.ones((1, len(truth))))
+
+
+def _curve(positive: npt.ArrayLike, score: npt.ArrayLike) -> Roc:
+    truth = check_classes("positive", positive, 2)
+    values = np.asarray(score, dtype=np.float64)
+    if values.ndim != 1 or not np.isfinite(values).all():
+        raise UsageError(
+            f"score must be (n,) finite numbers: got shape {values.shape}, "
+            f"{int((~np.isfinite(values)).sum())} of them not finite.",
+            remedy=_REMEDY,
+            code="not_finite",
+        )
+    _same_length(truth, values)
+    return roc(truth == 1, values, np.ones((1, len(truth))))

@@ -1,8 +1,8 @@
-"""Synthetic artefacts for paired tests: the same picture with ink, ruler, hair, another light, or without its lesion.
+"""Synthetic artefacts for paired tests: the same image with ink, ruler, hair, other light, or without its lesion.
 
 Dermatologists' ink raised a market-approved network's melanoma scores (Winkler et al. 2019,
 doi 10.1001/jamadermatol.2019.1735), scale bars did too (Winkler et al. 2021, doi 10.1016/j.ejca.2020.12.010), and
-networks still tell classes apart when the lesion is covered (Bissoto et al. 2019, arXiv:1904.08818). All work on uint8
+networks still distinguish classes when the lesion is covered (Bissoto et al. 2019, arXiv:1904.08818). All work on uint8
 RGB (size, size, 3) as the network sees it; the same generator state draws the same artefact.
 """
 
@@ -23,7 +23,7 @@ RING = 0.1  # width of the border that is left, as a share of the side
 
 
 def ink(image: Pixels, generator: np.random.Generator, *, colour: Sequence[int] = INK) -> Pixels:
-    """Draw two strokes of ink (violet unless told otherwise) near the border."""
+    """Draw two strokes of ink near the border."""
     size = image.shape[0]
     layer = image.copy()
     for _ in range(2):
@@ -32,7 +32,8 @@ def ink(image: Pixels, generator: np.random.Generator, *, colour: Sequence[int] 
         radius = size * (0.44 + generator.normal(0, 0.008, 12))
         line = np.stack([size / 2 + radius * np.cos(turn), size / 2 + radius * np.sin(turn)], axis=1)
         cv2.polylines(layer, [np.round(line).astype(np.int32)], False, tuple(colour), max(2, size // 45), cv2.LINE_AA)
-    return _mixed(image, layer, 0.75)
+    drawn = np.any(layer != image, axis=2, keepdims=True)
+    return np.where(drawn, _pixels(image * 0.25 + layer * 0.75), image)
 
 
 def ruler(image: Pixels, generator: np.random.Generator) -> Pixels:
@@ -58,7 +59,7 @@ def dark_corners(image: Pixels, generator: np.random.Generator, *, radius: tuple
 
 
 def hair(image: Pixels, generator: np.random.Generator, *, count: int = 10) -> Pixels:
-    """Draw dark curved hairs across the picture."""
+    """Draw dark curved hairs across the image."""
     size = image.shape[0]
     layer = image.copy()
     for _ in range(count):
@@ -71,12 +72,12 @@ def hair(image: Pixels, generator: np.random.Generator, *, count: int = 10) -> P
 
 
 def warm(image: Pixels, _: np.random.Generator) -> Pixels:
-    """Give the light of a warm lamp."""
+    """Simulate a warm lamp."""
     return _pixels(image * np.array([1.1, 1.0, 0.85]))
 
 
 def cool(image: Pixels, _: np.random.Generator) -> Pixels:
-    """Give the light of a cool lamp."""
+    """Simulate a cool lamp."""
     return _pixels(image * np.array([0.88, 1.0, 1.12]))
 
 
@@ -88,12 +89,12 @@ def jpeg(image: Pixels, generator: np.random.Generator) -> Pixels:
 
 
 def blur(image: Pixels, _: np.random.Generator) -> Pixels:
-    """Put it slightly out of focus: a Gaussian of 1.5 px at 224 px."""
+    """Blur the image slightly: a Gaussian of 1.5 px at 224 px."""
     return cv2.GaussianBlur(image, (0, 0), 1.5 * image.shape[0] / 224).astype(np.uint8)
 
 
 def rotation(image: Pixels, _: np.random.Generator) -> Pixels:
-    """Turn it by 90 degrees, which loses nothing."""
+    """Turn the image by 90 degrees, which loses nothing."""
     return np.ascontiguousarray(np.rot90(image))
 
 
@@ -106,7 +107,7 @@ def lesion_erased(image: Pixels, _: np.random.Generator) -> Pixels:
 
 
 def border_only(image: Pixels, _: np.random.Generator) -> Pixels:
-    """Leave the outermost tenth alone; the rest is mid-grey."""
+    """Keep the outermost tenth; the rest is mid-grey."""
     result = image.copy()
     result[_square(image.shape[0], 1 - 2 * RING)] = 128
     return result
@@ -132,12 +133,6 @@ def _square(size: int, share: float) -> npt.NDArray[np.bool_]:
     mask = np.zeros((size, size), bool)
     mask[edge : size - edge, edge : size - edge] = True
     return mask
-
-
-def _mixed(image: Pixels, layer: npt.NDArray[np.uint8], share: float) -> Pixels:
-    """Lay what was drawn in `layer` over the image."""
-    drawn = np.any(layer != image, axis=2, keepdims=True)
-    return np.where(drawn, _pixels(image * (1 - share) + layer * share), image)
 
 
 def _pixels(values: npt.NDArray[np.floating]) -> Pixels:

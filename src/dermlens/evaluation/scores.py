@@ -1,8 +1,7 @@
 """The whole of `metrics.json`: every figure of a model on a set of images, each with its 95 % interval.
 
-Decisions are scored by accuracy, sensitivity and specificity; probabilities by AUC, ECE, Brier and log
-loss. Intervals come from `bootstrap`. No figure is ever NaN: what cannot be told is null and carries its
-reason.
+Decisions are scored by accuracy, sensitivity and specificity; probabilities by AUC, ECE, Brier and log loss. Intervals
+come from `bootstrap`. No figure is ever NaN: what the images cannot give is null, with a reason.
 """
 
 from __future__ import annotations
@@ -16,35 +15,37 @@ import numpy.typing as npt
 
 from dermlens.errors import UsageError
 from dermlens.evaluation import metrics
-from dermlens.evaluation.bootstrap import LEVEL, lesion_index, percentile_interval, resample_weights
+from dermlens.evaluation.bootstrap import (
+    LEVEL,
+    RESAMPLES,
+    lesion_index,
+    no_figure,
+    percentile_interval,
+    resample_weights,
+)
 from dermlens.evaluation.metrics import Floats, Ints
 
 AT_SPECIFICITY = 0.9
-MIN_ECE_IMAGES = 100
 METHOD = "percentile bootstrap over lesions, drawn within each class"
 
 Figure = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class _Scored:
-    """Checked inputs, and what does not change from resample to resample."""
+class _Images:
+    """Checked inputs, and what is the same in every resample: cells of the confusion matrix and bins of the ECE."""
 
     truth: Ints
     probability: Floats
     decision: Ints
     lesions: Ints
+    cells: Ints
     ece_bins: Ints
-
-    @property
-    def cells(self) -> Ints:
-        cells: Ints = self.truth * self.probability.shape[1] + self.decision
-        return cells
 
 
 @dataclass(frozen=True)
 class _Measured:
-    """One quantity: its values (k,), their limits (k,), and how many resamples told each (k,)."""
+    """One quantity: its values (k,), their limits (k,), and how many resamples gave each (k,)."""
 
     value: Floats
     low: Floats
@@ -56,9 +57,13 @@ class _Measured:
         """Return the figure; `reason` is why it is null; `lesions` marks it as a share of so many lesions."""
         value, low, high = (float(numbers[k]) for numbers in (self.value, self.low, self.high))
         if not np.isfinite(value):
-            return {"value": None, "low": None, "high": None, "reason": reason}
+            return no_figure(reason)
+        if low == high and lesions and value in (0.0, 1.0):
+            bound = ((1.0 - LEVEL) / 2.0) ** (1.0 / lesions)
+            low, high = (bound, 1.0) if value == 1.0 else (0.0, 1.0 - bound)
+            return {"value": value, "low": low, "high": high, "note": f"exact binomial limits, {lesions} lesions"}
         if low == high:
-            return _without_spread(value, lesions)
+            return no_figure("the resamples do not differ: too few lesions or errors") | {"value": value}
         figure: Figure = {"value": value, "low": low, "high": high}
         if self.used[k] < self.resamples:
             figure["resamples_used"] = int(self.used[k])
@@ -73,16 +78,16 @@ def score(
     class_codes: Sequence[str],
     *,
     seed: int = 0,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
     """Score a model and return the structure of `metrics.json`.
 
-    Every figure is `{"value", "low", "high"}`. A figure that the images cannot tell has null values and a
-    `reason`. Where the resamples do not differ, a share of 0 or 1 gets the exact binomial bound over lesions
-    (Clopper and Pearson 1934), with a `note`; any other figure keeps its value and has null limits.
-    Resamples in which a figure could not be told are left out, and `resamples_used` counts the rest.
-    Averages run over the classes that have images. ECE keeps the bins of the full set in all resamples, is
-    null below 100 images, and its interval leans high, as resampling adds noise to each bin.
+    Every figure is `{"value", "low", "high"}`. A figure that the images cannot give has null values and a `reason`.
+    Where the resamples do not differ, a share of 0 or 1 gets the exact binomial bound over lesions (Clopper and
+    Pearson 1934), with a `note`; any other figure keeps its value and has null limits. Resamples without a figure are
+    left out, and `resamples_used` counts the others. Averages run over the classes that have images. ECE keeps the
+    bins of the full set in all resamples, is null below 100 images, and its interval is too high rather than too low,
+    as resampling adds noise to each bin.
 
     Args:
         y_true: (n,) integers in 0..classes-1.
@@ -97,8 +102,7 @@ def score(
     """
     data = _check(y_true, probabilities, decisions, groups, class_codes)
     figures = _bootstrap(data, resamples, seed)
-    n = len(data.truth)
-    n_lesions = int(data.lesions.max()) + 1
+    n, n_lesions = len(data.truth), int(data.lesions.max()) + 1
     one_class = "the images are all of one class"
     return {
         "n": n,
@@ -108,7 +112,7 @@ def score(
         "accuracy": figures["accuracy"].figure(reason="no images", lesions=n_lesions),
         "balanced_accuracy": figures["balanced_accuracy"].figure(reason="no images"),
         "macro_auc": figures["macro_auc"].figure(reason=one_class),
-        "ece": figures["ece"].figure(reason=f"{n} images; at least {MIN_ECE_IMAGES} are needed"),
+        "ece": figures["ece"].figure(reason=f"{n} images; at least {metrics.MIN_ECE_IMAGES} are needed"),
         "brier": figures["brier"].figure(reason="no images"),
         "log_loss": figures["log_loss"].figure(reason="no images"),
         "per_class": {code: _class_figures(data, figures, c) for c, code in enumerate(class_codes)},
@@ -122,26 +126,24 @@ def _check(
     decisions: npt.ArrayLike,
     groups: Iterable[Hashable | None],
     class_codes: Sequence[str],
-) -> _Scored:
+) -> _Images:
     truth, probability = metrics.check_probability(y_true, probabilities)
     decision = metrics.check_classes("decisions", decisions, probability.shape[1])
     if len(decision) != len(truth) or len(class_codes) != probability.shape[1]:
         raise UsageError(
             f"Rows and classes must match: got {len(truth)} labels and {len(decision)} decisions, "
             f"{probability.shape[1]} columns and {len(class_codes)} class codes.",
-            remedy="Pass one row an image and one column a class, in the model's order.",
+            remedy="Pass one row per image and one column per class, in the model's order.",
             code="shape",
         )
-    bins = metrics.equal_mass_bins(probability.max(axis=1))
-    return _Scored(truth, probability, decision, lesion_index(groups, len(truth)), bins)
+    cells, bins = truth * probability.shape[1] + decision, metrics.equal_mass_bins(probability.max(axis=1))
+    return _Images(truth, probability, decision, lesion_index(groups, len(truth)), cells, bins)
 
 
-def _bootstrap(data: _Scored, resamples: int, seed: int) -> dict[str, _Measured]:
+def _bootstrap(data: _Images, resamples: int, seed: int) -> dict[str, _Measured]:
     values = _measure(data, np.ones((1, len(data.truth))))
-    blocks = [
-        _measure(data, weights)
-        for weights in resample_weights(data.truth, data.lesions, resamples=resamples, seed=seed)
-    ]
+    drawn = resample_weights(data.truth, data.lesions, resamples=resamples, seed=seed)
+    blocks = [_measure(data, weights) for weights in drawn]
     measured = {}
     for name, value in values.items():
         low, high, used = percentile_interval(np.concatenate([block[name] for block in blocks]))
@@ -149,25 +151,25 @@ def _bootstrap(data: _Scored, resamples: int, seed: int) -> dict[str, _Measured]
     return measured
 
 
-def _measure(data: _Scored, weights: Floats) -> dict[str, Floats]:
+def _measure(data: _Images, weights: Floats) -> dict[str, Floats]:
     """Return every quantity for every weighting, each (r, k)."""
     n_classes = data.probability.shape[1]
     counts = metrics.class_counts(data.truth, data.decision, n_classes, weights)
-    sensitivity = metrics.sensitivity(counts)
     curves = (metrics.roc(data.truth == c, data.probability[:, c], weights) for c in range(n_classes))
     pairs = [(metrics.area(curve), metrics.sensitivity_at(curve, AT_SPECIFICITY)) for curve in curves]
     auc, at_specificity = (np.stack(columns, axis=1) for columns in zip(*pairs, strict=True))
-    losses = {
-        "brier": metrics.squared_errors(data.truth, data.probability),
-        "log_loss": metrics.log_errors(data.truth, data.probability),
-    }
+    brier, log_loss = (loss(data.truth, data.probability) for loss in (metrics.squared_errors, metrics.log_errors))
+    confidence, correct = metrics.top_label(data.truth, data.probability)
+    ece = metrics.calibration_error(confidence, correct, data.ece_bins, weights)[:, None]
+    occurring, unknown = np.unique(data.truth), np.full((len(weights), 1), np.nan)
     return {
         "accuracy": metrics.accuracy(counts)[:, None],
-        "balanced_accuracy": _mean_over(np.unique(data.truth), sensitivity),
-        "macro_auc": _mean_over(_told_classes(data), auc),
-        "ece": _calibration_error(data, weights),
-        **{name: metrics.mean_loss(loss, weights)[:, None] for name, loss in losses.items()},
-        "sensitivity": sensitivity,
+        "balanced_accuracy": metrics.balanced_accuracy(counts, occurring)[:, None],
+        "macro_auc": auc[:, occurring].mean(axis=1, keepdims=True) if len(occurring) > 1 else unknown,
+        "ece": ece if len(data.truth) >= metrics.MIN_ECE_IMAGES else unknown,
+        "brier": metrics.mean_loss(brier, weights)[:, None],
+        "log_loss": metrics.mean_loss(log_loss, weights)[:, None],
+        "sensitivity": metrics.sensitivity(counts),
         "specificity": metrics.specificity(counts),
         "auc": auc,
         "sensitivity_at_90_specificity": at_specificity,
@@ -175,49 +177,20 @@ def _measure(data: _Scored, weights: Floats) -> dict[str, Floats]:
     }
 
 
-def _told_classes(data: _Scored) -> Ints:
-    """Return the classes whose AUC can be told: those with images, unless all images are of one class."""
-    occurring = np.unique(data.truth)
-    return occurring if len(occurring) > 1 else occurring[:0]
-
-
-def _mean_over(classes: Ints, values: Floats) -> Floats:
-    """Return the mean over some classes, (r, 1): NaN where a class cannot be told, or there is none."""
-    if not len(classes):
-        return np.full((len(values), 1), np.nan)
-    means: Floats = values[:, classes].mean(axis=1, keepdims=True)
-    return means
-
-
-def _calibration_error(data: _Scored, weights: Floats) -> Floats:
-    if len(data.truth) < MIN_ECE_IMAGES:
-        return np.full((len(weights), 1), np.nan)
-    confidence, correct = metrics.top_label(data.truth, data.probability)
-    return metrics.calibration_error(confidence, correct, data.ece_bins, weights)[:, None]
-
-
-def _class_figures(data: _Scored, figures: dict[str, _Measured], c: int) -> dict[str, Any]:
+def _class_figures(data: _Images, figures: dict[str, _Measured], c: int) -> dict[str, Any]:
     own = data.truth == c
-    n_lesions = len(np.unique(data.lesions[own]))
-    other_lesions = len(np.unique(data.lesions[~own]))
+    n_lesions, others = (len(np.unique(data.lesions[side])) for side in (own, ~own))
     absent = "no images of this class" if not own.any() else "no images of another class"
-    sensitivity_at = figures["sensitivity_at_90_specificity"]
-    return {
-        "sensitivity": figures["sensitivity"].figure(c, reason=absent, lesions=n_lesions),
-        "specificity": figures["specificity"].figure(c, reason=absent, lesions=other_lesions),
-        "auc": figures["auc"].figure(c, reason=absent),
-        "sensitivity_at_90_specificity": sensitivity_at.figure(c, reason=absent, lesions=n_lesions),
-        "n": int(own.sum()),
-        "n_lesions": n_lesions,
-    }
+    counted = {"sensitivity": n_lesions, "specificity": others, "auc": None, "sensitivity_at_90_specificity": n_lesions}
+    shown = {name: figures[name].figure(c, reason=absent, lesions=count) for name, count in counted.items()}
+    return {**shown, "n": int(own.sum()), "n_lesions": n_lesions}
 
 
-def _confusion(data: _Scored, cells: _Measured, class_codes: Sequence[str]) -> dict[str, Any]:
+def _confusion(data: _Images, cells: _Measured, class_codes: Sequence[str]) -> dict[str, Any]:
     """Return image counts with limits; a cell that is empty in the full set is empty in every resample."""
-    size = len(class_codes)
-    where = np.unique(data.cells)
+    size, where = len(class_codes), np.unique(data.cells)
 
-    def table(numbers: Floats) -> npt.NDArray[np.float64]:
+    def table(numbers: Floats) -> Floats:
         filled = np.zeros(size * size)
         filled[where] = numbers
         return filled.reshape(size, size)
@@ -229,17 +202,4 @@ def _confusion(data: _Scored, cells: _Measured, class_codes: Sequence[str]) -> d
         "value": table(cells.value).astype(int).tolist(),
         "low": table(cells.low).tolist(),
         "high": table(cells.high).tolist(),
-    }
-
-
-def _without_spread(value: float, lesions: int | None) -> Figure:
-    if lesions and value in (0.0, 1.0):
-        bound = ((1.0 - LEVEL) / 2.0) ** (1.0 / lesions)
-        low, high = (bound, 1.0) if value == 1.0 else (0.0, 1.0 - bound)
-        return {"value": value, "low": low, "high": high, "note": f"exact binomial limits, {lesions} lesions"}
-    return {
-        "value": value,
-        "low": None,
-        "high": None,
-        "reason": "the resamples do not differ: too few lesions or errors",
     }

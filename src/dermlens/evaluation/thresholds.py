@@ -1,7 +1,7 @@
-"""From which probability on to refer: thresholds at stated sensitivities, and what they cost.
+"""Thresholds for referral at stated sensitivities, and what they cost.
 
-Net benefit weighs a needless referral against a missed disease by the odds of the threshold that a person would act
-at: true positives / n - false positives / n * t / (1 - t) (Vickers and Elkin 2006, doi 10.1177/0272989X06295361).
+Net benefit weighs a needless referral against a missed disease by the odds of the threshold:
+true positives / n - false positives / n * t / (1 - t) (Vickers and Elkin 2006, doi 10.1177/0272989X06295361).
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from typing import Any
 import numpy as np
 
 from dermlens.bundle.trust import grave_codes
-from dermlens.evaluation.bootstrap import sampled_figure
-from dermlens.evaluation.metrics import Bools, Floats, Ints, ratio
+from dermlens.evaluation.bootstrap import RESAMPLES, no_figure, sampled_figure
+from dermlens.evaluation.metrics import Bools, Floats, Ints, share
 
 SENSITIVITIES = (0.95, 0.9)
 REFERRAL = "malignant_95"
 MIN_LESIONS = 20  # fewer, and 90 or 95 % of them is one lesion more or less
-RESAMPLES = 1000
 
 
 def aims(codes: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return what may be looked for with these classes: name -> codes."""
+    """Return what a model of these classes can look for: name -> codes."""
     grave = grave_codes(codes)
     found = {"malignant": grave} if grave and len(grave) < len(codes) else {}
     return {**found, **({"melanoma": ("MEL",)} if "MEL" in codes else {})}
@@ -71,7 +70,7 @@ def measure_point(
     if not len(y_true):
         return not_measured("no lesions")
     columns = [codes.index(code) for code in point["codes"]]
-    positive, called = np.isin(y_true, columns), probability[:, columns].sum(axis=1) >= point["threshold"]
+    positive, referred = np.isin(y_true, columns), probability[:, columns].sum(axis=1) >= point["threshold"]
     generator = np.random.default_rng(seed)
     numbers = np.unique(lesions, return_inverse=True)[1]
     of_lesion = np.zeros(numbers.max() + 1, bool)
@@ -82,35 +81,30 @@ def measure_point(
         if n:
             draws[:, side] = generator.multinomial(n, np.full(n, 1 / n), RESAMPLES)
     weights = np.concatenate([np.ones((1, len(y_true))), draws[:, numbers]])
-    values = _rates(weights, positive, called, point["threshold"])
+    values = _rates(weights, positive, referred, point["threshold"])
     sides = {"sensitivity": of_lesion.sum(), "specificity": (~of_lesion).sum(), "referred": len(of_lesion)}
+    counts = {name: int(n) for name, n in sides.items()}
     return {
-        name: sampled_figure(
-            samples, reason="no lesions of that kind", lesions=int(sides[name]) if name in sides else None
-        )
+        name: sampled_figure(samples, reason="no lesions of that kind", lesions=counts.get(name))
         for name, samples in values.items()
     }
 
 
-def _rates(weights: Floats, positive: Bools, called: Bools, threshold: float) -> dict[str, Floats]:
-    def share(part: Bools, whole: Bools) -> Floats:
-        total = weights @ whole.astype(np.float64)
-        return ratio(weights @ part.astype(np.float64), total)
-
+def _rates(weights: Floats, positive: Bools, referred: Bools, threshold: float) -> dict[str, Floats]:
     everyone = np.ones_like(positive)
     odds = threshold / max(1e-12, 1 - threshold)
+    hits, needless = (share(side & referred, everyone, weights) for side in (positive, ~positive))
     return {
-        "sensitivity": share(positive & called, positive),
-        "specificity": share(~positive & ~called, ~positive),
-        "referred": share(called, everyone),
-        "net_benefit": share(positive & called, everyone) - share(~positive & called, everyone) * odds,
+        "sensitivity": share(positive & referred, positive, weights),
+        "specificity": share(~positive & ~referred, ~positive, weights),
+        "referred": share(referred, everyone, weights),
+        "net_benefit": hits - needless * odds,
     }
 
 
 def not_measured(reason: str) -> dict[str, Any]:
     """Return what `measure_point` does, with null figures."""
-    figure = {"value": None, "low": None, "high": None, "reason": reason}
-    return {name: dict(figure) for name in ("sensitivity", "specificity", "referred", "net_benefit")}
+    return {name: no_figure(reason) for name in ("sensitivity", "specificity", "referred", "net_benefit")}
 
 
 def decision_curve(probability: Floats, y_true: Ints, members: Sequence[int]) -> dict[str, list[float]]:

@@ -1,284 +1,275 @@
-"""The report's sections on trust: calibration, statuses, sets, referral, novelty, artefacts and groups of people.
+"""The figures of an evaluation beyond accuracy: calibration, decision rules, sets, referral, status, novelty.
 
-The gallery of failures: the gravest errors of an evaluation, with what spoke for each.
+All on scored images, so on lesions that the model has not seen; the limits are those of the bundle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from dermlens.bundle.card_text import bias_words
-from dermlens.bundle.trust import grave_codes
-from dermlens.diagnoses import display_name
-from dermlens.evaluation.page import Part, Shot, Table
-from dermlens.evaluation.subgroups import MIN_LESIONS
-from dermlens.evaluation.trust_figures import STATUSES, Answers
-from dermlens.inference.explain import Explanation
-from dermlens.reporting.plots import benefit_png, reliability_by_class_png, reliability_png
-from dermlens.reporting.terminal import neighbours_words
-from dermlens.text import figure
+from dermlens.bundle.bundle import Bundle
+from dermlens.bundle.decision import Calibration, DecisionRule, decide, probabilities
+from dermlens.evaluation import metrics
+from dermlens.evaluation.bootstrap import RESAMPLES, sampled_figure, weightings
+from dermlens.evaluation.conformal import measure_sets
+from dermlens.evaluation.metrics import Bools, Floats, Ints
+from dermlens.evaluation.thresholds import aims, decision_curve, measure_point
+from dermlens.inference.prediction import Prediction
 
-
-def calibration(report: Mapping[str, Any]) -> Part:
-    """Return how far the probabilities can be taken at their word."""
-    found = report["calibration"]
-    both = [found[when] for when in ("before", "after")]
-    rows = [
-        [name, *(f"{each[key]:.4f}" for each in both)]
-        for name, key in (("expected calibration error", "ece"), ("Brier score", "brier"), ("log loss", "log_loss"))
-    ]
-    classes = [
-        [display_name(code), *(f"{each['classwise_ece'][code]:.4f}" for each in both)]
-        for code in found["classwise_ece"]
-    ]
-    plot = reliability_png(*(each["reliability"] for each in both))
-    each_class = reliability_by_class_png(*(each["classwise_reliability"] for each in both))
-    chance = found["chance"]
-    return Part(
-        "calibration",
-        "Do its probabilities mean what they say?",
-        [
-            f"Temperature {found['temperature']:.3f}, fitted on other lesions. Bins of equal mass.",
-            *_biases(found),
-            f"Even perfect probabilities would show a calibration error of {chance['mean']:.3f} on so few lesions, "
-            f"and in one case of twenty more than {chance['high']:.3f}.",
-        ],
-        [
-            Table(("", "before", "after"), rows),
-            Table(("calibration error of the probability of", "before", "after"), classes),
-        ],
-        [
-            (plot, "How often the most probable class is right, by how probable it is."),
-            (
-                each_class,
-                "How often a lesion is of the class, by the probability of that class; the axes of a rare "
-                "class end earlier. Bins in which equally many lesions of the class are expected.",
-            ),
-        ],
-    )
-
-
-def _biases(found: Mapping[str, Any]) -> list[str]:
-    test = found["bias_test"]
-    words = [] if test is None else [bias_words(test)]
-    if any(found["bias"].values()):
-        words.append("Biases: " + ", ".join(f"{code} {value:+.2f}" for code, value in found["bias"].items()) + ".")
-    return words
-
-
-def status(report: Mapping[str, Any]) -> Part:
-    """Return how often it says that it cannot tell, and whether it should."""
-    status = report["status"]
-    rows = [
-        [name, str(status[name]["n"]), figure(status[name]["share"], 2), figure(status[name]["accuracy"], 2)]
-        for name in ("all", *STATUSES)
-    ]
-    words = status["reason_words"]
-    reasons = [[code, str(n), words[code]] for code, n in sorted(status["reasons"].items(), key=lambda item: -item[1])]
-    return Part(
-        "status",
-        "Does it know when it cannot tell?",
-        ["Each answer is ok, uncertain or rejected; these images all show lesions, so a rejection here is a loss."],
-        [
-            Table(("status", "images", "share", "accuracy"), rows),
-            Table(("reason", "images", "in words, of one of them"), reasons),
-        ],
-    )
-
-
-def sets(report: Mapping[str, Any]) -> Part:
-    """Return what the prediction sets hold, and how large they are."""
-    sets = report["prediction_sets"]
-    if sets is None:
-        return Part("sets", "Prediction sets", ["This bundle has none: too few calibration lesions."])
-    rows = [["all", str(sets["n_lesions"]), figure(sets["coverage"]), f"{sets['mean_size']:.2f}"]]
-    rows += [
-        [display_name(code), str(row["n_lesions"]), figure(row["coverage"]), f"{row['mean_size']:.2f}"]
-        for code, row in sets["per_class"].items()
-        if row["n"]
-    ]
-    sizes = ", ".join(f"{n} of size {size}" for size, n in sets["by_size"].items())
-    return Part(
-        "sets",
-        "Which diagnoses remain possible?",
-        [
-            f"Each answer comes with a set that should hold the truth for {sets['level']:.0%} of the lesions of every "
-            f"class, rare ones too (class-conditional split conformal prediction). Images: {sizes}."
-        ],
-        [Table(("class", "lesions", "coverage", "mean size"), rows)],
-        note="Each lesion counts once; Wilson intervals.",
-    )
-
-
-def referral(report: Mapping[str, Any]) -> Part:
-    """Return whom it would send to a specialist, and at what price."""
-    rows = [
-        [
-            point["name"] + (" (in use)" if point["name"] == report["referral"] else ""),
-            " ".join(point["codes"]),
-            f"{point['threshold']:.3f}",
-            *(figure(point[name], 3) for name in ("sensitivity", "specificity", "referred", "net_benefit")),
-        ]
-        for point in report["operating_points"]
-    ]
-    curves = report["decision_curves"]
-    header = ("operating point", "classes", "threshold", "sensitivity", "specificity", "referred", "net benefit")
-    return Part(
-        "referral",
-        "Whom would it send to a specialist?",
-        [
-            "The thresholds were chosen on calibration lesions at 90 and 95 % sensitivity; "
-            "here is what they reach on these."
-        ],
-        [Table(header, rows)] if rows else (),
-        [(benefit_png(curves), "Decision curves (Vickers and Elkin 2006): higher is better.")] if curves else (),
-        note="" if rows else "No operating points: too few lesions, or nothing malignant among the classes.",
-    )
-
-
-def novelty(report: Mapping[str, Any]) -> Part:
-    """Return how strange these images are to it, and what other thresholds would do."""
-    found = report.get("novelty")
-    if not found:
-        return Part("novelty", "Does it notice what it does not know?", ["This bundle has no novelty score."])
-    rows = [
-        [
-            f"{row['threshold']:.3f}" + (" (in use)" if row["in_use"] else ""),
-            f"{row['kept']:.1%}",
-            "n/a" if row["accuracy"] is None else f"{row['accuracy']:.3f}",
-        ]
-        for row in found["by_threshold"]
-    ]
-    return Part(
-        "novelty",
-        "Does it notice what it does not know?",
-        [
-            f"An image with a novelty score above {found['threshold']:.3f} is rejected; {found['kept']:.1%} of these "
-            f"images lie below, half of them at or below {found['quantiles']['0.5']:.3f}. What is no such "
-            "lesion is tested in benchmarks/novelty.py, for the embedded model."
-        ],
-        [Table(("threshold", "of these images kept", "accuracy on those kept"), rows)],
-    )
-
-
-def controls(report: Mapping[str, Any]) -> Part:
-    """Return what artefacts and hidden lesions do to it."""
-    controls = report["controls"]
-    title = "Does its answer hang on the lesion?"
-    if controls is None:
-        return Part("controls", title, ["Not tested; run evaluate with --controls."])
-    watched = " + ".join(display_name(code) for code in controls["watched"])
-    rows = [
-        [
-            name,
-            *(
-                figure(row[key])
-                for key in ("flip_rate", "watched_change", "watched_change_absolute", "accuracy_change")
-            ),
-        ]
-        for name, row in controls["artefacts"].items()
-    ]
-    without = [
-        [name, figure(row["balanced_accuracy"]), f"{row['chance']:.3f}"]
-        for name, row in controls["without_lesion"].items()
-    ]
-    header = ("artefact", "diagnoses that change", f"change of P({watched})", "the same, in size", "change of accuracy")
-    return Part(
-        "controls",
-        title,
-        [
-            f"{controls['images']} images of {controls['lesions']} lesions, each against itself with a synthetic "
-            "artefact. The second table hides the lesion: what is left above chance was learned from around it."
-        ],
-        [Table(header, rows), Table(("picture", "balanced accuracy", "chance"), without)],
-    )
-
-
-def subgroups(report: Mapping[str, Any]) -> Part:
-    """Return every group of people on its own; those too small are named in a sentence."""
-    told, small = [], []
-    for axis, groups in report["subgroups"].items():
-        told += [(axis, name, row) for name, row in groups.items() if row["n_lesions"] >= MIN_LESIONS]
-        few = [f"{name} ({row['n_lesions']})" for name, row in groups.items() if row["n_lesions"] < MIN_LESIONS]
-        small += [f"{axis}: {', '.join(few)}"] if few else []
-    tables = [
-        Table(
-            ("by", "group", "images (lesions)", *columns.values()),
-            [
-                [axis, name, f"{row['n']} ({row['n_lesions']})", *(figure(row[key], 2) for key in columns)]
-                for axis, name, row in told
-            ],
-        )
-        for columns in (_RIGHT, _HONEST)
-    ]
-    return Part(
-        "subgroups",
-        "Does it serve everyone alike?",
-        [
-            report["skin_tone"],
-            *([f"Below {MIN_LESIONS} lesions, so not scored: {'; '.join(small)}."] if small else []),
-        ],
-        tables if told else (),
-        note="Groups differ in which diagnoses they hold, so differences need care. n/a: too few lesions of one kind "
-        "(metrics.json says which; it also holds Brier score, log loss and the sensitivity of each diagnosis).",
-    )
-
-
-_RIGHT = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "auc": "AUC, malignant or premalignant",
-    "referral_sensitivity": "of those, at or above the threshold",
-    "referral_specificity": "of the others, left alone",
+ACCEPTED_SHARES = (0.8, 0.9, 0.95, 0.99)  # of the scored images, by other thresholds of novelty
+RULES = {
+    "largest probability": DecisionRule("largest_probability", 0.0),
+    "prior adjusted": DecisionRule("prior_adjusted", 1.0),
 }
-_HONEST = {
-    "ece": "calibration error",
-    "coverage": "set holds the truth",
-    "ok": "answered ok",
-    "accuracy_ok": "accuracy where ok",
-    "rejected": "rejected",
-}
+STATUSES = ("ok", "uncertain", "rejected")
 
 
-GALLERY = 12
-NEIGHBOURS = 3
-Explain = Callable[[int], Explanation]
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """The scored images as arrays: classes (n,), lesion numbers (n,), probability (n, classes), and the answers."""
+
+    bundle: Bundle
+    y_true: Ints
+    lesions: Ints
+    probability: Floats
+    decision: Ints
+    logits: Floats
+    predictions: Sequence[Prediction]
+
+    @property
+    def right(self) -> Bools:
+        """Whether each decision is correct, (n,)."""
+        right: Bools = self.decision == self.y_true
+        return right
+
+    @property
+    def status(self) -> npt.NDArray[np.str_]:
+        """The status of each answer, (n,)."""
+        return np.array([prediction.status for prediction in self.predictions])
+
+    @property
+    def inside(self) -> Bools | None:
+        """Which classes each prediction set contains, (n, classes); None for a bundle without sets."""
+        if self.bundle.trust.sets is None:
+            return None
+        return np.array([[c in (p.prediction_set or ()) for c in self.bundle.codes] for p in self.predictions])
+
+    @property
+    def referred(self) -> Bools | None:
+        """Whether a specialist is advised, (n,); None for a bundle without an operating point."""
+        point = self.bundle.trust.operating_point
+        if point is None:
+            return None
+        referred: Bools = self.probability[:, self.places(point.codes)].sum(axis=1) >= point.threshold
+        return referred
+
+    def places(self, codes: Sequence[str]) -> list[int]:
+        """Return the columns of some classes."""
+        return [self.bundle.codes.index(code) for code in codes]
+
+    def part(self, rows: Bools) -> Answers:
+        """Return the chosen images alone."""
+        names = ("y_true", "lesions", "probability", "decision", "logits")
+        predictions = [prediction for prediction, chosen in zip(self.predictions, rows, strict=True) if chosen]
+        return replace(self, predictions=predictions, **{name: getattr(self, name)[rows] for name in names})
 
 
-def gallery(answers: Answers, names: Sequence[str], explain: Explain) -> Part:
-    """Return the gravest errors with their heat maps; `names` (n,) and `explain` as in `report.write_report`."""
-    shots = []
-    examples = answers.bundle.examples() if answers.bundle.has_examples else None
-    for row in gravest(answers):
-        explanation = explain(row)
-        truth, given = (answers.bundle.codes[int(c)] for c in (answers.y_true[row], answers.decision[row]))
-        share = answers.probability[row, answers.decision[row]]
-        label = f"{display_name(truth)}, called {display_name(given)} ({share:.0%}), {answers.predictions[row].status}"
-        embedding = answers.predictions[row].embedding
-        near = () if examples is None or embedding is None else examples.nearest(embedding, NEIGHBOURS)
-        note = f"Nearest in training: {neighbours_words(near)}" if near else ""
-        shots.append(Shot((explanation.image, explanation.overlay()), label, names[row], note))
-    return Part(
-        "failures",
-        "Where it fails",
-        [
-            "The gravest errors: malignant or premalignant lesions called benign, the surest first, then other errors. "
-            "On the right, what spoke for the diagnosis that it gave."
-            + (" Below, the training lesions most like it to the network, with their diagnosis." if examples else "")
-        ],
-        shots=shots,
-        note="" if shots else "It made no errors here.",
+def answers_of(
+    bundle: Bundle, predictions: Sequence[Prediction], labels: Sequence[str], lesions: npt.ArrayLike
+) -> Answers:
+    """Return the answers to readable images as arrays."""
+    codes = bundle.codes
+    return Answers(
+        bundle=bundle,
+        y_true=np.array([codes.index(label) for label in labels], dtype=np.int64),
+        lesions=np.unique(np.asarray(lesions), return_inverse=True)[1].astype(np.int64),
+        probability=np.array([[p.probabilities[c] for c in codes] for p in predictions]),
+        decision=np.array([codes.index(p.diagnosis_code or "") for p in predictions], dtype=np.int64),
+        logits=np.array([p.logits for p in predictions], dtype=np.float64),
+        predictions=predictions,
     )
 
 
-def gravest(answers: Answers, most: int = GALLERY) -> list[int]:
-    """Return the rows of the gravest errors: what is malignant called benign first, then the surest ones."""
-    wrong = np.flatnonzero(~answers.right)
-    grave = [answers.bundle.codes.index(code) for code in grave_codes(answers.bundle.codes)]
-    missed = np.isin(answers.y_true[wrong], grave) & ~np.isin(answers.decision[wrong], grave)
-    sure = answers.probability[wrong, answers.decision[wrong]]
-    order = np.lexsort((-sure, ~missed))
-    return [int(row) for row in wrong[order][:most]]
+def calibration(answers: Answers, *, seed: int = 0) -> dict[str, Any]:
+    """Return how well the probabilities are calibrated before (temperature 1, no bias) and after, whole and by class.
+
+    Returns:
+        For "before" and "after" the calibration error, Brier score, log loss and the points of the reliability
+        diagrams; `chance` is the error that perfect probabilities would show on so few lesions.
+    """
+    fitted, codes, truth = answers.bundle.calibration, answers.bundle.codes, answers.y_true
+    raw = probabilities(answers.logits, Calibration(1.0, fitted.prior, fitted.training_prior))
+    before, after = (_quality(truth, values, codes) for values in (raw, answers.probability))
+    return {
+        "temperature": fitted.temperature,
+        "bias": dict(zip(codes, fitted.bias, strict=True)),
+        "bias_test": answers.bundle.card["calibration_fit"]["bias"],
+        "before": before,
+        "after": after,
+        "classwise_ece": after["classwise_ece"],
+        "chance": error_by_chance(answers.probability.max(axis=1), answers.lesions, seed=seed),
+    }
+
+
+def _quality(truth: Ints, probability: Floats, codes: Sequence[str]) -> dict[str, Any]:
+    """Return how good probabilities are; a class without images has an error and no diagram."""
+    classes = [(code, truth == c, probability[:, c]) for c, code in enumerate(codes)]
+    confidence, correct = metrics.top_label(truth, probability)
+    bins = metrics.equal_mass_bins(confidence, _bin_count(len(truth), 20))
+    return {
+        "ece": metrics.expected_calibration_error(truth, probability),
+        "brier": metrics.brier_loss(truth, probability),
+        "log_loss": metrics.log_loss(truth, probability),
+        "reliability": _points(confidence, correct, bins),
+        "classwise_ece": {code: _class_error(positive, values) for code, positive, values in classes},
+        "classwise_reliability": {
+            code: _class_reliability(positive, values) for code, positive, values in classes if positive.any()
+        },
+    }
+
+
+def error_by_chance(confidence: Floats, lesions: Ints, *, seed: int) -> dict[str, float]:
+    """Return the calibration error that exactly correct probabilities would show: `mean`, and `high` (95 %).
+
+    With few images each bin holds few, and its share of correct answers varies. One draw decides for all images of a
+    lesion, so they count as one.
+
+    Args:
+        confidence: (n,) largest probability; lesions: (n,) lesion numbers from 0.
+    """
+    bins = metrics.equal_mass_bins(confidence)
+    member = (bins[:, None] == np.arange(bins.max() + 1)).astype(np.float64)
+    generator, errors = np.random.default_rng(seed), []
+    for _ in range(RESAMPLES):
+        right = generator.random(int(lesions.max()) + 1)[lesions] < confidence
+        errors.append(float(np.abs((confidence - right) @ member).sum()) / len(confidence))
+    return {"mean": float(np.mean(errors)), "high": float(np.quantile(errors, 0.95))}
+
+
+def _class_reliability(positive: Bools, probability: Floats) -> dict[str, list[float]]:
+    """Return the points of one class: each bin is expected to hold equally many of its lesions.
+
+    With equally many images in each bin, all but one bin of a rare class would lie at 0.
+    """
+    order = np.argsort(probability, kind="stable")
+    expected = np.cumsum(probability[order])
+    count = _bin_count(int(positive.sum()), 5)
+    bins = np.empty(len(order), np.int64)
+    share = (expected - probability[order] / 2) / max(float(expected[-1]), np.finfo(np.float64).tiny)
+    bins[order] = np.minimum(count - 1, share * count)
+    return _points(probability, positive, bins)
+
+
+def _bin_count(n: int, of_each: int) -> int:
+    return min(metrics.ECE_BINS, max(1, n // of_each))
+
+
+def _points(confidence: Floats, correct: Bools, bins: Ints) -> dict[str, list[float]]:
+    rows = [bins == b for b in np.unique(bins)]
+    return {
+        "confidence": [float(confidence[row].mean()) for row in rows],
+        "accuracy": [float(correct[row].mean()) for row in rows],
+        "images": [float(row.sum()) for row in rows],
+    }
+
+
+def _class_error(positive: Bools, probability: Floats) -> float:
+    bins = metrics.equal_mass_bins(probability)
+    weights = np.ones((1, len(positive)))
+    return float(metrics.calibration_error(probability, positive, bins, weights)[0])
+
+
+def decision_rules(answers: Answers) -> dict[str, Any]:
+    """Return what each rule costs: accuracy, balanced accuracy and the sensitivity of each class."""
+    calibrated, codes = answers.bundle.calibration, answers.bundle.codes
+    result = {}
+    for name, rule in RULES.items():
+        decision = decide(answers.probability, calibrated, rule)
+        shares = metrics.sensitivity_scores(answers.y_true, decision, len(codes))
+        result[name] = {
+            "in_use": rule.kind == answers.bundle.decision_rule.kind,
+            "accuracy": metrics.accuracy_score(answers.y_true, decision),
+            "balanced_accuracy": metrics.balanced_accuracy_score(answers.y_true, decision),
+            "sensitivity": {c: float(s) if np.isfinite(s) else None for c, s in zip(codes, shares, strict=True)},
+        }
+    return result
+
+
+def trust_sections(answers: Answers, *, seed: int) -> dict[str, Any]:
+    """Return sets, operating points, decision curves, statuses and novelty; null where a bundle lacks them."""
+    bundle, trust = answers.bundle, answers.bundle.trust
+    curves = {
+        aim: decision_curve(answers.probability, answers.y_true, answers.places(members))
+        for aim, members in aims(bundle.codes).items()
+    }
+    points = []
+    for point in bundle.card["trust"]["operating_points"]:
+        fresh = measure_point(point, answers.probability, answers.y_true, answers.lesions, bundle.codes, seed=seed)
+        points.append({key: point[key] for key in ("name", "codes", "threshold", "aimed_at")} | fresh)
+    sets, inside = None, answers.inside
+    if trust.sets is not None and inside is not None:
+        sets = {"level": trust.sets.level, **measure_sets(inside, answers.y_true, answers.lesions, bundle.codes)}
+    return {
+        "prediction_sets": sets,
+        "operating_points": points,
+        "referral": trust.referral,
+        "decision_curves": curves,
+        "status": _statuses(answers, seed),
+        "novelty": _novelty(answers),
+    }
+
+
+def _statuses(answers: Answers, seed: int) -> dict[str, Any]:
+    """Return share, accuracy and balanced accuracy of each status, and of all, with intervals over lesions."""
+    status = answers.status
+    weights = weightings(answers.y_true, answers.lesions, seed=seed)
+
+    def row(chosen: Bools, *, lesions: int | None = None) -> dict[str, Any]:
+        part = weights * chosen
+        right = metrics.mean_loss(answers.right.astype(np.float64), part)
+        return {
+            "n": int(chosen.sum()),
+            "share": sampled_figure(part.sum(axis=1) / weights.sum(axis=1), reason="no images", lesions=lesions),
+            "accuracy": sampled_figure(right, reason="no images", lesions=len(np.unique(answers.lesions[chosen]))),
+        }
+
+    given = [reason for prediction in answers.predictions for reason in prediction.reasons]
+    everyone = len(np.unique(answers.lesions))
+    return {
+        "all": row(np.ones(len(status), bool)),
+        **{name: row(status == name, lesions=everyone) for name in STATUSES},
+        "reasons": dict(Counter(reason.code for reason in given)),
+        "reason_words": {reason.code: reason.text for reason in reversed(given)},  # those of the first such image
+    }
+
+
+def _novelty(answers: Answers) -> dict[str, Any] | None:
+    """Return the novelty scores of these images; for other thresholds, the accuracy on the images that they accept."""
+    scores = [p.novelty["score"] for p in answers.predictions if p.novelty]
+    novelty = answers.bundle.trust.novelty
+    if not scores or novelty is None:
+        return None
+    values = np.array(scores)
+    others = [float(np.quantile(values, share)) for share in ACCEPTED_SHARES]
+
+    def row(limit: float) -> dict[str, Any]:
+        accepted = values <= limit
+        return {
+            "threshold": limit,
+            "in_use": limit == novelty.threshold,
+            "kept": float(np.mean(accepted)),
+            "accuracy": float(answers.right[accepted].mean()) if accepted.any() else None,
+        }
+
+    return {
+        "threshold": novelty.threshold,
+        "kept": float(np.mean(values <= novelty.threshold)),
+        "quantiles": {str(q): float(np.quantile(values, q)) for q in (0.05, 0.5, 0.95, 0.99)},
+        "by_threshold": [row(limit) for limit in sorted({*others, novelty.threshold})],
+    }

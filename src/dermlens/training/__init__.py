@@ -1,16 +1,13 @@
-"""How a model is made: split, views, features, network, training, bundle; `run.train` is the whole."""
+"""How a model is trained: recipe, split, views, features, network, steps, and the bundle at the end."""
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dermlens.training.network import load_keras
 
 __all__ = ["load_keras"]
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # before TensorFlow loads; set it to 0 to see its log
 
 
 def __getattr__(name: str) -> object:

@@ -28,7 +28,7 @@ from dermlens.errors import DataError, StorageError
 from dermlens.evaluation.baselines import HeldOut, compare_held_out
 from dermlens.evaluation.bootstrap import paired_difference
 from dermlens.evaluation.calibration import BALANCED_RULE, MIN_LESIONS, SEPARATED, BiasTest, choose_calibration
-from dermlens.evaluation.fit_trust import Calibrated, Labelled, Sample, fit_examples, fit_trust, look
+from dermlens.evaluation.fit_trust import Calibrated, Labelled, Sample, fit_examples, fit_trust, run_model
 from dermlens.evaluation.scores import score
 from dermlens.files import write_csv
 from dermlens.inference.runtime import Runtime
@@ -159,7 +159,7 @@ def _images_by_role(material: Material) -> dict[str, Labelled]:
 
 def _answers(fit: Fit, runtime: Runtime, images: Labelled, console: Console, what: str) -> Sample:
     """Run the model over all images of a role."""
-    sample = look(fit, runtime, images, console, what)
+    sample = run_model(fit, runtime, images, console, what)
     if missing := len(images.records) - len(sample.y_true):
         raise DataError(
             f"{missing} images that could be read at the start of the training cannot be read now.",

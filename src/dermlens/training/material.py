@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from dermlens.audit.findings import Finding, audit, hash_records, repair_command, summary
+from dermlens.audit.findings import Finding, basic_findings, hash_records, repair_command, summary
 from dermlens.bundle.bundle import HASH_CHARS, Seen
 from dermlens.data.records import Dataset, Record, lesions
 from dermlens.errors import DataError, LeakageError
@@ -101,7 +101,7 @@ def prepare(dataset: Dataset, recipe: Recipe, *, allow_leakage: bool, console: C
         console.print(note)
     with track("Reading and hashing", len(dataset.records), console) as advance:
         every_hash = hash_records(dataset.records, progress=advance)
-    findings = audit(dataset.records, every_hash)
+    findings = basic_findings(dataset.records, every_hash)
     console.print(f"Audit of {len(dataset.records)} images:")
     for line in summary(findings) or ["no problems found"]:
         console.print(f"  {line}")

@@ -1,0 +1,6 @@
+"""Start the runner."""
+
+from benchmarks.runner import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""How accurate dermlens is, and against what."""

@@ -1,0 +1,1 @@
+"""How much the audit finds, and what a repair gains."""

@@ -1,0 +1,1 @@
+"""What the server does with input that is meant to break it."""

@@ -1,0 +1,1 @@
+"""How fast dermlens is, always as a ratio to what one would otherwise run."""
