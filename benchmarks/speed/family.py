@@ -87,9 +87,8 @@ def live(row: Backbone, folder: Path, *, size_px: int, batch: int, check_facts: 
 
 def use(whole: Any, folder: Path, size_px: int) -> dict[str, Any]:
     """Save, export and use a trained network."""
-    from dermlens.training.outputs import save_keras
-
     from dermlens.networks.openvino import check_export, to_openvino
+    from dermlens.training.network import save_keras
 
     # Settled again: a few steps on random weights leave statistics that belong to none.
     pixels = settled_pictures(whole, size_px)[:1]
@@ -105,13 +104,13 @@ def train_steps(row: Backbone, mode: str, size_px: int, batch: int) -> tuple[Any
     from dermlens.training.device import resolve
     from dermlens.training.feed import from_arrays
     from dermlens.training.fit import Stage, fit
-    from dermlens.training.network import open_backbone, with_head
+    from dermlens.training.network import add_head, open_backbone
     from dermlens.training.recipe import Recipe
     from dermlens.training.watch import Watch
 
     settings = {"fine_tune": mode, "backbone": row.name, "weights": "none", "size_px": size_px, "batch_size": batch}
     recipe = resolve(Recipe(**settings, mixup=0.0), row)
-    network = with_head(open_backbone(recipe), recipe, len(CODES))
+    network = add_head(open_backbone(recipe), recipe, len(CODES))
     pixels, labels = pictures(batch, size_px), np.arange(batch) % 2
     settled_pictures(network.whole, size_px)
     inputs, model = pixels, network.whole
@@ -190,6 +189,7 @@ def predict(whole: Any, graph: Any, folder: Path, size_px: int) -> str:
         head=head_of(whole),
         seen={},
         write_graph=lambda path: ov.save_model(graph, path, compress_to_fp16=False),
+        arrays={},
         model_card="# A measurement\n",
     )
     answer = Predictor(folder / "bundle").predict(EXAMPLE)
@@ -201,7 +201,7 @@ def predict(whole: Any, graph: Any, folder: Path, size_px: int) -> str:
 
 def reload_difference(folder: str | Path) -> float:
     """Return by how much a saved model answers differently in this process, relative to its largest value."""
-    from dermlens.training.outputs import load_keras
+    from dermlens.training.network import load_keras
 
     with np.load(Path(folder) / "expected.npz") as file:
         pixels, *expected = (file[name] for name in file.files)

@@ -1,7 +1,7 @@
 """Peak memory of a training step against the estimate before it starts, and of decoding one large image.
 
 Each is measured in a process of its own. A step is one of a network with random weights on random pixels: its peak,
-less what TensorFlow, the network and its weights took before, is compared with the estimate of `training/batch_memory`;
+less what TensorFlow, the network and its weights took before, is compared with the estimate of `training/device`;
 a share above 1 means that the estimate is too low. The image is a made one, lines on black: what it shows hardly
 changes what its decoder allocates.
 """
@@ -80,26 +80,25 @@ def step_memory(name: str, size_px: int, batch: int, mode: str, batch_norm: str)
     load_tensorflow()
     from dermlens.networks.backend import keep_freed_memory
     from dermlens.networks.efficientnet import backbone
-    from dermlens.training import batch_memory
-    from dermlens.training.device import resolve
-    from dermlens.training.network import open_backbone, with_head
-    from dermlens.training.optimiser import averaged, make_optimiser
+    from dermlens.training.device import bytes_per_image, fixed_bytes, resolve
+    from dermlens.training.network import add_head, open_backbone
+    from dermlens.training.optimiser import make_averages, make_optimiser
     from dermlens.training.recipe import Recipe
     from dermlens.training.step import make_step
 
     keep_freed_memory()
     settings = {"backbone": name, "weights": "none", "size_px": size_px, "fine_tune": mode, "batch_size": batch}
     recipe = resolve(Recipe(**settings, batch_norm=batch_norm), backbone(name))
-    network = with_head(open_backbone(recipe), recipe, 8)
+    network = add_head(open_backbone(recipe), recipe, 8)
     model = network.whole if mode == "full" else network.classifier
     before = memory_mb()
-    optimiser, average = make_optimiser(model, recipe), averaged(model)
+    optimiser, average = make_optimiser(model, recipe), make_averages(model)
     step = make_step(model, recipe, optimiser, average, np.arange(batch) % 8, 8)
     x = np.random.default_rng(0).random((batch, *model.inputs[0].shape[1:]), np.float32)
     y, mix = np.eye(8, dtype=np.float32)[np.arange(batch) % 8], np.ones(batch, np.float32)
     for _ in range(3):
         step(x, y, mix, np.float32(1e-4)).numpy()
-    estimate = batch_memory.fixed_bytes(model) + batch * batch_memory.bytes_per_image(model)
+    estimate = fixed_bytes(model) + batch * bytes_per_image(model)
     return {"measured_gb": (memory_mb() - before) * 2**20 / 1e9, "estimate_gb": estimate / 1e9}
 
 

@@ -96,24 +96,27 @@ def built(name: str, mode: str, batch: int, batch_norm: str = "frozen") -> tuple
     """Return the recipe and the network of a mode, from random weights: no time depends on their values."""
     from dermlens.networks.efficientnet import backbone
     from dermlens.training.device import resolve
-    from dermlens.training.network import open_backbone, with_head
+    from dermlens.training.network import add_head, open_backbone
     from dermlens.training.recipe import Recipe
 
     recipe = Recipe(backbone=name, weights="none", fine_tune=mode, batch_size=batch, batch_norm=batch_norm)
     recipe = resolve(recipe, backbone(name))
-    return recipe, with_head(open_backbone(recipe), recipe, CLASSES)
+    return recipe, add_head(open_backbone(recipe), recipe, CLASSES)
 
 
 def _image_feed(recipe: Any, folder: Path) -> Any:
     from benchmarks import CONSOLE
+    from dermlens.training.caches import pixel_cache
     from dermlens.training.feed import from_images
-    from dermlens.training.views import decoded
+    from dermlens.training.material import Material
 
     labels, paths = np.arange(CACHED) % CLASSES, write_jpegs(folder, CACHED)
     records = [Record(image=path.name, path=path, diagnosis="A") for path in paths]
     hashes, spec = [f"{i:064x}" for i in range(CACHED)], InputSpec(size_px=recipe.size_px)
-    source = decoded(folder / "pixels", records, hashes, spec, CONSOLE)
-    return from_images(records, hashes, labels, records[:1], labels[:1], spec, seed=0, source=source)
+    codes, roles = tuple(str(label) for label in range(CLASSES)), np.full(CACHED, "train")
+    material = Material(tuple(records), tuple(hashes), roles, labels, codes, (), False, ())
+    copies = pixel_cache(folder / "pixels", material.images(), spec, CONSOLE)
+    return from_images(material, np.arange(CACHED), np.arange(1), spec, recipe, copies)
 
 
 def _cached_feed(model: Any, path: Path) -> Any:
@@ -128,10 +131,10 @@ def _cached_feed(model: Any, path: Path) -> Any:
 def _stepper(feed: Any, recipe: Any, model: Any) -> tuple[Callable[[], object], Callable[[], object], Any, Any]:
     """Return one step with the real feed, the same step on a batch in memory, the feed's source, and that batch."""
     from dermlens.training.feed import batches
-    from dermlens.training.optimiser import averaged, make_optimiser
+    from dermlens.training.optimiser import make_averages, make_optimiser
     from dermlens.training.step import make_step
 
-    optimiser, average = make_optimiser(model, recipe), averaged(model)
+    optimiser, average = make_optimiser(model, recipe), make_averages(model)
     step = make_step(model, recipe, optimiser, average, feed.labels, CLASSES)
     source = batches(feed, recipe, CLASSES, mixup=recipe.mixup, salt=1, steps=range(10_000))
     rate = np.float32(1e-4)
@@ -146,7 +149,7 @@ def _stepper(feed: Any, recipe: Any, model: Any) -> tuple[Callable[[], object], 
 
 def _as_layers(feed: Any, recipe: Any, model: Any) -> tuple[Callable[[], object], Any]:
     """Return the step on a batch in memory with frozen batch norm as layers, and the source to close."""
-    with mock.patch("dermlens.training.step.folded", lambda model: model):
+    with mock.patch("dermlens.training.step.fold_batch_norm", lambda model: model):
         _, ready, source, _ = _stepper(feed, recipe, model)
         ready()  # traced
     return ready, source
