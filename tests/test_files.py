@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from dermlens.files import (
     cache_folder,
     replace_folder,
     sha256_of_file,
-    write_csv,
     write_text,
 )
 
@@ -33,20 +31,6 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     ):
         file.write("half of the sec" + "\u00f6nd")
     assert path.read_text() == "one" and os.listdir(path.parent) == ["table.csv"]
-
-
-def test_a_table_is_replaced_whole_and_names_that_are_no_text_are_escaped(tmp_path: Path) -> None:
-    path = tmp_path / "split.csv"
-    write_csv(path, [["image", "role"], [os.fsdecode(b"l\xe4sion.png"), "train"]])
-    assert path.read_text("utf-8").splitlines() == ["image,role", "l\\udce4sion.png,train"]
-
-    def rows() -> Iterator[list[str]]:
-        yield ["half"]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_csv(path, rows())
-    assert "role" in path.read_text() and os.listdir(tmp_path) == ["split.csv"]
 
 
 def test_an_equal_text_is_not_touched(tmp_path: Path) -> None:

@@ -80,8 +80,7 @@ def step_memory(name: str, size_px: int, batch: int, mode: str, batch_norm: str)
     load_tensorflow()
     from dermlens.networks.backend import keep_freed_memory
     from dermlens.networks.efficientnet import backbone
-    from dermlens.training import device
-    from dermlens.training.device import resolve
+    from dermlens.training.device import bytes_per_image, fixed_bytes, resolve
     from dermlens.training.network import add_head, open_backbone
     from dermlens.training.optimiser import make_averages, make_optimiser
     from dermlens.training.recipe import Recipe
@@ -99,7 +98,7 @@ def step_memory(name: str, size_px: int, batch: int, mode: str, batch_norm: str)
     y, mix = np.eye(8, dtype=np.float32)[np.arange(batch) % 8], np.ones(batch, np.float32)
     for _ in range(3):
         step(x, y, mix, np.float32(1e-4)).numpy()
-    estimate = device.fixed_bytes(model) + batch * device.bytes_per_image(model)
+    estimate = fixed_bytes(model) + batch * bytes_per_image(model)
     return {"measured_gb": (memory_mb() - before) * 2**20 / 1e9, "estimate_gb": estimate / 1e9}
 
 

@@ -92,11 +92,9 @@ class _Worker:
         load_tensorflow()
         from rich.console import Console
 
-        from dermlens.networks.backend import keep_freed_memory
         from dermlens.training.device import set_up
         from dermlens.tuning.trial import Bench
 
         quiet = Console(quiet=True)
-        keep_freed_memory()
         set_up(replace(recipe, threads=self._cores), quiet)
         return Bench(material, folds, Path(out), quiet, embeddings=embeddings)
