@@ -20,8 +20,7 @@ from dermlens.bundle.decision import decide, probabilities
 from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import paired_difference
 from dermlens.evaluation.scores import score
-from dermlens.inference.predictor import VIEWS, run_views
-from dermlens.inference.runtime import BATCH, Runtime
+from dermlens.inference.runtime import BATCH, VIEWS, Runtime, run_views
 from dermlens.reporting.progress import track
 from dermlens.training.views import plain_view
 
