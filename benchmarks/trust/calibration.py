@@ -24,8 +24,9 @@ from dermlens.bundle.decision import DecisionRule, decide, probabilities
 from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import sampled_figure
 from dermlens.evaluation.calibration import fit_calibration
-from dermlens.evaluation.conformal import LEVEL, fit_sets, wilson_interval
+from dermlens.evaluation.conformal import LEVEL, fit_sets
 from dermlens.evaluation.thresholds import aims, fit_points
+from dermlens.text import wilson_interval
 
 ECE_AIM, COVERAGE_AIM, CLASS_AIM = 0.03, 0.02, 0.8
 SERVED, FITTED, BIASED = (

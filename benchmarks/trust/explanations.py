@@ -23,9 +23,9 @@ from benchmarks.roles import embedded_roles
 from dermlens import Predictor
 from dermlens.bundle.decision import probabilities
 from dermlens.data.images import load_image
-from dermlens.evaluation.conformal import wilson_interval
 from dermlens.inference.explain import class_map, relevance_of
 from dermlens.reporting.progress import track
+from dermlens.text import wilson_interval
 
 STEPS = 14
 CELLS = 14  # places are squares of 16 px

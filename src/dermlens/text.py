@@ -1,8 +1,9 @@
-"""Text for people: a measured figure in one form, a stranger's words made safe, and the console that prints both."""
+"""Figures and words for people: intervals, figures in one form, strangers' words made safe, and the console."""
 
 from __future__ import annotations
 
 import difflib
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
@@ -21,6 +22,14 @@ class Figure(TypedDict):
     high: float | None
     reason: NotRequired[str]
     note: NotRequired[str]
+
+
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
+    """Return the 95 % interval of a share, 0 to 1, of n cases (Wilson 1927); good for few cases and for 0 and 1."""
+    z2 = 1.959964**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def figure(value: Mapping[str, Any], digits: int = 3) -> str:

@@ -28,7 +28,7 @@ def test_wheel_holds_every_source_and_data_file(tmp_path: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert expected <= names
-    assert any(name.startswith("dermlens/reporting/templates/") for name in names)
+    assert any(name.startswith("dermlens/templates/") for name in names)
 
 
 def test_every_example_image_has_its_licence_and_is_kept_from_training() -> None:

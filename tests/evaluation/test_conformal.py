@@ -11,7 +11,7 @@ import pytest
 from dermlens.bundle.decision import PredictionSets, softmax
 from dermlens.errors import BundleError
 from dermlens.evaluation.conformal import fit_sets, measure_sets
-from dermlens.intervals import wilson_interval
+from dermlens.text import wilson_interval
 
 PRIOR = (0.6, 0.3, 0.1)
 

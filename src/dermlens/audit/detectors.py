@@ -22,8 +22,8 @@ from dermlens.data.framing import PIXEL_PATH_VERSION
 from dermlens.data.images import InputSpec, Pixels, load_image
 from dermlens.data.records import Record
 from dermlens.errors import DermlensError
-from dermlens.intervals import wilson_interval
 from dermlens.reporting.progress import Advance
+from dermlens.text import wilson_interval
 
 NAMES = ("hair", "ruler", "ink", "dark_corners")
 WORDS = {"hair": "hair", "ruler": "a ruler", "ink": "ink", "dark_corners": "dark corners"}

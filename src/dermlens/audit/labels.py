@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 from dermlens.audit.findings import Finding, sample_for_folds
 from dermlens.data.records import Record, members
 from dermlens.diagnoses import to_isic2019
-from dermlens.intervals import wilson_interval
+from dermlens.text import wilson_interval
 
 VERSION = "2"
 """Raise it when other suspects would be found."""

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from dermlens.errors import UsageError
 from dermlens.evaluation import metrics
 from dermlens.evaluation.metrics import Floats, Ints, check_classes
-from dermlens.intervals import wilson_interval
+from dermlens.text import wilson_interval
 
 LEVEL = 0.95
 RESAMPLES = 1000

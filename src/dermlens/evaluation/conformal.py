@@ -21,7 +21,7 @@ import numpy as np
 
 from dermlens.bundle.decision import PredictionSets, conformal_scores
 from dermlens.evaluation.metrics import Bools, Floats, Ints
-from dermlens.intervals import wilson_interval
+from dermlens.text import wilson_interval
 
 LEVEL = 0.9
 MIN_OWN = 30
