@@ -32,7 +32,7 @@ def test_a_predictor_decodes_no_more_at_one_time(
     """Eight threads, files of 40 x 40: as many as the budget holds, and one where it holds none."""
     path = tmp_path / "large.png"
     cv2.imwrite(str(path), np.full((40, 40, 3), (0, 0, 255), np.uint8))
-    decode, lock, running, seen = images.decode_pixels, threading.Lock(), [0], list[int]()
+    decode, lock, running, seen = images._decode, threading.Lock(), [0], list[int]()
 
     def counted(*arguments: Any) -> Any:
         with lock:
@@ -45,7 +45,7 @@ def test_a_predictor_decodes_no_more_at_one_time(
             with lock:
                 running[0] -= 1
 
-    monkeypatch.setattr(images, "decode_pixels", counted)
+    monkeypatch.setattr(images, "_decode", counted)
     predictor = Predictor(tiny.write(tmp_path / "b"))
     predictor._workers, predictor._pixels = 8, PixelBudget(budget)
     bad = b"no image"
