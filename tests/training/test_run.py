@@ -18,6 +18,7 @@ import pytest
 
 from dermlens import Predictor
 from dermlens.bundle.bundle import load_bundle
+from dermlens.bundle.card import Card
 from dermlens.data.images import content_hash, load_image
 from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Dataset
@@ -158,8 +159,8 @@ def test_the_other_modes_give_a_bundle_too(mode: str, tmp_path: Path, data: Data
     recipe = replace(SMALL, fine_tune=mode, epochs=1, size_px=32)
     bundle = train(data, tmp_path, recipe, About(name=mode), console=console())
     card = load_bundle(bundle).card
-    assert card["recipe"]["fine_tune"] == mode
-    assert card["training"]["export_difference"] < 1e-3
+    assert card.recipe["fine_tune"] == mode
+    assert card.training.export_difference < 1e-3
     assert not (tmp_path / "cache" / "train").exists()
     assert Predictor(bundle).predict(pictures / "nevus" / "0.png").status != "error"
 
@@ -194,15 +195,15 @@ def test_a_hundred_classes_are_trained_and_answered(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("tiny")
 def test_features_of_fresh_views_need_no_cache(tmp_path: Path, data: Dataset) -> None:
     card = load_bundle(train(data, tmp_path, replace(TINY, views=0), ABOUT, console=console())).card
-    assert card["training"]["epochs_done"] == 2 and not (tmp_path / "cache" / "train").exists()
+    assert card.training.epochs_done == 2 and not (tmp_path / "cache" / "train").exists()
 
 
 @pytest.mark.usefixtures("tiny")
 def test_the_bundle_is_written_once(tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[dict[str, object]] = []
+    written: list[Card] = []
     real = finish.write_bundle
 
-    def counted(folder: Path, card: dict[str, object], **parts: object) -> None:
+    def counted(folder: Path, card: Card, **parts: object) -> None:
         assert not folder.exists()
         written.append(card)
         real(folder, card, **parts)  # type: ignore[arg-type]
@@ -210,7 +211,7 @@ def test_the_bundle_is_written_once(tmp_path: Path, data: Dataset, monkeypatch: 
     monkeypatch.setattr(finish, "write_bundle", counted)
     bundle = load_bundle(train(data, tmp_path, TINY, ABOUT, console=console()))
     assert len(written) == 1 and bundle.trust is not None and bundle.has_examples
-    assert set(bundle.card) == {*written[0], "schema", "files"}
+    assert {**bundle.card.as_dict(), "files": {}} == {**written[0].as_dict(), "files": {}}
 
 
 @pytest.mark.usefixtures("tiny")
@@ -398,10 +399,10 @@ def test_ctrl_c_gives_the_best_model_so_far_and_resume_trains_on(
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "_trunk_feed", interrupted)
         card = load_bundle(train(data, tmp_path, recipe, ABOUT, console=said)).card
-    assert card["training"]["interrupted"] is True and card["training"]["epochs_done"] < 4
+    assert card.training.interrupted is True and card.training.epochs_done < 4
     assert Predictor(tmp_path).predict(pictures / "nevus" / "0.png").status != "error"
     card = load_bundle(train(data, tmp_path, recipe, ABOUT, console=said, resume=True)).card
-    assert card["training"]["interrupted"] is False and card["training"]["epochs_done"] == 4
+    assert card.training.interrupted is False and card.training.epochs_done == 4
     assert "Fine-tuning resumes after step" in printed(said)
     assert not (tmp_path / "checkpoint.npz").exists()
     train(data, tmp_path, recipe, ABOUT, console=said, resume=True)
@@ -434,8 +435,8 @@ def test_what_stops_after_fine_tuning_resumes_from_the_trained_network(
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "fit", interrupt)
         bundle = train(data, tmp_path, TINY, ABOUT, console=console())
-    card = load_bundle(bundle).card["training"]
-    assert card["epochs_done"] == 2 and 600 <= card["minutes"] < 601, "what it had cost counts, too"
+    card = load_bundle(bundle).card.training
+    assert card.epochs_done == 2 and 600 <= card.minutes < 601, "what it had cost counts, too"
     assert (tmp_path / "model.keras").read_bytes() == tuned
     _another_run_replaces_it_only_when_wanted(data, tmp_path, monkeypatch)
 
