@@ -13,22 +13,22 @@ import pytest
 from typer.testing import CliRunner
 
 from dermlens.cli.app import app
-from dermlens.cli.options import EngineName, wants_ray
+from dermlens.cli.options import wants_ray
 from dermlens.cli.train import check_address, device_count
 from dermlens.errors import MissingExtraError, UsageError
 
 
 def test_options_of_ray_need_ray() -> None:
-    assert not wants_ray(EngineName.local, None, None) and wants_ray(EngineName.ray, "here:1", 2)
-    with pytest.raises(UsageError, match="are of Ray"):
-        wants_ray(EngineName.local, "here:1", None)
+    assert not wants_ray("local", None, None) and wants_ray("ray", "here:1", 2)
+    with pytest.raises(UsageError, match="are options of Ray"):
+        wants_ray("local", "here:1", None)
 
 
 def test_a_missing_ray_is_told_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "ray" else found(name, *more))
     with pytest.raises(MissingExtraError, match="ray") as caught:
-        wants_ray(EngineName.ray, None, None)
+        wants_ray("ray", None, None)
     assert "[scale]" in caught.value.remedy
 
 

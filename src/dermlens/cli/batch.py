@@ -55,9 +55,7 @@ def batch(
         str | None,
         typer.Option(help="Folder or URL for the names in a table or list; by default the folder of the table."),
     ] = None,
-    engine: Annotated[
-        EngineName, typer.Option(help="One process, or Ray workers of one core each.")
-    ] = EngineName.local,
+    engine: Annotated[EngineName, typer.Option(help="One process, or Ray workers of one core each.")] = "local",
     address: Address = None,
     workers: Workers = None,
     frame_aspect: FrameAspect = None,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,13 +13,7 @@ if TYPE_CHECKING:
     from dermlens.export.export import Exported
 
 
-class FormatName(StrEnum):
-    """What can be written."""
-
-    openvino = "openvino"
-    onnx = "onnx"
-    litert = "litert"
-    saved_model = "saved-model"
+FormatName = Literal["openvino", "onnx", "litert", "saved-model"]
 
 
 def export(
@@ -46,7 +39,7 @@ def export(
     def say(text: str) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
-    _tell(run_export(model, format_name.value, out, images=images or (), overwrite=overwrite, need=need, say=say))
+    _tell(run_export(model, format_name, out, images=images or (), overwrite=overwrite, need=need, say=say))
 
 
 def _tell(made: Exported) -> None:

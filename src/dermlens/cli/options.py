@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -18,6 +17,7 @@ EXIT_IMAGE_FAILED, EXIT_FINDINGS, EXIT_WRONG_USE, EXIT_INTERRUPTED = 1, 1, 2, 13
 
 DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS = 20_000_000, 50_000_000  # as in data/images.py, which --help must not load
 
+EngineName = Literal["local", "ray"]
 Model = Annotated[str, typer.Option("--model", "-m", help="A name from `dermlens models`, a run or a bundle folder.")]
 Reference = Annotated[
     Path | None,
@@ -37,16 +37,9 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Ray workers; every cor
 Views = Annotated[int, typer.Option(help="Average over 1, 2, 4 or 8 turned and mirrored views; each takes a pass.")]
 
 
-class EngineName(StrEnum):
-    """What does the work."""
-
-    local = "local"
-    ray = "ray"
-
-
 def wants_ray(engine: EngineName, address: str | None, workers: int | None) -> bool:
     """Return whether Ray is wanted; UsageError where only its options are given, MissingExtraError without it."""
-    if engine is EngineName.local:
+    if engine == "local":
         if address is not None or workers is not None:
             raise UsageError(
                 "--address and --workers are options of Ray.", remedy="Add --engine ray, or leave them out."

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,21 +24,8 @@ if TYPE_CHECKING:
     from dermlens.training.recipe import Recipe
 
 
-class Task(StrEnum):
-    """How source labels are read."""
-
-    as_is = "as_is"
-    isic2019 = "isic2019"
-
-
-class FineTune(StrEnum):
-    """How much of the network is trained."""
-
-    head = "head"
-    top = "top"
-    full = "full"
-
-
+Task = Literal["as_is", "isic2019"]
+FineTune = Literal["head", "top", "full"]
 RecipeFile = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
 TaskOption = Annotated[Task, typer.Option(help="isic2019 maps the labels to its eight classes.")]
 Weights = Annotated[
@@ -81,7 +67,7 @@ def train(
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any recipe setting, as name=value.")] = None,
     images: Images = None,
     reference: Reference = None,
-    task: TaskOption = Task.as_is,
+    task: TaskOption = "as_is",
     frame_aspect: FrameAspect = None,
     name: Annotated[str | None, typer.Option(help="Name of the model; default: the name of the run folder.")] = None,
     allow_leakage: Annotated[bool, typer.Option(help="Train although the split leaks; marks the model leaky.")] = False,
@@ -94,7 +80,7 @@ def train(
     overwrite: Annotated[bool, typer.Option(help="Replace the model of an earlier run in --out.")] = False,
     engine: Annotated[
         EngineName, typer.Option(help="What computes frozen features: this process, or Ray workers of one core each.")
-    ] = EngineName.local,
+    ] = "local",
     address: Address = None,
     workers: Workers = None,
 ) -> None:
@@ -121,7 +107,7 @@ def train(
     given, earlier = _earlier_run(out, given) if resume else (given, {})
     chosen = make_recipe(given)
     check_network(chosen, out)
-    dataset = read_dataset(data, images=images, reference=reference, task=task.value, frame_aspect=frame_aspect)
+    dataset = read_dataset(data, images=images, reference=reference, task=task, frame_aspect=frame_aspect)
     console.print("Starting TensorFlow ...")
     from dermlens.networks.backend import load_tensorflow
 
@@ -167,8 +153,8 @@ def given_settings(recipe: Path | None, settings: list[str], flags: dict[str, An
 def _blocks(fine_tune: FineTune | None, unfreeze: int | None) -> dict[str, Any]:
     """Return the recipe settings that --fine-tune and --unfreeze stand for."""
     if unfreeze is None:
-        return {"fine_tune": fine_tune.value if fine_tune else None}
-    if fine_tune not in (None, FineTune.top):
+        return {"fine_tune": fine_tune if fine_tune else None}
+    if fine_tune not in (None, "top"):
         raise UsageError(
             f"--unfreeze goes with --fine-tune top; got --fine-tune {fine_tune}.",
             remedy="Leave one of the two out: head trains no block, full trains all of them.",

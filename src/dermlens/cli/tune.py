@@ -37,12 +37,12 @@ def tune(
     ] = None,
     images: Images = None,
     reference: Reference = None,
-    task: TaskOption = Task.as_is,
+    task: TaskOption = "as_is",
     frame_aspect: FrameAspect = None,
     allow_leakage: Annotated[bool, typer.Option(help="Search although the split leaks.")] = False,
     engine: Annotated[
         EngineName, typer.Option(help="One trial after the other in this process, or Ray workers with one each.")
-    ] = EngineName.local,
+    ] = "local",
     address: Address = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Trials at a time on Ray; default: one per GPU, or one per four cores.")
@@ -66,7 +66,7 @@ def tune(
     given = given_settings(recipe, settings or [], {})
     chosen = make_recipe(given)
     check_network(chosen, out)
-    dataset = read_dataset(data, images=images, reference=reference, task=task.value, frame_aspect=frame_aspect)
+    dataset = read_dataset(data, images=images, reference=reference, task=task, frame_aspect=frame_aspect)
     console = console_of_messages()
     console.print("Starting TensorFlow ...")
     from dermlens.networks.backend import load_tensorflow
@@ -94,7 +94,7 @@ def reading_options(images: Path | None, reference: Path | None, task: Task, fra
     values = {
         "--images": images,
         "--reference": reference,
-        "--task": None if task is Task.as_is else task.value,
+        "--task": None if task == "as_is" else task,
         "--frame-aspect": frame_aspect,
     }
     return [word for name, value in values.items() if value is not None for word in (name, str(value))]
