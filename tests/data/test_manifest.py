@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dermlens.data.manifest import manifest_sha256, read_dataset, read_reference, write_manifest
+from dermlens.data.manifest import MANIFEST_COLUMNS, manifest_row, manifest_sha256, read_dataset, read_reference
 from dermlens.data.records import Dataset, Record, data_fingerprint
+from dermlens.data.tables import write_table
 from dermlens.errors import DataError, StorageError, UsageError
 
 REFERENCE = """isic_id,isic2019_diagnosis,lesion_id,dx_type,age_approx,sex,anatom_site
@@ -104,6 +105,10 @@ def test_reference_faults(tmp_path: Path) -> None:
 
 
 # Writing
+
+
+def write_manifest(records: Iterable[Record], path: Path, root: Path) -> None:
+    write_table(path, MANIFEST_COLUMNS, [manifest_row(record, root) for record in records])
 
 
 def images_of(path: Path) -> Iterable[str]:

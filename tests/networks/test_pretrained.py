@@ -16,7 +16,7 @@ from dermlens.errors import WeightsError
 from dermlens.networks import weight_files
 from dermlens.networks.efficientnet import backbone, build_backbone
 from dermlens.networks.weight_files import lite_weights_path, read_torch_legacy
-from dermlens.networks.weights import check_known, lite_classifier, load_lite_weights, set_layer
+from dermlens.networks.weights import check_known, load_lite_weights, set_layer
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,8 @@ def lite0() -> keras.Model:
 def test_real_pictures_get_their_imagenet_class(name: str) -> None:
     size_px = backbone(name).input_size_px
     model = build_backbone(name)
-    kernel, bias = lite_classifier(name)
+    tensors = read_torch_legacy(lite_weights_path(name))
+    kernel, bias = tensors["_fc.weight"].T, tensors["_fc.bias"]  # the ImageNet classifier
     for picture, imagenet_class in (("chelsea", 285), ("coffee", 967)):
         image = cv2.resize(getattr(skimage.data, picture)(), (size_px, size_px), interpolation=cv2.INTER_AREA)
         features = np.asarray(model(image[None].astype(np.float32), training=False)).mean(axis=(1, 2))

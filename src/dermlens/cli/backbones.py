@@ -64,24 +64,13 @@ def _measured(rows: list[Backbone]) -> dict[str, float]:
     return measure_latencies([row.name for row in rows], console)
 
 
+_FIELDS = ("name", "title", "family", "input_size_px", "parameters", "multiply_adds", "embedding_size", "blocks")
+_FIELDS += ("imagenet_top1", "top1_source", "weights", "weights_source", "licence", "scaling")
+
+
 def _facts(row: Backbone, took: Mapping[str, float]) -> dict[str, Any]:
-    facts = {
-        "name": row.name,
-        "title": row.title,
-        "family": row.family,
-        "input_size_px": row.input_size_px,
-        "parameters": row.parameters,
-        "multiply_adds": row.multiply_adds,
-        "embedding_size": row.embedding_size,
-        "blocks": row.blocks,
-        "imagenet_top1": row.imagenet_top1,
-        "top1_source": row.top1_source,
-        "weights": row.weights,
-        "weights_source": row.weights_source,
-        "licence": row.licence or None,
-        "scaling": row.scaling,
-        "trained_interpolation": row.interpolation,
-    }
+    facts = {name: getattr(row, name) for name in _FIELDS}
+    facts |= {"licence": row.licence or None, "trained_interpolation": row.interpolation}
     return facts | ({"latency_ms": round(took[row.name], 2)} if took else {})
 
 

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 from dermlens.data.images import content_hash
 from dermlens.data.layouts import MANIFEST_COLUMNS, MANIFEST_NAME, read_layout
 from dermlens.data.records import Dataset, Record
-from dermlens.data.tables import Row, Table, cell, need_columns, number, read_table, write_table
+from dermlens.data.tables import Row, Table, cell, need_columns, number, read_table
 from dermlens.diagnoses import DIAGNOSES, normalise, to_isic2019
 from dermlens.errors import DataError, UsageError
 
@@ -96,19 +96,6 @@ def isic_ids_of_lesions(reference: Path) -> dict[str, list[str]]:
         if lesion:
             result.setdefault(lesion, []).append(isic_id)
     return result
-
-
-def write_manifest(records: Sequence[Record], path: Path, root: Path) -> None:
-    """Write records as a CSV with `MANIFEST_COLUMNS`, whole or not at all.
-
-    Images are named relative to `root` where they are below it, else by their full path. Read it back with
-    `read_dataset(path, images=root)`; `images` can be left out when the manifest is in `root`.
-
-    Raises:
-        StorageError: it cannot be written; an older file is left as it was.
-    """
-    root = Path(os.path.abspath(root))
-    write_table(path, MANIFEST_COLUMNS, [manifest_row(record, root) for record in records])
 
 
 def manifest_row(record: Record, root: Path) -> dict[str, object]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from dermlens.errors import WeightsError
 from dermlens.networks.backend import leaves
-from dermlens.networks.weight_files import Array, check_weights_size, lite_weights_path, read_torch_legacy
+from dermlens.networks.weight_files import Array, check_weights_size
 
 # --- from torch names and axes to Keras ------------------------------------------------------------------------
 
@@ -108,12 +108,6 @@ def check_leaf(name: str, found: tuple[int, ...], wanted: tuple[int, ...], value
         raise mismatch(f"tensor {name} has shape {found} (Keras axes), the network needs {wanted}")
     if not np.isfinite(value).all():
         raise mismatch(f"tensor {name} holds values that are not finite")
-
-
-def lite_classifier(name: str = "lite0") -> tuple[Array, Array]:
-    """Return the ImageNet classifier of the packaged weights: kernel (1280, 1000) and bias (1000,), float32."""
-    tensors = read_torch_legacy(lite_weights_path(name))
-    return np.ascontiguousarray(tensors["_fc.weight"].T), tensors["_fc.bias"]
 
 
 # --- by name -----------------------------------------------------------------------------------------------------
