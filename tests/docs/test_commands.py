@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 import live
+from dermlens import Predictor
 from dermlens.bundle.bundle import load_bundle
 from doc_blocks import CHEAPER, FIRST_TRAINING, PAGES, Block, Command, blocks, commands_of, plain, run_dermlens, words
 
@@ -52,7 +53,7 @@ def run_page(page: str, when: set[str], desk: Path, patch: pytest.MonkeyPatch) -
     """Run the blocks and commands of a page that are to run at such a time, in their order."""
     patch.setattr(webbrowser, "open", lambda *_, **__: False)
     with contextlib.ExitStack() as stack:
-        port = stack.enter_context(live.in_thread("default")) if "curl " in text_of(page) else 0
+        port = stack.enter_context(live.in_thread(Predictor("default"))) if "curl " in text_of(page) else 0
         for block in (block for block in blocks(page) if block.when in when):
             if block.language == "python":
                 run_python(block, desk)

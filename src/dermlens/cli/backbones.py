@@ -64,7 +64,16 @@ def _measured(rows: list[Backbone]) -> dict[str, float]:
     return measure_latencies([row.name for row in rows], console)
 
 
-_FIELDS = ("name", "title", "family", "input_size_px", "parameters", "multiply_adds", "embedding_size", "blocks")
+_FIELDS: tuple[str, ...] = (
+    "name",
+    "title",
+    "family",
+    "input_size_px",
+    "parameters",
+    "multiply_adds",
+    "embedding_size",
+    "blocks",
+)
 _FIELDS += ("imagenet_top1", "top1_source", "weights", "weights_source", "licence", "scaling")
 
 
