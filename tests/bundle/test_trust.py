@@ -141,6 +141,7 @@ def test_people_read_why_and_a_rejected_image_names_no_diagnosis(tmp_path: Path)
     told = io.StringIO()
     terminal.show([rejected], predictor.bundle, top=3, console=Console(file=told, width=160))
     assert "rejected" in told.getvalue() and "nearly one colour" in told.getvalue() and "100 %" not in told.getvalue()
+    assert "have the lesion seen: " in told.getvalue(), "no advice would read as: nothing to fear"
     told = io.StringIO()
     terminal.show([unsure.predict(image)], unsure.bundle, top=3, console=Console(file=told, width=160))
     assert "Low confidence (" in told.getvalue() and "Refer to a specialist: plain.png" in told.getvalue()

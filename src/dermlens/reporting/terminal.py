@@ -20,7 +20,6 @@ from dermlens.text import one_line, percent, printable
 
 BAR_WIDTH = 8
 WIDE, NARROW = 110, 75  # columns from which on there is room for bars, and below which names are folded
-MOST_NAMES = 8  # of images to refer
 STATUS_STYLE = {"ok": "green", "uncertain": "yellow", "rejected": "bold red"}
 STYLE = {"malignant": "bold red", "premalignant": "bold yellow", "benign": "green"}
 
@@ -59,7 +58,7 @@ def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Co
         console.print(Text(RULE_WORDS, "dim"))
     if any(answer.prediction_set and answer.prediction_set[0] != answer.top(1)[0][0] for answer in named):
         console.print(Text(SET_WORDS, "dim"))
-    _show_referrals(named, bundle, console)
+    _show_referrals(read, bundle, console)
     for sentence in warnings(model_facts(bundle.card)):
         console.print(Text(sentence, "red" if bundle.leaky else "yellow"))
     console.print(Text(DISCLAIMER, "bold"))
@@ -139,9 +138,11 @@ def _show_referrals(answers: Sequence[Prediction], bundle: Bundle, console: Cons
     if point is None or not answers:
         return
     names = [printable(Path(answer.image).name) for answer in answers if answer.advised]
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    words = f"Refer to a specialist: {', '.join(names[:MOST_NAMES]) or 'none'}{more}."
-    console.print(Text(words, "bold" if names else ""))
+    console.print(Text(f"Refer to a specialist: {', '.join(names) or 'none'}.", "bold" if names else ""))
+    rejected = [printable(Path(answer.image).name) for answer in answers if answer.status == "rejected"]
+    if rejected:
+        words = "Not assessed, which says nothing about the lesion; take another image, or have the lesion seen: "
+        console.print(Text(f"{words}{', '.join(rejected)}.", "bold"))
     console.print(Text(referral_words(point), "dim"))
 
 
