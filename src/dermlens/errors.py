@@ -16,6 +16,8 @@ The message says *what is wrong, with the value*, and *what is allowed*; the rem
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 
@@ -100,3 +102,12 @@ class MissingExtraError(DermlensError):
     """An optional part of dermlens is not installed."""
 
     default_code = "missing_extra"
+
+
+@contextmanager
+def storage_errors(what: str, remedy: str) -> Iterator[None]:
+    """Turn an OSError into a StorageError that reads "WHAT: reason." and has the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{what}: {error.strerror or error}.", remedy=remedy) from error

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dermlens.errors import StorageError, UsageError
+from dermlens.errors import UsageError, storage_errors
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -40,14 +40,9 @@ def write_page(path: Path, template: str, **values: Any) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    try:
+    with storage_errors(f"The page could not be written to {path}", "Choose another place for it, or free some space."):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(render(template, **values), encoding="utf-8", errors="backslashreplace")
-    except OSError as error:
-        raise StorageError(
-            f"The page could not be written to {path}: {error.strerror or error}.",
-            remedy="Choose another place for it, or free some space.",
-        ) from error
 
 
 def data_uri(content: bytes, kind: str = "image/png") -> str:

@@ -29,7 +29,7 @@ from dermlens.bundle.bundle import (
 )
 from dermlens.bundle.card import damaged
 from dermlens.bundle.hub import SCHEME, fetch
-from dermlens.errors import BundleError, StorageError, UsageError
+from dermlens.errors import BundleError, StorageError, UsageError, storage_errors
 from dermlens.files import atomic_file, replace_folder
 from dermlens.text import nearest
 
@@ -75,7 +75,9 @@ def add_model(
         StorageError: it cannot be written. MissingExtraError: `hf://` without the extra `hub`.
     """
     home = user_models_dir()
-    try:
+    with storage_errors(
+        f"The model could not be added to {home}", "Free some space, or name another folder in DERMLENS_MODELS."
+    ):
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=home) as holder:
             staged = Path(holder) / "bundle"
@@ -89,11 +91,6 @@ def add_model(
                 show(bundle)
             if not target.exists() or load_or_none(target) is None or replace:
                 replace_folder(staged, target)
-    except OSError as error:
-        raise StorageError(
-            f"The model could not be added to {home}: {error.strerror or error}.",
-            remedy="Free some space, or name another folder in DERMLENS_MODELS.",
-        ) from error
     return load_bundle(target)
 
 
@@ -111,12 +108,8 @@ def remove_model(name: str) -> Path:
             code="unknown_model",
         )
     target = user_models_dir() / name
-    try:
+    with storage_errors(f"{target} could not be deleted", "Delete that folder yourself."):
         shutil.rmtree(target)
-    except OSError as error:
-        raise StorageError(
-            f"{target} could not be deleted: {error.strerror or error}.", remedy="Delete that folder yourself."
-        ) from error
     return target
 
 
@@ -200,18 +193,13 @@ def pack(bundle: Bundle, path: Path) -> None:
     """
     if path.exists() and not zipfile.is_zipfile(path):
         raise UsageError(f"{path} exists already and is no package.", remedy="Choose another --out.")
-    try:
-        with atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
-            for name in bundle.file_names():
-                entry = zipfile.ZipInfo(name, _TIME)
-                entry.create_system, entry.external_attr = 3, (stat.S_IFREG | 0o644) << 16
-                with (bundle.folder / name).open("rb") as source, file.open(entry, "w") as target:
-                    shutil.copyfileobj(source, target, _CHUNK)
-    except OSError as error:
-        raise StorageError(
-            f"The package {path} could not be written: {error.strerror or error}.",
-            remedy="Choose another --out, or free some space.",
-        ) from error
+    refusal = storage_errors(f"The package {path} could not be written", "Choose another --out, or free some space.")
+    with refusal, atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
+        for name in bundle.file_names():
+            entry = zipfile.ZipInfo(name, _TIME)
+            entry.create_system, entry.external_attr = 3, (stat.S_IFREG | 0o644) << 16
+            with (bundle.folder / name).open("rb") as source, file.open(entry, "w") as target:
+                shutil.copyfileobj(source, target, _CHUNK)
 
 
 def unpack(path: Path, folder: Path) -> Bundle:

@@ -9,7 +9,7 @@ import typer
 
 from dermlens import text
 from dermlens.cli.options import EXIT_IMAGE_FAILED
-from dermlens.errors import StorageError
+from dermlens.errors import storage_errors
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False) -> None:
@@ -33,13 +33,11 @@ def cache(
     from dermlens.files import CACHE_MAX_BYTES, cache_folder, cache_sizes, clear_cache
 
     if clear:
-        try:
+        with storage_errors(
+            f"The cache in {cache_folder()} cannot be cleared",
+            "Check that you may write there, or remove the folder yourself.",
+        ):
             clear_cache()
-        except OSError as error:
-            raise StorageError(
-                f"The cache in {cache_folder()} cannot be cleared: {error.strerror or error}.",
-                remedy="Check that you may write there, or remove the folder yourself.",
-            ) from error
     sizes = cache_sizes()
     total = sum(size for _, size in sizes.values())
     parts = {name: {"entries": count, "bytes": size} for name, (count, size) in sizes.items()}

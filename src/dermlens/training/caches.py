@@ -21,7 +21,7 @@ import openvino as ov
 from rich.console import Console
 
 from dermlens.data.images import InputSpec
-from dermlens.errors import StorageError
+from dermlens.errors import storage_errors
 from dermlens.files import atomic_file, write_text
 from dermlens.inference.runtime import batch_for, shape_of
 from dermlens.reporting.progress import track
@@ -149,7 +149,10 @@ def trunk_cache(
         "artefacts": spec.artefacts,
         "shape": list(shape),
     }
-    try:
+    with storage_errors(
+        f"The feature cache could not be written to {folder}",
+        "Free some space, lower `views` in the recipe or choose another --out; what is finished stays.",
+    ):
         features, done = _open_features(folder, key, shape)
         if starts := range(done, len(images.records), CHUNK):
             with track(what, (len(images.records) - done) * shape[1], console, unit="views") as advance:
@@ -157,11 +160,6 @@ def trunk_cache(
         del features
         filled: np.ndarray = np.load(folder / "features.npy", mmap_mode="r")
         return filled
-    except OSError as error:
-        raise StorageError(
-            f"The feature cache could not be written to {folder}: {error.strerror or error}.",
-            remedy="Free some space, lower `views` in the recipe or choose another --out; what is finished stays.",
-        ) from error
 
 
 def _open_features(folder: Path, key: Mapping[str, Any], shape: tuple[int, ...]) -> tuple[np.ndarray, int]:

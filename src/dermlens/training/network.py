@@ -18,7 +18,7 @@ from rich.console import Console
 
 from dermlens.bundle.bundle import embedded_models
 from dermlens.data.images import InputSpec
-from dermlens.errors import StorageError, WeightsError
+from dermlens.errors import WeightsError, storage_errors
 from dermlens.files import atomic_file
 from dermlens.networks.backend import leaves
 from dermlens.networks.efficientnet import Backbone, backbone, build_backbone, split_at_block
@@ -169,14 +169,13 @@ def save_keras(model: keras.Model, path: Path) -> None:
     Raises:
         StorageError: no space or no permission; an earlier file is unchanged.
     """
-    try:
-        with atomic_file(path) as temporary:
-            model.save(temporary)
-    except OSError as error:
-        raise StorageError(
-            f"The Keras model could not be saved to {path}: {error.strerror or error}.",
-            remedy="Free some space; an earlier model there is unchanged.",
-        ) from error
+    with (
+        storage_errors(
+            f"The Keras model could not be saved to {path}", "Free some space; an earlier model there is unchanged."
+        ),
+        atomic_file(path) as temporary,
+    ):
+        model.save(temporary)
 
 
 def load_keras(model: str | Path) -> keras.Model:
