@@ -105,11 +105,11 @@ def train_steps(row: Backbone, mode: str, size_px: int, batch: int) -> tuple[Any
     from dermlens.training.feed import from_arrays
     from dermlens.training.fit import Stage, fit
     from dermlens.training.network import open_backbone, with_head
-    from dermlens.training.recipe import Recipe
+    from dermlens.training.recipe import make_recipe
     from dermlens.training.watch import Watch
 
     settings = {"fine_tune": mode, "backbone": row.name, "weights": "none", "size_px": size_px, "batch_size": batch}
-    recipe = resolve(Recipe(**settings, mixup=0.0), row)
+    recipe = resolve(make_recipe({**settings, "mixup": 0.0}), row)
     network = with_head(open_backbone(recipe), recipe, len(CODES))
     pixels, labels = pictures(batch, size_px), np.arange(batch) % 2
     settled_pictures(network.whole, size_px)
@@ -190,6 +190,7 @@ def predict(whole: Any, graph: Any, folder: Path, size_px: int) -> str:
         seen={},
         write_graph=lambda path: ov.save_model(graph, path, compress_to_fp16=False),
         model_card="# A measurement\n",
+        baselines={},
     )
     answer = Predictor(folder / "bundle").predict(EXAMPLE)
     wanted = np.asarray(whole(load_image(EXAMPLE, spec)[None].astype(np.float32), training=False)[0])[0]
