@@ -80,9 +80,8 @@ def _calls(predictor: Predictor, files: list[bytes]) -> dict[str, Callable[[], o
             list(pool.map(runtime.run_beside, [one_pass] * PASSES * runtime.lanes))
 
     def whole_photograph() -> Any:
-        return cv2.resize(
-            _opencv_pixels(large)[:, 500:3500], (spec.size_px, spec.size_px), interpolation=cv2.INTER_AREA
-        )
+        square = _opencv_pixels(large)[:, 500:3500]
+        return cv2.resize(square, (spec.size_px, spec.size_px), interpolation=cv2.INTER_AREA)
 
     return {
         "one after the other": one_after_the_other,

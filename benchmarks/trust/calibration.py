@@ -20,13 +20,13 @@ import numpy as np
 
 from benchmarks.folds import Kept, column, draws, mean_figure, read_method, source_of
 from benchmarks.report import markdown
-from dermlens.audit.findings import wilson_interval
 from dermlens.bundle.decision import DecisionRule, decide, probabilities
 from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import sampled_figure
 from dermlens.evaluation.calibration import fit_calibration
 from dermlens.evaluation.conformal import LEVEL, fit_sets
 from dermlens.evaluation.thresholds import aims, fit_points
+from dermlens.intervals import wilson_interval
 
 ECE_AIM, COVERAGE_AIM, CLASS_AIM = 0.03, 0.02, 0.8
 SERVED, FITTED, BIASED = (

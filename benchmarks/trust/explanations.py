@@ -21,10 +21,10 @@ from benchmarks import CONSOLE
 from benchmarks.report import cell, markdown, model_of
 from benchmarks.roles import embedded_roles
 from dermlens import Predictor
-from dermlens.audit.findings import wilson_interval
 from dermlens.bundle.decision import probabilities
 from dermlens.data.images import load_image
 from dermlens.inference.explain import class_map, relevance_of
+from dermlens.intervals import wilson_interval
 from dermlens.reporting.progress import track
 
 STEPS = 14

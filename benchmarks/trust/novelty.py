@@ -181,8 +181,8 @@ def _rivals(train: Sample, head: np.ndarray) -> dict[str, Score]:
         return nearest
 
     def relative(e: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        background: np.ndarray = (((e - mean) @ whiten) ** 2).sum(1)
-        return mahalanobis(e, logits) - background
+        difference: np.ndarray = mahalanobis(e, logits) - (((e - mean) @ whiten) ** 2).sum(1)
+        return difference
 
     def neighbour(e: np.ndarray, _: np.ndarray) -> np.ndarray:
         likeness: np.ndarray = np.sort(normalised((e - mean) @ whiten) @ bank.T, axis=1)[:, -10]

@@ -224,9 +224,8 @@ def decide(probabilities: npt.ArrayLike, calibration: Calibration, rule: Decisio
 
     The biases of the calibration are taken out again: they put right probabilities at a prior where one class may
     hold most of the lesions, and this rule weighs all classes alike. Left in, they gained nothing certain for balanced
-    accuracy on lesions that did not fit them, and cost 2 to 4 points of accuracy (docs/trust.md,
-    `benchmarks/biases.py`). So a diagnosis does not hang on whether biases were kept. `largest_probability` keeps
-    them.
+    accuracy on lesions that did not fit them, and cost 2 to 4 points of accuracy (docs/lab/trust.md). So a diagnosis
+    does not hang on whether biases were kept. `largest_probability` keeps them.
 
     Args:
         probabilities: (n, classes), rows sum to 1, as `probabilities` returns them.

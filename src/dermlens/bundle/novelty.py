@@ -4,7 +4,7 @@ The embedding is brought to length 1 and split in two: its place in the subspace
 what is left outside of it. The score adds the Mahalanobis distance to the nearest class mean inside (Lee et al. 2018,
 arXiv:1807.03888; on normalised features: Mueller and Hein 2025, arXiv:2505.18032) and the squared residual outside
 (Wang et al. 2022, arXiv:2203.10807), each divided by its mean over training images. So a known image scores about 1.
-`benchmarks/novelty.py` compares it with its rivals; one product of d x k numbers is all it costs.
+`python -m benchmarks novelty` compares it with its rivals; one product of d x k numbers is all it costs.
 """
 
 from __future__ import annotations

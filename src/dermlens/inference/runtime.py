@@ -21,7 +21,7 @@ import openvino as ov
 from dermlens.errors import BundleError
 
 BATCH = 16  # images that a caller without threads of its own does well to hand over at once
-MOST_IN_A_PASS, FULL_PASS_PX = 4, 224  # fewer of larger images: `benchmarks/pass_size.py`
+MOST_IN_A_PASS, FULL_PASS_PX = 4, 224  # fewer of larger images: docs/lab/speed.md
 MOST_LANES = 16  # each holds the activations of a pass
 
 # OpenVINO makes its table of NumPy types when it is first asked, and lets go of the interpreter lock meanwhile: of two

@@ -1,7 +1,7 @@
 """The EfficientNet family in one table of facts; imports no Keras: a wrong name is told before TensorFlow starts.
 
-Parameters and multiply-adds are counted on the built networks (`benchmarks/family.py`, checked by the tests), up to and
-including the head convolution, without an ImageNet classifier. ImageNet accuracies are the published ones:
+Parameters and multiply-adds are counted on the built networks (`python -m benchmarks family`, checked by the tests), up
+to and including the head convolution, without an ImageNet classifier. ImageNet accuracies are the published ones:
 
 - B and V2: the table of keras.applications, whose weights these are.
 - Lite: the TPU repository, models/official/efficientnet/lite/README.md (float32).

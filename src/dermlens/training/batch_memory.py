@@ -13,7 +13,7 @@ from dermlens.training.device import on_gpu
 from dermlens.training.recipe import Recipe
 from dermlens.training.step import norms_behind
 
-BYTES_PER_ACTIVATION = 4 * 1.15  # float32; most outputs are kept for the gradients (benchmarks/memory.py)
+BYTES_PER_ACTIVATION = 4 * 1.15  # float32; most outputs are kept for the gradients (`python -m benchmarks memory`)
 WORKSPACE_BYTES = 500_000_000  # what a step takes whatever the batch
 COPIES_OF_WEIGHTS = 7  # weights, gradients, two moments, average, best, and one in passing
 

@@ -5,7 +5,7 @@ Frozen batch norm as a part of the convolution before it, for the steps of a tra
 A batch norm that neither follows the batches nor is trained multiplies each channel by one number and adds another.
 TensorFlow does so over the whole feature map, forward and backward. Here the number goes into the filters, which are
 small, and the addition is a bias, which TensorFlow can compute together with the convolution. Weights, answers and
-gradients are those of the network as it was, but for rounding. `benchmarks/training_speed.py` says what it saves.
+gradients are those of the network as it was, but for rounding. `python -m benchmarks training` says what it saves.
 
 One training step on several devices of this machine: `MirroredStrategy` holds a copy of the network on each.
 
