@@ -82,7 +82,8 @@ def predictions(run: Path) -> Fold:
 
     def shares(kind: str) -> np.ndarray:
         found = np.array([[float(row[f"{kind}_{code}"]) for code in codes] for row in chosen])
-        return found / found.sum(axis=1, keepdims=True)
+        normalised: np.ndarray = found / found.sum(axis=1, keepdims=True)
+        return normalised
 
     learned = Counter(row["diagnosis"] for row in facts.values() if row["role"] == "train")
     most_common = max(sorted(learned), key=learned.__getitem__)
@@ -114,9 +115,9 @@ def keep_fold(run: Path, method: str, number: int, folder: Path = KEPT) -> Path:
 def write_fold(folder: Path, method: str, number: int, fold: Mapping[str, np.ndarray], cost: Mapping[str, Any]) -> Path:
     """Write a fold as `predictions` gives it; shares are kept as float16."""
     folder.mkdir(parents=True, exist_ok=True)
-    small = {name: fold[name].astype(np.float16) for name in SHARES if name in fold}
+    small: dict[str, Any] = {name: fold[name].astype(np.float16) for name in SHARES if name in fold}
     small |= {name: fold[name].astype(np.int16) for name in CLASSES if name in fold}
-    rest = {name: array for name, array in fold.items() if name not in small}
+    rest: dict[str, Any] = {name: array for name, array in fold.items() if name not in small}
     path = folder / f"{method}_fold{number}.npz"
     half = folder / f".{path.name}"
     with half.open("wb") as file:

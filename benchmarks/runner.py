@@ -294,7 +294,7 @@ def quick_subjects() -> list[Subject]:
 def quick_ratios(name: str) -> dict[str, Any]:
     """Return the ratios of a short run of a subject in this process."""
     module = find(name).module
-    earlier = {"earlier": {}} if "earlier" in inspect.signature(module.run).parameters else {}
+    earlier: dict[str, Any] = {"earlier": {}} if "earlier" in inspect.signature(module.run).parameters else {}
     ratios: dict[str, Any] = module.run(**module.QUICK, **earlier)["ratios"]
     return ratios
 

@@ -128,7 +128,7 @@ def _logits(bundle: Bundle, rows: list[dict[str, str]], data: Path) -> np.ndarra
         aspect = FRAME_ASPECT if row["source"] == "isic9" else None
         return load_image(data / row["image"], bundle.input_spec, frame_aspect=aspect)
 
-    runtime, logits = Runtime(bundle.graph_path, precision=bundle.precision), []
+    runtime, logits = Runtime(bundle.graph_path), []
     with ThreadPoolExecutor() as pool, track("Calibrate lesions", len(rows), CONSOLE) as advance:
         for start in range(0, len(rows), BATCH):
             part = rows[start : start + BATCH]

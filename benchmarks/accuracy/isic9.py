@@ -72,7 +72,7 @@ def make_plan(data: Path, runs: Path) -> list[dict[str, Any]]:
 
     reference, quiet = data / "isic_reference.csv", Console(file=io.StringIO())
     embedder = Embedder(embedder_graph(quiet), VERSION)
-    found = run_audit(_read(data), reference=reference, cache=runs / "audit", embedder=embedder, console=quiet)
+    found = run_audit(_read(data), reference=reference, embedder=embedder, console=quiet)
     records, kin = found.dataset.records, lesion_groups(found.dataset.records, found.hashes)
     tested = {kin[i] for i, record in enumerate(records) if record.split == "test"}
     near = {i for p in found.pairs for i in (p.first, p.second) if records[p.first].split != records[p.second].split}

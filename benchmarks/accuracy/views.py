@@ -28,7 +28,7 @@ from dermlens.training.views import plain_view
 def run(*, data: Path) -> dict[str, Any]:
     """Return the figures by number of views."""
     bundle = embedded_bundle()
-    runtime = Runtime(bundle.graph_path, precision=bundle.precision)
+    runtime = Runtime(bundle.graph_path)
     test = embedded_roles(bundle, data)["test"]
     logits: dict[int, list[np.ndarray]] = {views: [] for views in VIEWS}
     with ThreadPoolExecutor() as pool, track("Test images", len(test.records), CONSOLE) as advance:

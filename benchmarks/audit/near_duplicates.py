@@ -124,7 +124,10 @@ def _changed(records: list[Record], change: str, folder: Path) -> list[Record]:
     copies = []
     for number, record in enumerate(records):
         path = folder / f"{number}.jpg"
-        pixels = np.ascontiguousarray(alter(cv2.imread(str(record.path))))
+        picture = cv2.imread(str(record.path))
+        if picture is None:
+            raise SystemExit(f"OpenCV cannot read {record.path}.")
+        pixels = np.ascontiguousarray(alter(picture))
         cv2.imwrite(str(path), pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
         copies.append(Record(path, record.image, record.diagnosis))
     return copies
@@ -136,7 +139,7 @@ def _search(pool: Pool, copies: list[Record]) -> tuple[list[NearPair], list[Near
     vectors, keys = embed(copies, facts, Embedder(embedder_graph(CONSOLE), VERSION))
     n = len(copies)
     every_fact, every_record = [*facts, *pool.facts], [*copies, *pool.records]
-    by_hash = [p for p in near_duplicates(every_fact) if p.first < n <= p.second]
+    by_hash = [p for p in near_duplicates(every_record, every_fact) if p.first < n <= p.second]
     every_vector, every_key = np.concatenate([vectors, pool.vectors]), [*keys, *pool.keys]
     pairs = candidates(every_record, every_fact, every_vector, every_key, by_hash)
     return by_hash, by_hash + confirmed(every_record, [p for p in pairs if p[0] < n <= p[1]])
@@ -152,7 +155,7 @@ def _score(pool: Pool, chosen: list[int], pairs: list[NearPair]) -> dict[str, fl
 def _second_views(pool: Pool, blind: int, seed: int) -> dict[str, Any]:
     """Return how many real second views are taken for the same picture, by hash, by embedding, and blindly."""
     start = time.process_time()
-    by_hash = near_duplicates(pool.facts)
+    by_hash = near_duplicates(pool.records, pool.facts)
     pairs = candidates(pool.records, pool.facts, pool.vectors, pool.keys, by_hash)
     laid = confirmed(pool.records, pairs)
     seconds = time.process_time() - start

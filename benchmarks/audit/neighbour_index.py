@@ -21,11 +21,9 @@ from dermlens.audit.lookalikes import NEIGHBOURS, nearest, unit
 LIKENESS = 0.95
 
 
-def run(
-    *, data: Path, count: int = 100_000, queries: int = 500, seed: int = 0, cache: Path | None = None
-) -> dict[str, Any]:
+def run(*, data: Path, count: int = 100_000, queries: int = 500, seed: int = 0) -> dict[str, Any]:
     """Return time, memory and recall."""
-    vectors = _tiled(unit(read_pool(data, cache).vectors), count, seed)
+    vectors = _tiled(unit(read_pool(data).vectors), count, seed)
     start, busy = time.perf_counter(), time.process_time()
     places, _ = nearest(vectors, NEIGHBOURS, exact=False)
     taken = {"seconds": time.perf_counter() - start, "processor_s": time.process_time() - busy, "peak_mb": memory_mb()}

@@ -33,7 +33,8 @@ from benchmarks.report import markdown
 from dermlens.audit.embed import Embedder, embed
 from dermlens.audit.facts import read_facts
 from dermlens.audit.labels import contradictions
-from dermlens.audit.run import Audit, run_audit
+from dermlens.audit.run import run_audit
+from dermlens.audit.verdict import Audit
 from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Record, lesion_groups, picture_groups
 from dermlens.evaluation.bootstrap import lesion_index, resample_weights

@@ -125,11 +125,11 @@ def train_steps(row: Backbone, mode: str, size_px: int, batch: int) -> tuple[Any
     from dermlens.training.feed import from_arrays
     from dermlens.training.fit import Stage, fit
     from dermlens.training.network import add_head, open_backbone
-    from dermlens.training.recipe import Recipe
+    from dermlens.training.recipe import make_recipe
     from dermlens.training.watch import Watch
 
     settings = {"fine_tune": mode, "backbone": row.name, "weights": "none", "size_px": size_px, "batch_size": batch}
-    recipe = resolve(Recipe(**settings, mixup=0.0), row)
+    recipe = resolve(make_recipe({**settings, "mixup": 0.0}), row)
     network = add_head(open_backbone(recipe), recipe, len(CODES))
     pixels, labels = pictures(batch, size_px), np.arange(batch) % 2
     settled_pictures(network.whole, size_px)

@@ -80,8 +80,8 @@ def _calls(predictor: Predictor, files: list[bytes]) -> dict[str, Callable[[], o
             list(pool.map(runtime.run_beside, [one_pass] * PASSES * runtime.lanes))
 
     def whole_photograph() -> Any:
-        pixels = cv2.imdecode(np.frombuffer(large, np.uint8), cv2.IMREAD_COLOR)
-        return cv2.resize(pixels[:, 500:3500], (spec.size_px, spec.size_px), interpolation=cv2.INTER_AREA)
+        square = _opencv_pixels(large)[:, 500:3500]
+        return cv2.resize(square, (spec.size_px, spec.size_px), interpolation=cv2.INTER_AREA)
 
     return {
         "one after the other": one_after_the_other,
@@ -115,8 +115,15 @@ def _matrix_product() -> Callable[[], object]:
 
 
 def _photograph(small: bytes) -> bytes:
-    pixels = cv2.imdecode(np.frombuffer(small, np.uint8), cv2.IMREAD_COLOR)
-    return cv2.imencode(".jpg", cv2.resize(pixels, (4000, 3000), interpolation=cv2.INTER_CUBIC))[1].tobytes()
+    pixels = cv2.resize(_opencv_pixels(small), (4000, 3000), interpolation=cv2.INTER_CUBIC)
+    return cv2.imencode(".jpg", pixels)[1].tobytes()
+
+
+def _opencv_pixels(data: bytes) -> np.ndarray:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise SystemExit("OpenCV cannot decode an example image.")
+    return pixels
 
 
 def table(found: Mapping[str, Any]) -> str:

@@ -83,12 +83,12 @@ def step_memory(name: str, size_px: int, batch: int, mode: str, batch_norm: str)
     from dermlens.training.device import bytes_per_image, fixed_bytes, resolve
     from dermlens.training.network import add_head, open_backbone
     from dermlens.training.optimiser import make_averages, make_optimiser
-    from dermlens.training.recipe import Recipe
+    from dermlens.training.recipe import make_recipe
     from dermlens.training.step import make_step
 
     keep_freed_memory()
     settings = {"backbone": name, "weights": "none", "size_px": size_px, "fine_tune": mode, "batch_size": batch}
-    recipe = resolve(Recipe(**settings, batch_norm=batch_norm), backbone(name))
+    recipe = resolve(make_recipe({**settings, "batch_norm": batch_norm}), backbone(name))
     network = add_head(open_backbone(recipe), recipe, 8)
     model = network.whole if mode == "full" else network.classifier
     before = memory_mb()

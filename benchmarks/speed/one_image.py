@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,9 @@ def run(*, repeats: int = REPEATS) -> dict[str, Any]:
         for name, path in files.items():
             took = in_turn(
                 {
-                    "dermlens": lambda p=path: predictor.predict(p),
-                    "tf.function": lambda p=path: quick(p),
-                    "model.predict": lambda p=path: usual(p),
+                    "dermlens": partial(predictor.predict, path),
+                    "tf.function": partial(quick, path),
+                    "model.predict": partial(usual, path),
                 },
                 repeats=repeats,
             )
@@ -55,7 +56,7 @@ def run(*, repeats: int = REPEATS) -> dict[str, Any]:
 
 def _stages(predictor: Predictor, path: Path, repeats: int) -> dict[str, float]:
     """Return median milliseconds of reading, decoding, resizing, network, and the rest of an answer."""
-    runtime = Runtime(predictor.bundle.graph_path, precision=predictor.bundle.precision)
+    runtime = Runtime(predictor.bundle.graph_path)
     raw, spec = path.read_bytes(), predictor.bundle.input_spec
     decoded = decode(raw, spec=spec)
     pixels = frame(decoded, spec)[None]
@@ -80,7 +81,10 @@ def _keras_ways() -> tuple[Callable[[Path], Any], Callable[[Path], Any]]:
     call = tf.function(lambda x: model(x, training=False), jit_compile=False)
 
     def pixels(path: Path) -> np.ndarray:
-        image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+        stored = cv2.imread(str(path))
+        if stored is None:
+            raise SystemExit(f"OpenCV cannot read {path}.")
+        image = cv2.cvtColor(stored, cv2.COLOR_BGR2RGB)
         return cv2.resize(image, (224, 224), interpolation=cv2.INTER_AREA)[None].astype(np.float32)
 
     return (lambda path: model.predict(pixels(path), verbose=0)), (lambda path: call(tf.constant(pixels(path))).numpy())

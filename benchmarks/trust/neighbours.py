@@ -31,7 +31,7 @@ RESAMPLES = 1000
 def run(*, data: Path, seed: int = 0) -> dict[str, Any]:
     """Return the shares of the test images."""
     bundle = embedded_bundle()
-    runtime = Runtime(bundle.graph_path, precision=bundle.precision)
+    runtime = Runtime(bundle.graph_path)
     roles = embedded_roles(bundle, data)
     known, rows = roles["train"], first_of_lesion(roles["train"].lesions)
     part = Labelled([known.records[i] for i in rows], known.y_true[rows], known.lesions[rows])

@@ -70,7 +70,7 @@ def run(*, data: Path, extra: Path | None = None, seed: int = 0) -> dict[str, An
     if trust is None or trust.novelty is None:
         raise SystemExit("The embedded model has no novelty score. Train it again: make train-default")
     novelty = trust.novelty
-    runtime = Runtime(bundle.graph_path, precision=bundle.precision)
+    runtime = Runtime(bundle.graph_path)
     roles = embedded_roles(bundle, data)
     rows = sample_per_class(roles["train"].y_true, seed=seed)
     train = run_model(bundle, runtime, _pick(roles["train"], rows), CONSOLE, "train")
@@ -83,7 +83,10 @@ def run(*, data: Path, extra: Path | None = None, seed: int = 0) -> dict[str, An
     outputs, rejected = {}, {}
     for kind, images in _strange(extra, lesions, seed).items():
         answers = list(predictor.predict_many(images))
-        outputs[kind] = (np.stack([a.embedding for a in answers]), np.stack([a.logits for a in answers]))
+        seen = [(a.embedding, a.logits) for a in answers if a.embedding is not None and a.logits is not None]
+        if len(seen) < len(answers):
+            raise SystemExit(f"{len(answers) - len(seen)} pictures of {kind!r} cannot be read.")
+        outputs[kind] = (np.stack([e for e, _ in seen]), np.stack([lg for _, lg in seen]))
         rejected[kind] = float(np.mean([a.status == "rejected" for a in answers]))
     weights, bias = bundle.head()
     methods = {}
@@ -174,21 +177,26 @@ def _rivals(train: Sample, head: np.ndarray) -> dict[str, Score]:
 
     def mahalanobis(e: np.ndarray, _: np.ndarray) -> np.ndarray:
         difference = ((e - mean) @ whiten)[:, None] - means
-        return np.einsum("nck,kl,ncl->nc", difference, within, difference).min(1)
+        nearest: np.ndarray = np.einsum("nck,kl,ncl->nc", difference, within, difference).min(1)
+        return nearest
 
     def relative(e: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        return mahalanobis(e, logits) - (((e - mean) @ whiten) ** 2).sum(1)
+        difference: np.ndarray = mahalanobis(e, logits) - (((e - mean) @ whiten) ** 2).sum(1)
+        return difference
 
     def neighbour(e: np.ndarray, _: np.ndarray) -> np.ndarray:
-        return 1 - np.sort(normalised((e - mean) @ whiten) @ bank.T, axis=1)[:, -10]
+        likeness: np.ndarray = np.sort(normalised((e - mean) @ whiten) @ bank.T, axis=1)[:, -10]
+        return 1 - likeness
 
     def residual(e: np.ndarray) -> np.ndarray:
         centred = e - mean
-        return np.sqrt(np.maximum((centred**2).sum(1) - ((centred @ top) ** 2).sum(1), 0))
+        length: np.ndarray = np.sqrt(np.maximum((centred**2).sum(1) - ((centred @ top) ** 2).sum(1), 0))
+        return length
 
     def energy(_: np.ndarray, logits: np.ndarray) -> np.ndarray:
         peak = logits.max(1)
-        return -(peak + np.log(np.exp(logits - peak[:, None]).sum(1)))
+        free: np.ndarray = -(peak + np.log(np.exp(logits - peak[:, None]).sum(1)))
+        return free
 
     alpha = (x @ head).max(1).mean() / residual(x).mean()
     return {

@@ -24,7 +24,7 @@ ADDED = "status, set, referral, novelty, quality"
 def run(*, repeats: int = 300) -> dict[str, Any]:
     """Return the milliseconds of each part, and the share that is added."""
     bundle = embedded_bundle()
-    runtime = Runtime(bundle.graph_path, precision=bundle.precision, threads=2)
+    runtime = Runtime(bundle.graph_path, threads=2)
     data = EXAMPLE.read_bytes()
     pixels = load_image(data, bundle.input_spec)[None]
     outputs = runtime.run(pixels)
