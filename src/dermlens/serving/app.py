@@ -11,7 +11,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -35,6 +34,7 @@ MEDIA_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".json": "application/json",
     ".jpg": "image/jpeg",
 }
 
@@ -50,10 +50,7 @@ def create_app(predictor: Predictor, settings: Settings | None = None, life: Lif
     settings, life = settings or Settings(), life or Life()
     metrics = Metrics(predictor.bundle)
     batcher = Batcher(
-        predictor,
-        queue_images=settings.queue_images,
-        batch_images=settings.batch_images,
-        on_batch=metrics.batch,
+        predictor, queue_images=settings.queue_images, batch_images=settings.batch_images, on_batch=metrics.batch
     )
     memory = UploadMemory(settings.max_upload_bytes)
     metrics.watch("dermlens_images_pending", "Images that wait or run.", lambda: batcher.pending)
@@ -148,17 +145,11 @@ def _sender(body: bytes, media_type: str) -> Callable[[Request], Awaitable[Respo
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document, with the bearer token and the problems."""
-    if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title,
-            version=app.version,
-            description=app.description,
-            routes=app.routes,
-            openapi_version="3.1.0",
-        )
-        components = document.setdefault("components", {})
-        components.setdefault("schemas", {})["ProblemShape"] = ProblemShape.model_json_schema()
-        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-        document["security"] = [{}, {"token": []}]
-        app.openapi_schema = document
-    return app.openapi_schema
+    if app.openapi_schema:
+        return app.openapi_schema
+    document = FastAPI.openapi(app)
+    components = document.setdefault("components", {})
+    components.setdefault("schemas", {})["ProblemShape"] = ProblemShape.model_json_schema()
+    components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    document["security"] = [{}, {"token": []}]
+    return document

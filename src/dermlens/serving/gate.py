@@ -43,11 +43,7 @@ class UploadMemory:
 class Gate:
     """ASGI middleware: checks a request, then passes it on with its whole body.
 
-    Args:
-        app: what comes after.
-        settings: the limits.
-        memory: counts the bytes of all bodies.
-        admit: called before a body is read; raises Problem when the queue is full.
+    Before it reads a body it calls `admit`, which raises Problem when the queue is full.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, memory: UploadMemory, admit: Callable[[], None]) -> None:

@@ -21,17 +21,10 @@ from dermlens.errors import ImageError
 from dermlens.inference.explain import Explanation
 from dermlens.inference.prediction import Prediction
 from dermlens.inference.predictor import Predictor
+from dermlens.serving import schemas
 from dermlens.serving.batching import Batcher
 from dermlens.serving.envelope import Metrics
 from dermlens.serving.problems import MEDIA_TYPE, Problem, image_problem
-from dermlens.serving.schemas import (
-    PREDICTION_EXAMPLE,
-    ExplanationShape,
-    ModelShape,
-    PredictionShape,
-    PredictionsShape,
-    ProblemShape,
-)
 from dermlens.serving.settings import Settings
 from dermlens.serving.uploads import Upload, read_upload
 
@@ -128,7 +121,7 @@ def api_routes(service: Service) -> APIRouter:
     @router.get(
         "/model",
         summary="The model, its classes, its card and the limits",
-        responses={200: {"model": ModelShape, "description": "The model."}, **_problems(401, 429)},
+        responses={200: {"model": schemas.ModelShape, "description": "The model."}, **_problems(401, 429)},
     )
     async def model() -> Response:
         return facts
@@ -206,12 +199,12 @@ def _ref(shape: type[Any]) -> dict[str, str]:
 
 def _prediction_answers() -> dict[str, Any]:
     examples = {
-        "one": {"summary": "One image", "value": PREDICTION_EXAMPLE},
-        "several": {"summary": "Several images", "value": {"predictions": [PREDICTION_EXAMPLE]}},
+        "one": {"summary": "One image", "value": schemas.PREDICTION_EXAMPLE},
+        "several": {"summary": "Several images", "value": {"predictions": [schemas.PREDICTION_EXAMPLE]}},
     }
     return {
         "description": "One image: its prediction. Several images: all predictions.",
-        "model": PredictionShape | PredictionsShape,
+        "model": schemas.PredictionShape | schemas.PredictionsShape,
         "content": {"application/json": {"examples": examples}},
     }
 
@@ -220,13 +213,13 @@ def _explanation_answers() -> dict[str, Any]:
     binary = {"schema": {"type": "string", "format": "binary"}}
     return {
         "description": "A PNG; with `Accept: application/json` both pictures and the prediction.",
-        "model": ExplanationShape,
-        "content": {"image/png": binary, "application/json": {"schema": _ref(ExplanationShape)}},
+        "model": schemas.ExplanationShape,
+        "content": {"image/png": binary, "application/json": {"schema": _ref(schemas.ExplanationShape)}},
     }
 
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe the problems that a route may answer with."""
     example = Problem("too_many_pixels", "The image has 81,000,000 pixels. At most 50,000,000 are allowed.")
-    content = {MEDIA_TYPE: {"schema": _ref(ProblemShape), "example": example.as_dict()}}
+    content = {MEDIA_TYPE: {"schema": _ref(schemas.ProblemShape), "example": example.as_dict()}}
     return {status: {"description": "See /problems.", "content": content} for status in statuses}

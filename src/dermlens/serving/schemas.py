@@ -72,19 +72,14 @@ class ExplanationShape(Shape):
     overlay_png: str = Field(description="base64 of a PNG, the image as the model sees it, with the heat map")
 
 
-class ClassShape(Shape):
-    code: str
-    name: str
+class ClassShape(DiagnosisShape):
     malignancy: Literal["malignant", "premalignant", "benign", "unknown"]
     icd10: str
     icd11: str
     plain: str
 
 
-class ModelShape(Shape):
-    name: str
-    version: str
-    sha256: str
+class ModelShape(ModelNameShape):
     software: str
     disclaimer: str
     scope: str

@@ -33,10 +33,5 @@ class Settings:
 
     def limits(self) -> dict[str, int]:
         """Return the limits that a client must keep, as `/api/v1/model` states them."""
-        return {
-            "max_body_bytes": self.max_body_bytes,
-            "max_image_bytes": self.max_image_bytes,
-            "max_pixels": self.max_pixels,
-            "max_images": self.max_images,
-            "rate_limit_per_minute": self.rate_limit,
-        }
+        names = ("max_body_bytes", "max_image_bytes", "max_pixels", "max_images")
+        return {**{name: getattr(self, name) for name in names}, "rate_limit_per_minute": self.rate_limit}

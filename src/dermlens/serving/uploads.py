@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import parse_options_header
+from python_multipart.multipart import MultipartState, parse_options_header
 
 from dermlens.serving.problems import Problem
 
@@ -63,7 +63,7 @@ def _read_form(body: bytes, boundary: bytes) -> Upload:
         parser.finalize()
     except FormParserError as error:
         raise Problem("bad_multipart", f"The form is damaged: {str(error)[:120]}.") from None
-    if not form.complete:
+    if parser.state != MultipartState.END:
         raise Problem("bad_multipart", "The form is incomplete: its last boundary is missing.")
     return form.upload
 
@@ -73,7 +73,6 @@ class _Form:
 
     def __init__(self) -> None:
         self.upload = Upload()
-        self.complete = False
         self._parts = 0
         self._begin_part()
 
@@ -85,7 +84,6 @@ class _Form:
             "on_header_field": lambda data, start, end: self._header.extend(data[start:end]),
             "on_header_value": lambda data, start, end: self._value.extend(data[start:end]),
             "on_header_end": self._end_header,
-            "on_end": self._end,
         }
 
     def _begin_part(self) -> None:
@@ -112,6 +110,3 @@ class _Form:
             self.upload.images.append(bytes(self._data))
         elif self._name:
             self.upload.fields[self._name.decode("utf-8", "replace")] = self._data.decode("utf-8", "replace")
-
-    def _end(self) -> None:
-        self.complete = True

@@ -72,10 +72,10 @@ export async function openHistory(bring) {
     return h("li", {}, h("img", { src: url, alt: "", width: 56, height: 56 }),
       h("div", {}, h("strong", {}, verdict(entry)), h("span", { class: "soft small" }, `${entry.name} · ${when(entry.at)}`)),
       button(S.history.show, open, { "aria-label": `${S.history.show}: ${entry.name}` }),
-      button(S.history.remove, () => forget(entry.id).then(fill), { class: "quiet", "aria-label": `${S.history.remove}: ${entry.name}` }));
+      button(S.history.remove, () => forget(entry.id).then(refresh), { class: "quiet", "aria-label": `${S.history.remove}: ${entry.name}` }));
   }
 
-  async function fill() {
+  async function refresh() {
     try {
       const entries = (await within("readonly", (store) => store.getAll())).reverse();
       list.replaceChildren(...(entries.length ? entries.map(row) : [h("li", { class: "soft" }, S.history.empty)]));
@@ -89,8 +89,8 @@ export async function openHistory(bring) {
   async function wipe() {
     await within("readwrite", (store) => store.clear());
     sure.hidden = true;
-    await fill();
+    await refresh();
   }
 
-  await fill();
+  await refresh();
 }

@@ -3,8 +3,8 @@ import { Refused, server } from "./api.js";
 import { button, capital, dialog, dot, h, reticle, say } from "./dom.js";
 import { openHistory, remember } from "./history.js";
 import { canvasOf, cut, framer, loadBitmap, openCamera, wholeFrame } from "./picture.js";
-import { compareView, resultView, verdict } from "./result.js";
-import { fillStatic, S } from "./words.js";
+import { codesOf, compareView, resultView, verdict } from "./result.js";
+import { fill, fillStatic, S } from "./words.js";
 
 const MOST = 24;
 const THUMB_PX = 144;
@@ -26,11 +26,11 @@ async function add(files, name) {
   const images = [...files].filter((file) => file.type.startsWith("image/") || FORMATS.test(file.name ?? ""));
   if (!state.model) return; // not loaded yet
   if (!images.length) return say(S.noImage);
-  if (state.items.length + images.length > MOST) say(S.tooMany(MOST));
+  if (state.items.length + images.length > MOST) say(fill(S.tooMany, { n: MOST }));
   const first = state.items.length;
   for (const file of images.slice(0, MOST - first)) {
-    const number = state.count + 1;
-    await put(file, name?.(number) ?? file.name ?? S.untitled(number));
+    const n = state.count + 1;
+    await put(file, name?.(n) ?? file.name ?? fill(S.untitled, { n }));
   }
   show(Math.min(first, state.items.length - 1));
 }
@@ -44,11 +44,12 @@ async function bring({ blob, name, answer, at }) {
 async function readAll() {
   if (state.busy) return;
   const waiting = current().status === "done" ? [current()] : unread();
+  const n = waiting.length;
   state.busy = true;
   try {
     for (const [index, item] of waiting.entries()) {
       if (!state.items.includes(item)) continue; // removed meanwhile
-      say(S.prepare.reading(index + 1, waiting.length));
+      say(n > 1 ? fill(S.prepare.readingAll, { i: index + 1, n }) : S.prepare.reading);
       item.status = "reading";
       render();
       await read(item);
@@ -95,7 +96,7 @@ async function example() {
 function startView() {
   const mb = Math.round(state.model.limits.max_image_bytes / 1e6);
   const choose = picker((open) => button(S.start.choose, open, { class: "primary", "data-focus": "" }));
-  const camera = () => openCamera((blob) => add([blob], S.camera.name));
+  const camera = () => openCamera((blob) => add([blob], (n) => fill(S.camera.name, { n })));
   return h("section", { class: "start" },
     h("div", { class: "well" }, reticle(),
       h("div", { class: "invite" },
@@ -104,20 +105,21 @@ function startView() {
         h("p", { class: "soft paste" }, S.start.paste),
         h("div", { class: "row" }, choose, button(S.start.camera, camera)),
         button(S.start.example, example, { class: "link" }))),
-    h("div", { class: "soft small terms" }, h("p", {}, S.start.formats(mb)), h("p", {}, S.start.private)));
+    h("div", { class: "soft small terms" }, h("p", {}, fill(S.start.formats, { mb })), h("p", {}, S.start.private)));
 }
 
 function prepareView(item) {
   const [canvas, controls] = item.bitmap ? framer(item) : [h("p", {}, S.prepare.cannotShow), null];
   const reading = item.status === "reading";
-  const label = reading ? S.prepare.reading(1, 1) : S.prepare.read(unread().length || 1);
+  const n = unread().length;
+  const all = n > 1 ? fill(S.prepare.readAll, { n }) : S.prepare.read;
   return h("div", { class: "bench" },
     h("div", { class: "left" }, h("figure", { class: "viewport movable" }, canvas, reticle()), controls, strip()),
     h("section", { class: "panel" },
       h("h2", {}, S.prepare.heading),
       h("p", { class: "soft" }, S.prepare.help),
       h("div", { class: "row" },
-        button(label, readAll, { class: "primary", disabled: state.busy, "data-focus": "" }),
+        button(reading ? S.prepare.reading : all, readAll, { class: "primary", disabled: state.busy, "data-focus": "" }),
         button(S.strip.remove, () => remove(item), { class: "quiet", disabled: reading }))));
 }
 
@@ -128,7 +130,7 @@ function strip() {
     type: "button",
     class: label(item) === "·" ? "thumb unread" : "thumb",
     title: item.name,
-    "aria-label": `${S.strip.show(item.name)}: ${item.status === "done" ? verdict(item) : S.strip.unread}`,
+    "aria-label": `${fill(S.strip.show, { name: item.name })}: ${item.status === "done" ? verdict(item) : S.strip.unread}`,
     "aria-current": index === state.current ? "true" : undefined,
     onclick: () => {
       state.current = index;
@@ -185,12 +187,13 @@ function openAbout({ scope, metrics, tested_on: tested, not_tested_on: untested,
       h("div", {}, h("h3", {}, S.about.is), list(S.about.isText)),
       h("div", {}, h("h3", {}, S.about.isNot), list(S.about.isNotText))),
     untested.length > 0 && [h("h3", {}, S.about.notTested), list(untested.map(capital))],
-    figures.length > 0 && [h("h3", {}, S.about.figures), h("p", { class: "soft" }, S.about.figuresText(tested.images, tested.lesions)),
+    figures.length > 0 && [h("h3", {}, S.about.figures),
+      h("p", { class: "soft" }, fill(S.about.figuresText, { images: tested.images, lesions: tested.lesions })),
       h("table", { class: "plain" }, h("tbody", {}, figures))],
     h("h3", {}, S.about.privacy), h("p", {}, S.about.privacyText),
-    h("h3", {}, S.about.classes), h("dl", { class: "classes" }, classes.map(({ name, malignancy, plain, icd10, icd11 }) => [
+    h("h3", {}, S.about.classes), h("dl", { class: "classes" }, classes.map(({ name, malignancy, plain, ...known }) => [
       h("dt", { class: malignancy }, dot(), capital(name), h("span", { class: "soft small" }, ` ${S.result.kinds[malignancy]}`)),
-      h("dd", {}, plain, h("span", { class: "soft small" }, ` ${S.result.icd(icd10, icd11)}`))])),
+      h("dd", {}, plain, h("span", { class: "soft small" }, ` ${codesOf(known)}`))])),
     card && h("details", {}, h("summary", {}, S.about.card), h("pre", { tabIndex: 0 }, card)),
     h("p", { class: "soft small" }, S.about.api));
   node.classList.add("about");
@@ -199,7 +202,7 @@ function openAbout({ scope, metrics, tested_on: tested, not_tested_on: untested,
 function listen() {
   document.getElementById("open-about").addEventListener("click", () => state.model && openAbout(state.model));
   document.getElementById("open-history").addEventListener("click", () => state.model && openHistory(bring));
-  addEventListener("paste", ({ clipboardData }) => clipboardData.files.length && add(clipboardData.files, S.pasteName));
+  addEventListener("paste", ({ clipboardData: { files } }) => files.length && add(files, (n) => fill(S.pasteName, { n })));
   addEventListener("dragover", (event) => {
     event.preventDefault();
     document.body.classList.add("dragging");
@@ -225,7 +228,7 @@ async function begin() {
   const { name, version, software, scope, disclaimer } = state.model;
   document.getElementById("scope").textContent = scope;
   document.getElementById("disclaimer").textContent = disclaimer;
-  document.getElementById("model-line").textContent = S.modelLine(name, version, software);
+  document.getElementById("model-line").textContent = fill(S.modelLine, { name, version, software });
   render();
 }
 

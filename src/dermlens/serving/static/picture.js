@@ -10,12 +10,8 @@ const MAX_ZOOM = 6;
 export const wholeFrame = () => ({ turn: 0, zoom: 1, x: 0, y: 0 }); // quarter turns; shift as a share of the side
 
 export async function loadBitmap(blob) {
-  let bitmap;
-  try {
-    bitmap = await createImageBitmap(blob);
-  } catch {
-    return null; // a TIFF, or damaged: the engine will say
-  }
+  const bitmap = await createImageBitmap(blob).catch(() => null);
+  if (!bitmap) return null; // a TIFF, or damaged: the engine will say
   const scale = SHOWN_PX / Math.max(bitmap.width, bitmap.height);
   if (scale >= 1) return bitmap;
   const size = { resizeWidth: Math.round(bitmap.width * scale), resizeHeight: Math.round(bitmap.height * scale) };
@@ -93,10 +89,7 @@ export function framer(item) {
 
 function listen(canvas, change) {
   const pointers = new Map();
-  const spread = () => {
-    const [a, b] = [...pointers.values()];
-    return Math.hypot(a.x - b.x, a.y - b.y);
-  };
+  const spread = ([a, b] = pointers.values()) => Math.hypot(a.x - b.x, a.y - b.y);
   canvas.addEventListener("pointerdown", (event) => {
     canvas.setPointerCapture(event.pointerId);
     pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });

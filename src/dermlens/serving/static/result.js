@@ -1,7 +1,7 @@
 // Answers: one with its heat map, two side by side, and one as a file.
 import { button, capital, dot, h, percent, when } from "./dom.js";
 import { canvasOf, heatMap } from "./picture.js";
-import { S } from "./words.js";
+import { fill, S } from "./words.js";
 
 const classOf = (model, code) => model.classes.find((each) => each.code === code) ?? { code, name: code, malignancy: "unknown" };
 const statusOf = (item) => (item.error ? "error" : item.answer.status);
@@ -12,12 +12,12 @@ const isReadable = (item) => ["ok", "uncertain"].includes(statusOf(item)) && Obj
 
 export function verdict(item) {
   const status = statusOf(item);
-  return status === "ok" ? capital(item.answer.diagnosis.name) : S.result[status] ?? status;
+  return status === "ok" ? capital(item.answer.diagnosis.name) : S.result.verdicts[status] ?? status;
 }
 
 function photo(item) {
-  const canvas = canvasOf(item, 1024, { role: "img", "aria-label": S.result.imageAlt(item.name, verdict(item)) });
-  return item.bitmap ? canvas : h("p", {}, S.result.noPicture);
+  const label = fill(S.result.imageAlt, { name: item.name, diagnosis: verdict(item) });
+  return item.bitmap ? canvasOf(item, 1024, { role: "img", "aria-label": label }) : h("p", {}, S.result.noPicture);
 }
 
 export function resultView(item, state, actions, strip) {
@@ -64,7 +64,7 @@ function panel(item, model, actions) {
   const { answer, error } = item;
   const facts = isReadable(item) && [malignancy(answer, model), bars(answer, model), ruleNote(answer, model), likelySet(answer, model),
     !model.calibrated && h("p", { class: "small" }, S.result.notCalibrated)];
-  const took = answer && !error && ` · ${S.result.took(answer.elapsed_ms.toFixed(0))}`;
+  const took = answer && !error && ` · ${fill(S.result.took, { ms: answer.elapsed_ms.toFixed(0) })}`;
   return h("section", { class: `panel ${statusOf(item)}` },
     statusOf(item) === "ok" ? headline(answer, model) : refusal(item),
     facts,
@@ -81,29 +81,32 @@ function panel(item, model, actions) {
 const heading = (text) => h("h2", { tabIndex: -1, "data-focus": "" }, text);
 const reminder = (model) => h("p", { class: "reminder" }, h("strong", {}, model.disclaimer), " ", S.result.reminder);
 
+export const codesOf = ({ icd10, icd11 }) =>
+  [icd10 && fill(S.result.icd10, { code: icd10 }), icd11 && fill(S.result.icd11, { code: icd11 })].filter(Boolean).join("  ·  ");
+
 function headline({ diagnosis }, model) {
-  const { malignancy: kind, plain, icd10, icd11 } = classOf(model, diagnosis.code);
+  const { malignancy: kind, plain, ...known } = classOf(model, diagnosis.code);
+  const codes = codesOf(known);
   return h("div", { class: `verdict ${kind}` },
     h("p", { class: "kind" }, dot(), S.result.kinds[kind]),
     heading(capital(diagnosis.name)),
     plain && h("p", {}, plain),
-    (icd10 || icd11) && h("p", { class: "codes" }, S.result.icd(icd10, icd11)));
+    codes && h("p", { class: "codes" }, codes));
 }
 
 function refusal(item) {
   const status = statusOf(item);
-  const reasons = item.answer?.reasons ?? [];
+  const { answer, error } = item;
+  const reasons = answer?.reasons ?? [];
   const lead = { uncertain: reasons.length ? S.result.uncertainLead : S.result.uncertainBare, rejected: S.result.rejectedLead }[status];
-  const { error } = item;
-  return h("div", { class: `verdict ${status}` }, heading(S.result[status] ?? status), lead && h("p", {}, lead),
+  return h("div", { class: `verdict ${status}` }, heading(S.result.verdicts[status] ?? status), lead && h("p", {}, lead),
     error ? [error.message, error.remedy].filter(Boolean).map((text) => h("p", {}, text))
       : h("ul", { class: "reasons" }, reasons.map(({ text }) => h("li", {}, text))));
 }
 
 function bar(share) {
-  const fill = h("i", {});
-  fill.style.width = `${Math.max(share * 100, 0.4)}%`;
-  return h("td", { class: "bar", "aria-hidden": "true" }, share !== null && h("span", {}, fill));
+  const length = h("i", { style: `width: ${Math.max(share * 100, 0.4)}%` });
+  return h("td", { class: "bar", "aria-hidden": "true" }, share !== null && h("span", {}, length));
 }
 
 function bars(answer, model) {
@@ -124,33 +127,37 @@ function bars(answer, model) {
 
 function malignancy({ malignant_probability: share, referral }, model) {
   if (share === null || share === undefined) return null;
-  const fill = h("i", {});
-  fill.style.width = `${share * 100}%`;
-  const gauge = h("span", { class: "gauge", "aria-hidden": "true" }, fill);
+  const gauge = h("span", { class: "gauge", "aria-hidden": "true" }, h("i", { style: `width: ${share * 100}%` }));
   const point = model.operating_points.find(({ name }) => name === referral?.operating_point);
   const dangerous = model.classes.filter(({ malignancy: kind }) => kind.endsWith("malignant")).map(({ code }) => code);
   if (point && [...point.codes].sort().join() === dangerous.sort().join()) { // the threshold is of the same classes as the scale
-    const tick = h("b", {});
-    tick.style.left = `${referral.threshold * 100}%`;
-    gauge.append(tick);
+    gauge.append(h("b", { style: `left: ${referral.threshold * 100}%` }));
   }
   const advice = referral && h("p", {}, h("strong", {}, referral.advised ? S.result.refer : S.result.noRefer), " ",
-    h("span", { class: "soft" }, S.result.referText(percent(referral.threshold), percent(referral.sensitivity), percent(referral.specificity))));
+    h("span", { class: "soft" }, thresholdOf(referral)));
   return h("div", { class: referral?.advised ? "fact advised" : "fact" },
     h("h3", {}, S.result.malignancy, h("span", { class: "number" }, percent(share))), gauge, advice);
+}
+
+function thresholdOf(referral) {
+  const [threshold, sensitivity, specificity] = ["threshold", "sensitivity", "specificity"].map((name) => percent(referral[name]));
+  if (!sensitivity || !specificity) return fill(S.result.threshold, { threshold });
+  return fill(S.result.thresholdTested, { threshold, sensitivity, specificity });
 }
 
 function ruleNote(answer, model) {
   const [largest] = byShare(answer)[0];
   if (answer.status !== "ok" || largest === answer.diagnosis.code) return null;
-  return h("p", { class: "soft small" }, S.result.ruleNote(capital(classOf(model, largest).name)));
+  return h("p", { class: "soft small" }, fill(S.result.ruleNote, { largest: capital(classOf(model, largest).name) }));
 }
 
 function likelySet(answer, model) {
   if (!answer.prediction_set?.length) return null;
   const names = answer.prediction_set.map((code) => classOf(model, code).name).join(", ");
+  const share = percent(model.prediction_set_level);
+  const level = share && fill(S.result.setLevel, { level: share });
   return h("div", { class: "fact" }, h("h3", {}, S.result.set), h("p", {}, capital(names)),
-    h("p", { class: "soft small" }, S.result.setNote(percent(model.prediction_set_level))));
+    h("p", { class: "soft small" }, fill(S.result.setNote, { level })));
 }
 
 function saveJson(item, { name, version, sha256, software, disclaimer }) {
@@ -196,6 +203,8 @@ function column(item, model, chooser) {
       h("h3", {}, verdict(item)), h("p", { class: "soft small" }, when(item.at))));
 }
 
+const points = (n) => fill(S.compare.points, { n: `${n > 0 ? "+" : n < 0 ? "−" : "±"}${Math.abs(n)}` });
+
 function difference(pair, model) {
   const share = (item, code) => (isReadable(item) ? item.answer.probabilities[code] ?? 0 : null); // null: no answer
   const number = (text, more = "") => h("td", { class: `number${more}` }, text);
@@ -204,7 +213,7 @@ function difference(pair, model) {
     .sort((a, b) => b.one + b.two - a.one - a.two)
     .map(({ name, kind, one, two }) => h("tr", { class: kind }, h("th", { scope: "row" }, dot(), capital(name)),
       [one, two].map((each) => [bar(each), number(each === null ? "–" : percent(each))]),
-      number(one === null || two === null ? "–" : S.compare.points(Math.round((two - one) * 100)), " change")));
+      number(one === null || two === null ? "–" : points(Math.round((two - one) * 100)), " change")));
   const head = (text) => h("th", { scope: "col", class: "number" }, text);
   const space = () => h("td", { class: "bar" });
   return h("table", { class: "bars wide" }, h("caption", { class: "visually-hidden" }, S.compare.table),

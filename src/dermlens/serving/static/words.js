@@ -1,9 +1,12 @@
-// The language of the page: the first one that the browser asks for and that is here.
-import en from "./words.en.js";
+// The words of the page, in the first language that the browser asks for and that has a file words.LANGUAGE.json.
+// A placeholder like {n} stands for a value: fill(S.tooMany, { n: 24 }).
+const languages = ["en"];
 
-const languages = { en };
+const language = navigator.languages.map((tag) => tag.slice(0, 2)).find((tag) => languages.includes(tag)) ?? languages[0];
 
-export const S = languages[navigator.languages.map((l) => l.slice(0, 2)).find((l) => l in languages)] ?? en;
+export const S = await (await fetch(new URL(`words.${language}.json`, import.meta.url))).json();
+
+export const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 
 export function fillStatic() {
   document.documentElement.lang = S.lang;
