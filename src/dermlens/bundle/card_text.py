@@ -17,16 +17,7 @@ from dermlens.diagnoses import DISCLAIMER, display_name
 from dermlens.html import render
 from dermlens.text import figure, one_line, percent
 
-PACKAGES = (
-    "dermlens",
-    "keras",
-    "tensorflow",
-    "openvino",
-    "numpy",
-    "scikit-learn",
-    "opencv-python-headless",
-    "pillow",
-)
+PACKAGES = ("dermlens", "keras", "tensorflow", "openvino", "numpy", "scikit-learn", "opencv-python-headless", "pillow")
 _PUBLIC = ("pretrained", "imagenet", "lite")
 _STARTED = {**dict.fromkeys(_PUBLIC, "ImageNet weights"), "none": "random weights"}
 _TRAINED = {"head": "the last layer trained", "full": "the whole network fine-tuned"}

@@ -39,11 +39,7 @@ def evaluate(
     predictor = Predictor(model, views=views)
     repaired = reference is not None and set(predictor.bundle.codes) <= set(ISIC2019)
     dataset = read_dataset(
-        data,
-        images=images,
-        reference=reference,
-        task="isic2019" if repaired else "as_is",
-        frame_aspect=frame_aspect,
+        data, images=images, reference=reference, task="isic2019" if repaired else "as_is", frame_aspect=frame_aspect
     )
     console = console_of_messages()
     failed = run_evaluation(predictor, dataset, out, split=split, seed=seed, console=console, controls=controls)

@@ -25,8 +25,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for the whole network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     token: Annotated[
-        str | None,
-        typer.Option(envvar="DERMLENS_TOKEN", show_envvar=True, help="Bearer token that clients must send."),
+        str | None, typer.Option(envvar="DERMLENS_TOKEN", show_envvar=True, help="Bearer token that clients must send.")
     ] = None,
     rate_limit: Annotated[
         int | None,

@@ -19,16 +19,7 @@ from dermlens.bundle.bundle import MODELS_DIR, embedded_models, load_bundle, use
 from dermlens.errors import DermlensError
 from dermlens.inference.runtime import Runtime, core
 
-PACKAGES = (
-    "dermlens",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "openvino",
-    "tensorflow",
-    "keras",
-    "scikit-learn",
-)
+PACKAGES = ("dermlens", "numpy", "opencv-python-headless", "pillow", "openvino", "tensorflow", "keras", "scikit-learn")
 PRECISIONS = ("FP32", "BF16", "FP16", "INT8")
 EXTRAS = {
     "audit, train, evaluate": ("train", ("tensorflow", "keras", "sklearn", "pandas", "matplotlib")),

@@ -74,12 +74,7 @@ class Predictor:
         self._model = {"name": self.bundle.name, "version": self.bundle.version, "sha256": self.bundle.sha256}
 
     def predict(
-        self,
-        image: ImageSource,
-        *,
-        name: str | None = None,
-        frame_aspect: float | None = None,
-        neighbours: int = 0,
+        self, image: ImageSource, *, name: str | None = None, frame_aspect: float | None = None, neighbours: int = 0
     ) -> Prediction:
         """Answer for one image: a path, encoded bytes or a uint8 RGB array (height, width, 3).
 
@@ -121,12 +116,7 @@ class Predictor:
         return () if answer.embedding is None else self._examples.nearest(answer.embedding, count)
 
     def explain(
-        self,
-        image: ImageSource,
-        code: str | None = None,
-        *,
-        name: str | None = None,
-        frame_aspect: float | None = None,
+        self, image: ImageSource, code: str | None = None, *, name: str | None = None, frame_aspect: float | None = None
     ) -> Explanation:
         """Answer for one image and say which parts of it are evidence for a class.
 
