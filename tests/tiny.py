@@ -11,8 +11,13 @@ from openvino import opset13 as ops
 
 from dermlens.bundle.bundle import BASELINES_FILE, Arrays, load_bundle, rewrite_bundle, write_bundle
 from dermlens.bundle.card import make_card
-from dermlens.bundle.trust import NOT_FITTED
+from dermlens.bundle.quality import QualityLimits
+from dermlens.bundle.trust import TrustFacts
 from dermlens.evaluation.baselines import HeldOut
+
+NOT_FITTED = TrustFacts(None, None, 0.0, (), None, None, QualityLimits(0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0), None)
+"""Limits that pass every image."""
+
 
 SIZE_PX = 28
 CODES = ("BLUE", "GREEN", "RED")

@@ -187,9 +187,11 @@ def predict(whole: Any, graph: Any, folder: Path, size_px: int) -> str:
     from dermlens import Predictor
     from dermlens.bundle.bundle import BASELINES_FILE, MODELS_DIR, load_bundle, write_bundle
     from dermlens.bundle.card import make_card
-    from dermlens.bundle.trust import NOT_FITTED
+    from dermlens.bundle.quality import QualityLimits
+    from dermlens.bundle.trust import TrustFacts
     from dermlens.training.network import head_of
 
+    any_quality = QualityLimits(0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0)
     spec = InputSpec(size_px=size_px)
     calibration = {"temperature": 1.0, "prior": [0.5, 0.5], "training_prior": [0.5, 0.5]}
     card = {  # what is not measured here stays as the embedded model's card has it
@@ -202,7 +204,7 @@ def predict(whole: Any, graph: Any, folder: Path, size_px: int) -> str:
         "calibration": calibration,
         "calibration_fit": {"fitted": False, "reason": "a measurement", "lesions": 0, "bias": None},
         "decision_rule": {"kind": "largest_probability", "strength": 1.0},
-        "trust": NOT_FITTED.as_dict(),
+        "trust": TrustFacts(None, None, 0.0, (), None, None, any_quality, None).as_dict(),
     }
     write_bundle(
         folder / "bundle",

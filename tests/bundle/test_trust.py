@@ -16,7 +16,7 @@ from dermlens import Predictor
 from dermlens.bundle.bundle import TRUST_FILE
 from dermlens.bundle.novelty import Novelty
 from dermlens.bundle.quality import QualityLimits
-from dermlens.bundle.trust import NOT_FITTED, Trust, grave_codes
+from dermlens.bundle.trust import Trust, grave_codes
 from dermlens.errors import BundleError
 from dermlens.reporting import terminal
 from dermlens.reporting.page import write_page
@@ -27,7 +27,7 @@ LAX = QualityLimits(0, 0, 0, 1, 1, 0, 1)
 def facts(**changes: Any) -> dict[str, Any]:
     """Trust facts for the tiny model that find nothing wrong with plain colours."""
     share = {"value": 0.5, "low": 0.4, "high": 0.6}
-    return NOT_FITTED.as_dict() | {
+    return tiny.NOT_FITTED.as_dict() | {
         "prediction_sets": {"level": 0.9, "limits": [2.0, 2.0, 2.0], "max_size": 2},
         "min_confidence": 0.3,
         "operating_points": [
@@ -127,7 +127,7 @@ def test_damaged_facts_are_noticed_on_load(tmp_path: Path) -> None:
 
 def test_malignant_probability_adds_up_what_is_grave() -> None:
     assert grave_codes(("AK", "NV", "MEL", "eczema")) == ("AK", "MEL")
-    assert Trust(NOT_FITTED, None, ("x", "y")).operating_point is None
+    assert Trust(tiny.NOT_FITTED, None, ("x", "y")).operating_point is None
 
 
 def test_people_read_why_and_a_rejected_image_names_no_diagnosis(tmp_path: Path) -> None:

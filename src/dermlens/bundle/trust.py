@@ -67,10 +67,6 @@ class TrustFacts(Facts, frozen=True):
     fitted_in_s: float | None = None
 
 
-NOT_FITTED = TrustFacts(None, None, 0.0, (), None, None, QualityLimits(0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0), None)
-"""Limits that pass every image."""
-
-
 @dataclass(frozen=True)
 class Reason:
     """Why an answer is not "ok": a stable snake_case code for programs, a sentence for people."""

@@ -60,10 +60,8 @@ def _through_saved_model(model: keras.Model) -> ov.Model:
 
 
 def _uint8_in_named_order(graph: ov.Model, names: list[str]) -> ov.Model:
-    parameters = graph.get_parameters()
-    results = [_result_named(graph, name) for name in names]
-    graph = ov.Model(results, parameters, "dermlens")
-    processor = PrePostProcessor(graph)
+    ordered = ov.Model([_result_named(graph, name) for name in names], graph.get_parameters(), "dermlens")
+    processor = PrePostProcessor(ordered)
     processor.input(0).tensor().set_element_type(ov.Type.u8)
     return processor.build()
 
@@ -88,11 +86,10 @@ def check_export(model: keras.Model, graph: ov.Model, pixels: np.ndarray) -> flo
     found = compiled(np.ascontiguousarray(pixels))
     expected = model(pixels.astype(np.float32), training=False)
     expected = expected if isinstance(expected, (list, tuple)) else [expected]
-    worst = 0.0
-    for index, reference in enumerate(expected):
-        reference = np.asarray(reference)
-        difference = float(np.abs(found[index] - reference).max() / max(1e-6, np.abs(reference).max()))
-        worst = max(worst, difference)
+    worst = max(
+        float(np.abs(found[index] - wanted).max() / max(1e-6, np.abs(wanted).max()))
+        for index, wanted in enumerate(map(np.asarray, expected))
+    )
     if not worst <= AGREEMENT:
         raise WeightsError(
             f"The exported graph differs from Keras by {worst:.2g} of the largest value. Allowed is {AGREEMENT}.",
