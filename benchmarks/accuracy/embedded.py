@@ -66,7 +66,7 @@ def headline(found: Mapping[str, Any]) -> str:
     probe, point = found["methods"]["linear_probe"]["balanced_accuracy"], referral_point(found)
     return "\n".join(
         (
-            f"- balanced accuracy **{figure(found['balanced_accuracy'])}** over eight lesions; a linear probe on "
+            f"- balanced accuracy **{figure(found['balanced_accuracy'])}** over eight diagnoses; a linear probe on "
             f"frozen ImageNet features: {figure(probe)}",
             f"- melanoma against the rest: AUC **{figure(found['per_class']['MEL']['auc'])}**",
             f"- referral to a specialist: sensitivity **{figure(point['sensitivity'])}**, specificity "

@@ -21,7 +21,7 @@ def backbones(
     latency: Annotated[
         bool, typer.Option("--latency", help="Measure the time of one image here; takes minutes for the large ones.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
     """Compare the networks that can be trained: size, cost, ImageNet accuracy and where their weights come from."""
     from dermlens.networks.family import BACKBONES, backbone

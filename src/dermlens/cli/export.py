@@ -25,7 +25,7 @@ def export(
     images: Annotated[
         list[str] | None, typer.Option(help="Images, or folders of them, to compare on; the examples by default.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what stands at --out.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing --out.")] = False,
 ) -> None:
     """Write a model for another runtime, with classes, input and calibration inside the file.
 

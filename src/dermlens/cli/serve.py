@@ -42,7 +42,7 @@ def serve(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print no line per request.")] = False,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
-    """Classify photographs on a web page and through an API."""
+    """Classify images on a web page and through an API."""
     need("serve", "fastapi", "uvicorn", "prometheus_client", "python_multipart")
     import logging
     import os

@@ -40,7 +40,7 @@ def expand(arguments: Iterable[str]) -> Inputs:
             notes.append(f"{argument}: no images in this folder.")
         if others:
             notes.append(
-                f"{argument}: {others} other file{'s' if others > 1 else ''} left out (not images by extension)."
+                f"{argument}: {others} other file{'s' if others > 1 else ''} skipped (not an image extension)."
             )
     if not paths:
         raise UsageError(

@@ -164,7 +164,7 @@ def show_models(models: Mapping[str, Bundle], console: Console) -> None:
     for name, bundle in models.items():
         facts = bundle.facts()
         own = "" if name == bundle.name else f"  (added; its own name is {bundle.name})"
-        console.print(Text(f"{name} ", "bold") + Text(one_line(f"{bundle.version}  ({facts['size_mb']} MB){own}")))
+        console.print(Text(name, "bold") + Text(" " + one_line(f"{bundle.version}  ({facts['size_mb']} MB){own}")))
         show_facts(facts, console)
 
 
