@@ -71,7 +71,7 @@ def answer() -> dict[str, list[str]]:
     from dermlens import Predictor
     from dermlens.training.recipe import Recipe
 
-    image = next(iter(sorted(Path("examples/images").glob("*.jpg"))))
+    image = min((Path(__file__).resolve().parent.parent / "examples" / "images").glob("*.jpg"))
     answer = Predictor("default").predict(image).as_dict()
     return {"dermlens/prediction": sorted(answer), "recipe": sorted(field.name for field in fields(Recipe))}
 

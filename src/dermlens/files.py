@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import secrets
 import shutil
 import sqlite3
+import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 CACHE_MAX_BYTES = 2_000_000_000  # of all kept values together; the oldest in use go first
 _CACHE_NAME, _CACHE_FOLDERS = "cache.sqlite", ("embedder",)  # all that lies in the cache folder
+_COLUMNS = "area TEXT, key TEXT, value BLOB, bytes INTEGER, used REAL, PRIMARY KEY (area, key)"
 _KEYS_AT_ONCE = 500  # SQLite's oldest limit on the parameters of a statement is 999
 
 
@@ -25,9 +29,9 @@ def sha256_of_file(path: Path) -> str:
 
 @contextmanager
 def atomic_file(path: Path, ending: str | None = None) -> Iterator[Path]:
-    """Give a hidden path beside `path` to write to; when all went well it takes the place of `path`.
+    """Give a hidden path beside `path` to write to; when all went well it takes the place of `path`, with its mode.
 
-    A failure, a kill or a full disk leaves what was there before.
+    A failure, a kill or a full disk leaves what was there before. Two writers at once never share a hidden path.
 
     Args:
         ending: of the hidden path, where somebody reads every file with the ending of `path`, which it has by default.
@@ -35,27 +39,19 @@ def atomic_file(path: Path, ending: str | None = None) -> Iterator[Path]:
     Raises:
         OSError: no space or no permission.
     """
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}-new{path.suffix if ending is None else ending}")
+    path = Path(os.path.realpath(path))  # a link stays a link
+    temporary = path.with_name(f".{secrets.token_hex(6)}-new{path.suffix if ending is None else ending}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
+        with suppress(FileNotFoundError):
+            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
         temporary.replace(path)
-        _sync_folder(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Let a new name outlive a power cut, where the file system can promise that."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -83,8 +79,9 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: no space or no permission; what was there before is untouched.
     """
+    folder = Path(os.path.realpath(folder))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))
     try:
         yield temporary
         temporary.chmod(0o755)
@@ -94,29 +91,36 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Move a folder into the place of another, which is removed only when that went well. Raises OSError."""
+    """Move a folder into the place of another, which is removed only when that went well.
+
+    Raises:
+        OSError: the older folder is where it was or, if it could not be moved back, beside it as `.old-...`.
+    """
     if not folder.exists():
         os.replace(new, folder)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-    os.replace(folder, old / folder.name)
+    old = Path(tempfile.mkdtemp(prefix=".old-", dir=folder.parent)) / folder.name
+    os.replace(folder, old)
     try:
         os.replace(new, folder)
     except OSError:
-        os.replace(old / folder.name, folder)
+        os.replace(old, folder)
+        old.parent.rmdir()
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old.parent, ignore_errors=True)
 
 
 def cache_folder() -> Path:
     """Return where dermlens keeps what it can make again: DERMLENS_CACHE, or its folder in the user's cache."""
     own = os.environ.get("DERMLENS_CACHE")
     if own:
-        return Path(own)
+        return Path(own).absolute()
     from platformdirs import user_cache_path
 
-    return user_cache_path("dermlens", appauthor=False)
+    try:
+        return user_cache_path("dermlens", appauthor=False)
+    except RuntimeError:  # nobody knows this user's home
+        return Path(tempfile.gettempdir(), f"dermlens-{os.getuid() if hasattr(os, 'getuid') else 'cache'}")
 
 
 def cache_sizes() -> dict[str, tuple[int, int]]:
@@ -165,37 +169,44 @@ class Cache:
     def load(self, keys: Iterable[str]) -> dict[str, bytes]:
         """Return the values that are kept, by key; a key without one is left out."""
         wanted, found = list(keys), dict[str, bytes]()
-        with suppress(OSError, sqlite3.Error), closing(self._connect()) as store, store:
+
+        def read(store: sqlite3.Connection) -> None:
             for start in range(0, len(wanted), _KEYS_AT_ONCE):
-                some = wanted[start : start + _KEYS_AT_ONCE]
-                marks = ",".join("?" * len(some))
-                where = f"area = ? AND key IN ({marks})"
-                found.update(store.execute(f"SELECT key, value FROM kept WHERE {where}", [self.area, *some]))
-                store.execute(f"UPDATE kept SET used = unixepoch('subsec') WHERE {where}", [self.area, *some])
+                part = wanted[start : start + _KEYS_AT_ONCE]
+                where = f"area = ? AND key IN ({','.join('?' * len(part))})"
+                found.update(store.execute(f"SELECT key, value FROM kept WHERE {where}", [self.area, *part]))
+
+        def mark(store: sqlite3.Connection) -> None:
+            used = [(time.time(), self.area, key) for key in found]
+            store.executemany("UPDATE kept SET used = ? WHERE area = ? AND key = ?", used)
+
+        self._do(read)
+        self._do(mark, timeout_s=0.5)  # apart: where nothing can be written, reading goes on
         return found
 
     def save(self, values: Mapping[str, bytes]) -> None:
         """Keep values by key; an older value of the same key is replaced."""
-        with suppress(OSError, sqlite3.Error), closing(self._connect()) as store, store:
-            rows = ((self.area, key, value, len(value)) for key, value in values.items())
-            store.executemany("REPLACE INTO kept VALUES (?, ?, ?, ?, unixepoch('subsec'))", rows)
+
+        def write(store: sqlite3.Connection) -> None:
+            rows = [(self.area, key, value, len(value), time.time()) for key, value in values.items()]
+            store.executemany("REPLACE INTO kept VALUES (?, ?, ?, ?, ?)", rows)
             store.execute(
                 "DELETE FROM kept WHERE rowid IN (SELECT rowid FROM (SELECT rowid, sum(bytes) OVER "
                 "(ORDER BY used DESC, rowid DESC) AS so_far FROM kept) WHERE so_far > ?)",
                 [self.max_bytes],
             )
 
-    def _connect(self) -> sqlite3.Connection:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        store = sqlite3.connect(self.path, timeout=10)
+        self._do(write)
+
+    def _do(self, work: Callable[[sqlite3.Connection], None], timeout_s: float = 10) -> None:
+        """Work in a transaction; what fails in it is forgotten, and a damaged or foreign file is removed."""
         try:
-            store.execute(
-                "CREATE TABLE IF NOT EXISTS kept "
-                "(area TEXT, key TEXT, value BLOB, bytes INTEGER, used REAL, PRIMARY KEY (area, key))"
-            )
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.path, timeout=timeout_s)) as store, store:
+                store.execute(f"CREATE TABLE IF NOT EXISTS kept ({_COLUMNS})")
+                work(store)
+        except OSError:
+            pass
         except sqlite3.DatabaseError as error:
-            store.close()
-            if not isinstance(error, sqlite3.OperationalError):  # the file is damaged: the next call begins a new one
+            if not isinstance(error, sqlite3.OperationalError) or "column" in str(error):
                 self.path.unlink(missing_ok=True)
-            raise
-        return store

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dermlens.errors import UsageError, storage_errors
+from dermlens.files import atomic_file
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -41,8 +42,12 @@ def write_page(path: Path, template: str, **values: Any) -> None:
         StorageError: the file cannot be written.
     """
     with storage_errors(f"The page could not be written to {path}", "Choose another place for it, or free some space."):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render(template, **values), encoding="utf-8", errors="backslashreplace")
+        page = render(template, **values).encode("utf-8", "backslashreplace")
+        if path.exists() and not path.is_file():  # a device or a pipe
+            path.write_bytes(page)
+        else:
+            with atomic_file(path) as temporary:
+                temporary.write_bytes(page)
 
 
 def data_uri(content: bytes, kind: str = "image/png") -> str:

@@ -74,13 +74,14 @@ def probe_shortcuts(records: Sequence[Record], facts: Sequence[ImageFacts], grou
     families = {name: values for name, values in families.items() if values.std(axis=0).max() > 0}
     tried = {"all": np.hstack(list(families.values())), **families} if families else {}
     fold_groups = np.array([groups[i] for i in chosen])
+    corners = np.array([facts[i].dark_corners >= 2 for i in chosen])
     probes = tuple(_probe(name, values, labels, fold_groups) for name, values in tried.items())
     return Shortcuts(
         len(chosen),
         round(max(Counter(labels.tolist()).values()) / len(labels), 4),
         round(1 / len(classes), 4),
         probes,
-        {code: _corner_rate([facts[i] for i in chosen if records[i].diagnosis == code]) for code in classes},
+        {code: round(float(corners[labels == code].mean()), 4) for code in classes},
     )
 
 
@@ -128,7 +129,3 @@ def _values(name: str, record: Record, fact: ImageFacts, tables: dict[str, int])
         digits = _DIGITS.search(record.path.stem)
         return [float(digits.group(1)[:15]) if digits else -1.0]
     return [*fact.border_rgb, float(fact.dark_corners)]
-
-
-def _corner_rate(facts: Sequence[ImageFacts]) -> float:
-    return round(sum(fact.dark_corners >= 2 for fact in facts) / len(facts), 4)

@@ -88,7 +88,9 @@ class TrainingExamples:
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return what is stored in `neighbours.npz`; text as UTF-8 bytes."""
-        texts = {name: np.array([_utf8(text) for text in self.texts[name]]) for name in TEXTS}
+        texts = {
+            name: np.array([text.encode("utf-8", "backslashreplace") for text in self.texts[name]]) for name in TEXTS
+        }
         return {
             "mean": self.mean.astype(np.float32),
             "components": self.components.astype(np.float16),
@@ -117,10 +119,6 @@ class TrainingExamples:
                 code="bad_value",
             )
         return cls(codes, mean, components, places, diagnosis, texts)
-
-
-def _utf8(text: str) -> bytes:
-    return text.encode("utf-8", "backslashreplace")
 
 
 def place_of(

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from dermlens import text
 from dermlens.cli.options import console_of_messages, need
 
 if TYPE_CHECKING:
@@ -33,15 +33,11 @@ def backbones(
         for row in rows:
             print(json.dumps(_facts(row, took), ensure_ascii=False))  # noqa: T201
         return
-    console = Console()
+    console = text.console()
     console.print(_table(rows, took))
-    console.print(_NOTES, style="dim", highlight=False)
+    console.print(_NOTES, style="dim")
     if took:
-        console.print(
-            "Latency: median of 20, one image, exported graph, float32, random weights, on this machine.",
-            style="dim",
-            highlight=False,
-        )
+        console.print("Latency: median of 20, one image, exported graph, float32, random weights, here.", style="dim")
 
 
 _NOTES = (

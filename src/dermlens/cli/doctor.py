@@ -33,10 +33,7 @@ def cache(
     from dermlens.files import CACHE_MAX_BYTES, cache_folder, cache_sizes, clear_cache
 
     if clear:
-        with storage_errors(
-            f"The cache in {cache_folder()} cannot be cleared",
-            "Check that you may write there, or remove the folder yourself.",
-        ):
+        with storage_errors(f"The cache in {cache_folder()} cannot be cleared", "Remove that folder yourself."):
             clear_cache()
     sizes = cache_sizes()
     total = sum(size for _, size in sizes.values())

@@ -6,12 +6,13 @@ It is exported once to an OpenVINO graph in the user's cache; TensorFlow is impo
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 from rich.console import Console
 
 from dermlens.errors import StorageError
-from dermlens.files import atomic_folder, cache_folder, sha256_of_file
+from dermlens.files import cache_folder, replace_folder, sha256_of_file
 
 VERSION = "lite0-imagenet-1"
 """Names the graph and all embeddings made with it: raise the number when the weights or the export change."""
@@ -53,8 +54,13 @@ def _whole(home: Path) -> bool:
 def _export(home: Path) -> None:
     """Make the graph; of two processes that do so at once, the second leaves the first one's in its place."""
     try:
-        with atomic_folder(home) as staging:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=home.parent) as folder:
+            staging = Path(folder, home.name)
+            staging.mkdir()
             _write(staging)
+            if not _whole(home):
+                replace_folder(staging, home)
     except OSError as error:
         if not _whole(home):
             raise StorageError(

@@ -246,7 +246,8 @@ class _Loop:
 
     def save(self) -> None:
         """Write the checkpoint: everything the next step depends on; none of a training that has diverged."""
-        if self.checkpoint is None or not _all_finite(self.ema):
+        finite = all(np.isfinite(v.numpy()).all() for v in self.ema if v.dtype.is_floating)
+        if self.checkpoint is None or not finite:
             return
         arrays = {
             "model": values_of(self.model.variables),
@@ -274,7 +275,3 @@ class _Loop:
         self.history = History(rows=list(saved.values["rows"]), best_epoch=int(saved.values["best_epoch"]))
         self.watch.resumed(self.stage.name, self.step, self.total, self.history.rows)
         self._exhausted()
-
-
-def _all_finite(variables: list[tf.Variable]) -> bool:
-    return all(np.isfinite(v.numpy()).all() for v in variables if v.dtype.is_floating)

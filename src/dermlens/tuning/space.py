@@ -67,7 +67,8 @@ def space(recipe: Recipe, row: Backbone, fixed: Collection[str]) -> dict[str, Ra
     """
     found = {**(_HEAD if recipe.fine_tune == "head" else _BLOCKS), **_ALWAYS}
     if recipe.fine_tune == "top":
-        found["cut_block"] = Range(choices=_cuts(recipe.cut_block, row))
+        around = {recipe.cut_block + step for step in (-CUT_STEP, 0, CUT_STEP)}  # one trains more, one less
+        found["cut_block"] = Range(choices=tuple(sorted(cut for cut in around if 1 <= cut < row.blocks)))
     if recipe.logit_adjustment > 0:
         found.pop("class_balance")  # the two are alternatives
     left = {name: values for name, values in found.items() if name not in fixed and name not in _NEVER}
@@ -78,11 +79,6 @@ def space(recipe: Recipe, row: Backbone, fixed: Collection[str]) -> dict[str, Ra
             code="nothing_to_tune",
         )
     return left
-
-
-def _cuts(middle: int, row: Backbone) -> tuple[int, ...]:
-    """Return the default cut with one below it, which trains more and costs more, and one above it."""
-    return tuple(sorted({cut for cut in (middle - CUT_STEP, middle, middle + CUT_STEP) if 1 <= cut < row.blocks}))
 
 
 def defaults(recipe: Recipe, varied: dict[str, Range]) -> dict[str, float | int]:
