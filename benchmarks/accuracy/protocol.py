@@ -196,7 +196,7 @@ def pairs(found: Mapping[str, Any]) -> str:
         for name, row in found.items()
         if (pair := row.get("minus_embedded"))
     ]
-    return markdown(["minus `embedded`, in pairs", "folds", "balanced accuracy", "the same, largest probability"], rows)
+    return markdown(["minus `embedded`, paired", "folds", "balanced accuracy", "the same, largest probability"], rows)
 
 
 def _numbers(folds: list[int]) -> str:

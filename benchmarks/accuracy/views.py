@@ -66,5 +66,5 @@ def table(found: Mapping[str, Any]) -> str:
         ]
         for views, row in found["views"].items()
     ]
-    header = ["views", "balanced accuracy", "minus one view, in pairs", "accuracy", "melanoma AUC", "ECE"]
+    header = ["views", "balanced accuracy", "minus one view, paired", "accuracy", "melanoma AUC", "ECE"]
     return markdown(header, rows)

@@ -152,7 +152,7 @@ def _spoiled(lesions: list[np.ndarray]) -> dict[str, list[np.ndarray]]:
         "lesion, blurred by 4 px": [cv2.GaussianBlur(p, (0, 0), 4) for p in lesions],
         "lesion, corner eighth only": [p[:k, :k] for p in lesions],
         "lesion, middle quarter only": [p[3 * k : 5 * k, 3 * k : 5 * k] for p in lesions],
-        "lesion, upside down colours": [255 - p for p in lesions],
+        "lesion, inverted colours": [255 - p for p in lesions],
     }
 
 
@@ -263,7 +263,7 @@ def table(found: Mapping[str, Any]) -> str:
         ]
         for kind, share in rejected.items()
     ]
-    kinds = ["kind", "n", "AUROC", "accepted by novelty", "rejected in all", *RIVALS]
+    kinds = ["kind", "n", "AUROC", "accepted by novelty alone", "rejected by all checks together", *RIVALS]
     thresholds = [
         [
             f"{row['calibration_lesions']:.1%}",
