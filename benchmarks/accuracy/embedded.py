@@ -72,9 +72,9 @@ def headline(found: Mapping[str, Any]) -> str:
             f"- referral to a specialist: sensitivity **{figure(point['sensitivity'])}**, specificity "
             f"{figure(point['specificity'])}",
             "",
-            f"{found['images']} test images of {found['lesions']} lesions that it was not trained or calibrated on; 95 % "
-            "intervals over lesions. Two settings of its recipe were chosen on experiments that included 1,022 of these "
-            "lesions, so the figures may be slightly too good.",
+            f"{found['images']} test images of {found['lesions']} lesions that it was not trained or calibrated on; "
+            "95 % intervals over lesions. Two settings of its recipe were chosen on experiments that included 1,022 of "
+            "these lesions, so the figures may be slightly too good.",
         )
     )
 
