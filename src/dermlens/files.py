@@ -40,7 +40,9 @@ def atomic_file(path: Path, ending: str | None = None) -> Iterator[Path]:
         OSError: no space or no permission.
     """
     path = Path(os.path.realpath(path))  # a link stays a link
-    temporary = path.with_name(f".{secrets.token_hex(6)}-new{path.suffix if ending is None else ending}")
+    temporary = path.with_name(
+        f".{path.stem[:40]}-{secrets.token_hex(4)}-new{path.suffix if ending is None else ending}"
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

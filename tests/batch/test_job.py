@@ -14,16 +14,19 @@ from collections.abc import Iterator
 from contextlib import suppress
 from itertools import repeat
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import tiny
 from dermlens import Predictor
 from dermlens.batch.job import Progress, Settings, Summary, open_job, run_job, run_local
+from dermlens.batch.output import Folder, PartWriter
 from dermlens.errors import StorageError, UsageError
 from dermlens.signals import Stop
 
@@ -289,3 +292,15 @@ def test_kill_9_at_random_moments_neither_loses_nor_doubles_a_row(
     assert len(rows) > 3 and rows == sorted(rows) and rows[-1] > 0, "a visible row was lost"
     assert subprocess.run(command, timeout=300, check=False).returncode == 0
     assert sorted(pd.read_parquet(out).image) == sorted(names)
+
+
+def test_a_worker_that_comes_late_takes_no_row_back(tmp_path: Path) -> None:
+    folder, schema = Folder.of(str(tmp_path / "out")), pa.schema([("status", pa.string()), ("n", pa.int64())])
+    late, quick = (PartWriter(folder, schema, "job", 0, 0, 100) for _ in range(2))
+    answer = SimpleNamespace(status="ok")
+    for writer, rows in ((late, 3), (quick, 9)):
+        for n in range(rows):
+            writer.add(answer, {"status": "ok", "n": n})  # type: ignore[arg-type]
+    assert quick.publish(last=True).rows == 9
+    assert late.publish(last=False).rows == 9, "what is there is further on"
+    assert pq.read_table(tmp_path / "out").num_rows == 9

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import sys
 import tempfile
 import time
@@ -129,9 +130,8 @@ class Folder:
                 path = Path(place, name)
                 yield path
                 fs.makedirs(inside, exist_ok=True)
-                hidden = f"{inside}/.{name}.tmp"
-                storage.RETRYING(fs.put_file, str(path), hidden)
-                fs.mv(hidden, f"{inside}/{name}")
+                hidden = f"{inside}/.{name}.{secrets.token_hex(4)}.tmp"
+                storage.RETRYING(lambda: (fs.put_file(str(path), hidden), fs.mv(hidden, f"{inside}/{name}")))
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write a JSON file that appears whole or not at all."""
@@ -221,8 +221,14 @@ class PartWriter:
             self._pack()
 
     def publish(self, *, last: bool) -> Part:
-        """Let the part appear with all its rows, in place of the one with fewer rows; `last` ends the unit."""
+        """Let the part appear with all its rows, in place of the one with fewer rows; `last` ends the unit.
+
+        Where another worker has come further meanwhile, its part stays and is returned: no row is ever taken back.
+        """
         self._pack()
+        there = self._folder.part(self._name, self._job) if self._folder.size(self._name) else None
+        if there is not None and (there.rows, there.last) > (self.rows, last):
+            return there
         facts: dict[str, Any] = {"unit": self.unit, "start": self.start, "rows": self.rows}
         facts |= {"errors": self.errors, "last": last}
         with self._folder.replacing(self._name) as path:
