@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, get_args, get_type_hints
 
 import msgspec
 
@@ -18,7 +18,7 @@ from dermlens.data.images import InputSpec
 from dermlens.errors import BundleError, DermlensError
 from dermlens.text import Figure, nearest
 
-SCHEMA = "dermlens/bundle/1"
+SCHEMA = "dermlens/bundle/2"
 RECIPE_FIELDS = ("backbone", "weights", "fine_tune", "precision")  # those that a bundle is read for
 
 
@@ -237,7 +237,7 @@ def read_card(raw: bytes, place: str) -> Card:
         schema = msgspec.json.decode(raw, type=_Schema).schema
     except msgspec.ValidationError:
         schema = None
-    except msgspec.DecodeError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise damaged(f"{place}: it is not JSON ({error})") from error
     if schema != SCHEMA:
         raise BundleError(
@@ -256,7 +256,7 @@ def write_card(card: Card) -> bytes:
 def damaged(why: str) -> BundleError:
     """Return the error for a bundle that was changed or cut off."""
     return BundleError(
-        f"The model bundle is damaged: {why}.",
+        f"The model bundle is damaged: {why}{'' if why.endswith('?') else '.'}",
         remedy="Copy the bundle again, reinstall dermlens, or train the model again.",
         code="bundle_damaged",
     )
@@ -269,7 +269,7 @@ class _Schema(msgspec.Struct):
 def _checked(read: Callable[[], Card], place: str) -> Card:
     try:
         return read()
-    except msgspec.ValidationError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise damaged(f"{place}: {_explained(str(error))}") from error
     except DermlensError as error:
         raise damaged(f"{place}: {error.message.rstrip('.')}") from error
@@ -282,8 +282,16 @@ def _explained(said: str) -> str:
     if field := re.search(r"missing required field `(\w+)`", what):
         return f"it lacks {'.'.join(filter(None, (path, field[1])))}"
     if field := re.search(r"unknown field `(.*)`", what):
-        known = (name for kind in Facts.__subclasses__() for name in kind.__struct_fields__)
-        return f"it has an unknown field {'.'.join(filter(None, (path, field[1])))}.{nearest(field[1], known)}".rstrip(
-            "."
-        )
+        kind = _struct_at(path)
+        hint = nearest(field[1], kind.__struct_fields__) if kind else ""
+        return f"it has an unknown field {'.'.join(filter(None, (path, field[1])))}{hint and '.' + hint}"
     return f"{path}: {what}" if path else what
+
+
+def _struct_at(path: str) -> type[msgspec.Struct] | None:
+    """Return the struct at a path of the card such as `trust.prediction_sets`, None where there is none."""
+    kind: type[msgspec.Struct] | None = Card
+    for part in re.sub(r"\[[^]]*\]", "", path).split(".") if path else ():
+        hint = get_type_hints(kind).get(part) if kind else None
+        kind = next((t for t in (hint, *get_args(hint)) if isinstance(t, type) and issubclass(t, msgspec.Struct)), None)
+    return kind

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dermlens.bundle.bundle import BASELINES_FILE, HASH_CHARS, Bundle
+from dermlens.bundle.card import damaged
 from dermlens.diagnoses import display_name
-from dermlens.errors import BundleError
 from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import lesion_index, sampled_figure, weightings
 from dermlens.evaluation.metrics import Floats, Ints
@@ -68,21 +68,13 @@ def read_held_out(bundle: Bundle) -> HeldOut:
             rows = {name: file[name].astype(np.int64) for name in ROWS}
             found = HeldOut(hashes=hashes, **rows, majority=int(file["majority"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(bundle, repr(error)) from error
+        raise damaged(f"{path}: {error!r}") from error
     classes = np.concatenate([found.truth, found.model, found.probe, [found.majority]])
     if {row.shape for row in rows.values()} != {(len(hashes),)} or not (
         (classes >= 0) & (classes < len(bundle.codes))
     ).all():
-        raise _damaged(bundle, "rows that do not match, or unknown classes")
+        raise damaged(f"{path}: rows that do not match, or unknown classes")
     return found
-
-
-def _damaged(bundle: Bundle, why: str) -> BundleError:
-    return BundleError(
-        f"The model bundle is damaged: {bundle.folder / BASELINES_FILE}: {why}.",
-        remedy="Copy the bundle again, reinstall dermlens, or train the model again.",
-        code="bundle_damaged",
-    )
 
 
 def compare_on(

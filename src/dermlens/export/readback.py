@@ -83,12 +83,16 @@ def main(arguments: list[str]) -> None:
 
 
 def _open_openvino(path: Path) -> tuple[Run, dict[str, str]]:
-    from dermlens.inference.runtime import core, read_graph
+    from dermlens.inference.runtime import compile_graph, read_graph
 
     graph = read_graph(path)
     texts = {name: str(text) for name, text in graph.get_rt_info([FACTS_NAME]).value.items()}
-    compiled = core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return lambda pixels: {name: compiled({"pixels": pixels})[name] for name in OUTPUTS}, texts
+
+    def run(pixels: np.ndarray) -> dict[str, np.ndarray]:
+        answers = compile_graph(graph, batch=len(pixels))({"pixels": pixels})
+        return {name: answers[name] for name in OUTPUTS}
+
+    return run, texts
 
 
 def _open_onnx(path: Path) -> tuple[Run, dict[str, str]]:

@@ -50,12 +50,9 @@ def examine() -> dict[str, Any]:
     """Return the facts as one JSON-ready mapping; `ok` is False when a model is missing or unusable."""
     missing = {}
     for verb, (extra, modules) in EXTRAS.items():
-        absent = [m for m in modules if importlib.util.find_spec(m) is None]
-        if absent:
-            missing[verb] = {
-                "modules": absent,
-                "install": f'{sys.executable} -m pip install -e ".[{extra}]" in the clone',
-            }
+        if absent := [m for m in modules if importlib.util.find_spec(m) is None]:
+            install = f'{sys.executable} -m pip install -e ".[{extra}]" in the clone'
+            missing[verb] = {"modules": absent, "install": install}
     models = [_try_model(name, MODELS_DIR / name) for name in embedded_models()]
     models += [_try_model(name, user_models_dir() / name) for name in user_models()]
     able, processors = instructions(), threads()

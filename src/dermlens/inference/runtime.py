@@ -195,10 +195,8 @@ class Runtime:
         with self._making:
             if self._free is None:
                 hints = {"NUM_STREAMS": self.lanes, "ENABLE_CPU_PINNING": False}
-                compiled, free = (
-                    self._compile(self.images_a_pass, self._threads, hints),
-                    queue.LifoQueue[ov.InferRequest](),
-                )
+                compiled = self._compile(self.images_a_pass, self._threads, hints)
+                free = queue.LifoQueue[ov.InferRequest]()
                 for _ in range(self.lanes):
                     free.put(compiled.create_infer_request())
                 self._free = free
