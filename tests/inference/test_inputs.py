@@ -30,7 +30,7 @@ def test_folders_are_walked_in_sorted_order_and_named_as_given(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     inputs = expand(["in", "other.jpg"])
     assert inputs.paths == ("in/a.png", "in/b.JPG", "in/phone.HEIC", "in/sub/c.webp", "other.jpg")
-    assert len(inputs.notes) == 1 and "1 other file left out" in inputs.notes[0]
+    assert len(inputs.notes) == 1 and "1 other file skipped" in inputs.notes[0]
 
 
 def test_a_named_file_counts_whatever_its_name(tmp_path: Path) -> None:

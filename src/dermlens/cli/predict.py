@@ -51,7 +51,7 @@ def predict(
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     views: Views = 1,
 ) -> None:
-    """Say what each image shows, or why it cannot be read."""
+    """Say what each image shows. `rejected`: the model gives no answer; `error`: the file cannot be opened."""
     from dermlens.inference.inputs import expand
     from dermlens.inference.predictor import Predictor
 
