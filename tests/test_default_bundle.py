@@ -18,7 +18,7 @@ from dermlens import Predictor
 from dermlens.bundle.bundle import MODELS_DIR
 from dermlens.data.manifest import read_dataset
 from dermlens.diagnoses import ISIC2019
-from dermlens.evaluation.baselines import compare_held_out, read_held_out
+from dermlens.evaluation.baselines import compare_test_answers, read_test_answers
 from dermlens.evaluation.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,9 +105,9 @@ def test_its_limits_reach_what_was_asked_for(predictor: Predictor) -> None:
 
 def test_it_keeps_what_model_and_probe_said_of_its_test(predictor: Predictor) -> None:
     bundle = predictor.bundle
-    held = read_held_out(bundle)
-    assert held is not None and len(held.hashes) == bundle.card.metrics.n
-    found = compare_held_out(held, bundle.codes, seed=0)
+    stored = read_test_answers(bundle)
+    assert stored is not None and len(stored.hashes) == bundle.card.metrics.n
+    found = compare_test_answers(stored, bundle.codes, seed=0)
     for name, row in (("model", bundle.card.metrics), ("linear_probe", bundle.card.probe)):
         score = found["methods"][name]["balanced_accuracy"]["value"]
         assert score == pytest.approx(row.balanced_accuracy["value"], abs=1e-9)
@@ -139,7 +139,7 @@ def test_predicting_never_loads_tensorflow_or_keras() -> None:
 
 
 @pytest.mark.data
-def test_the_cards_figures_come_back_from_the_held_out_lesions(
+def test_the_cards_figures_come_back_from_the_test_lesions(
     predictor: Predictor, data_dir: Path, tmp_path: Path
 ) -> None:
     """evaluate on all of HAM10000 sets aside what was learned and finds the test role again."""

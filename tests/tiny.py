@@ -13,7 +13,7 @@ from dermlens.bundle.bundle import BASELINES_FILE, Arrays, load_bundle, rewrite_
 from dermlens.bundle.card import make_card
 from dermlens.bundle.quality import QualityLimits
 from dermlens.bundle.trust import TrustFacts
-from dermlens.evaluation.baselines import HeldOut
+from dermlens.evaluation.baselines import AnswersOnTest
 
 NOT_FITTED = TrustFacts(None, None, 0.0, (), None, None, QualityLimits(0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0), None)
 """Limits that pass every image."""
@@ -118,7 +118,7 @@ def card(**changes: Any) -> dict[str, Any]:
 def baselines() -> dict[str, np.ndarray]:
     """Return the arrays of a baselines.npz that knows no image."""
     nothing = np.zeros(0, np.int64)
-    return HeldOut((), nothing, nothing, nothing, nothing, majority=0).arrays()
+    return AnswersOnTest((), nothing, nothing, nothing, nothing, majority=0).arrays()
 
 
 def write(folder: Path, *, seen: dict[str, dict[str, list[str]]] | None = None, **changes: Any) -> Path:

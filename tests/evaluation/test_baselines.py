@@ -20,9 +20,9 @@ from dermlens.data.images import content_hash
 from dermlens.data.manifest import read_dataset
 from dermlens.errors import BundleError
 from dermlens.evaluation.baselines import (
-    HeldOut,
-    compare_held_out,
-    read_held_out,
+    AnswersOnTest,
+    compare_test_answers,
+    read_test_answers,
     standing,
 )
 from dermlens.evaluation.bootstrap import paired_difference
@@ -32,7 +32,7 @@ CODES = ("MEL", "NV", "VASC")
 pytestmark = pytest.mark.usefixtures("no_plots")
 
 
-def held_out(model_errors: int, probe_errors: int, n: int = 240) -> HeldOut:
+def answers(model_errors: int, probe_errors: int, n: int = 240) -> AnswersOnTest:
     """Three classes, MEL twice as common; of each 40 images the first so many are told wrongly."""
     truth = np.arange(n) % 4 % 3
 
@@ -40,7 +40,7 @@ def held_out(model_errors: int, probe_errors: int, n: int = 240) -> HeldOut:
         return np.where(np.arange(n) % 40 < errors, (truth + 1) % 3, truth)
 
     hashes = tuple(f"{i:0{HASH_CHARS}x}" for i in range(n))
-    return HeldOut(hashes, np.arange(n), truth, wrong(model_errors), wrong(probe_errors), majority=0)
+    return AnswersOnTest(hashes, np.arange(n), truth, wrong(model_errors), wrong(probe_errors), majority=0)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def held_out(model_errors: int, probe_errors: int, n: int = 240) -> HeldOut:
 def test_it_says_plainly_whether_the_model_is_better_than_the_probe(
     model_errors: int, probe_errors: int, said: str
 ) -> None:
-    found = compare_held_out(held_out(model_errors, probe_errors), CODES, seed=0)
+    found = compare_test_answers(answers(model_errors, probe_errors), CODES, seed=0)
     assert said in found["words"][0]
     assert found["better_than_probe"] == (model_errors < probe_errors)
     assert found["methods"]["majority"]["accuracy"]["value"] == pytest.approx(0.5)
@@ -59,21 +59,21 @@ def test_it_says_plainly_whether_the_model_is_better_than_the_probe(
 
 
 def test_differences_are_those_of_the_paired_bootstrap() -> None:
-    held = held_out(8, 14)
-    found = compare_held_out(held, CODES, seed=3)["model_minus"]["linear_probe"]
+    stored = answers(8, 14)
+    found = compare_test_answers(stored, CODES, seed=3)["model_minus"]["linear_probe"]
     for measure in ("balanced_accuracy", "accuracy"):
-        expected = paired_difference(held.truth, held.model, held.probe, held.lesions.tolist(), measure, seed=3)
+        expected = paired_difference(stored.truth, stored.model, stored.probe, stored.lesions.tolist(), measure, seed=3)
         assert found[measure] == pytest.approx(expected)
 
 
 def test_accuracy_below_the_most_common_class_is_told() -> None:
     truth = np.array([0] * 90 + [1] * 6 + [2] * 6)
     often_wrong = np.where(np.arange(102) < 30, 1, truth)
-    held = HeldOut(held_out(0, 0).hashes[:102], np.arange(102), truth, often_wrong, np.zeros(102, np.int64), 0)
-    found = compare_held_out(held, CODES, seed=0)
+    stored = AnswersOnTest(answers(0, 0).hashes[:102], np.arange(102), truth, often_wrong, np.zeros(102, np.int64), 0)
+    found = compare_test_answers(stored, CODES, seed=0)
     assert found["better_than_probe"]
     assert "By accuracy alone the model is not better than always answering melanoma" in found["words"][1]
-    useless = compare_held_out(replace(held, model=np.zeros(102, np.int64)), CODES, seed=0)
+    useless = compare_test_answers(replace(stored, model=np.zeros(102, np.int64)), CODES, seed=0)
     assert "NOT shown to be better than always answering melanoma" in useless["words"][1]
 
 
@@ -101,8 +101,8 @@ def with_baselines(folder: Path, data: Path, left_out: str = "") -> Path:
     files = [path for path in sorted(data.rglob("*.png")) if not path.match(f"{left_out or 'none'}/*")]
     truth = np.array([tiny.CODES.index(path.parent.name) for path in files])
     hashes = tuple(content_hash(path.read_bytes())[:HASH_CHARS] for path in files)
-    held = HeldOut(hashes, np.arange(len(files)), truth, truth, np.full(len(files), 2), majority=1)
-    tiny.add(folder, {BASELINES_FILE: held.arrays()})
+    stored = AnswersOnTest(hashes, np.arange(len(files)), truth, truth, np.full(len(files), 2), majority=1)
+    tiny.add(folder, {BASELINES_FILE: stored.arrays()})
     return folder
 
 
@@ -145,13 +145,13 @@ def test_on_other_images_no_probe_is_available(data: Path, tmp_path: Path) -> No
 
 def test_what_is_kept_comes_back_and_is_small(tmp_path: Path) -> None:
     folder = tiny.write(tmp_path / "b")
-    held = held_out(5, 9, n=2000)
-    held = replace(held, hashes=tuple(content_hash(str(i).encode())[:HASH_CHARS] for i in range(2000)))
-    tiny.add(folder, {BASELINES_FILE: held.arrays()})
-    back = read_held_out(load_bundle(folder))
-    assert back.hashes == held.hashes and back.majority == 0
+    stored = answers(5, 9, n=2000)
+    stored = replace(stored, hashes=tuple(content_hash(str(i).encode())[:HASH_CHARS] for i in range(2000)))
+    tiny.add(folder, {BASELINES_FILE: stored.arrays()})
+    back = read_test_answers(load_bundle(folder))
+    assert back.hashes == stored.hashes and back.majority == 0
     for name in ("lesions", "truth", "model", "probe"):
-        np.testing.assert_array_equal(getattr(back, name), getattr(held, name))
+        np.testing.assert_array_equal(getattr(back, name), getattr(stored, name))
     assert (folder / "baselines.npz").stat().st_size < 60_000
 
 
@@ -161,8 +161,8 @@ def test_what_is_kept_comes_back_and_is_small(tmp_path: Path) -> None:
 )
 def test_numbers_that_cannot_be_are_a_damaged_bundle(data: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     folder = with_baselines(tmp_path / "b", data)
-    held = read_held_out(load_bundle(folder))
-    assert held is not None
-    tiny.add(folder, {BASELINES_FILE: {**held.arrays(), **change}})
+    stored = read_test_answers(load_bundle(folder))
+    assert stored is not None
+    tiny.add(folder, {BASELINES_FILE: {**stored.arrays(), **change}})
     with pytest.raises(BundleError, match=r"baselines\.npz"):
-        read_held_out(load_bundle(folder))
+        read_test_answers(load_bundle(folder))

@@ -108,7 +108,7 @@ def test_everything_the_weights_met_is_carried_on_whatever_its_role(tmp_path: Pa
 
 
 @pytest.mark.parametrize("tie", [{"digest": "bb" * 32}, {"lesion_id": "L1"}, {"isic_id": "ISIC_0000001"}])
-def test_held_out_images_that_the_weights_met_are_refused_or_marked(tmp_path: Path, tie: dict[str, str]) -> None:
+def test_test_images_that_the_weights_met_are_refused_or_marked(tmp_path: Path, tie: dict[str, str]) -> None:
     weights = earlier_run(tmp_path)
     with pytest.raises(LeakageError, match="already seen 1 images"):
         check_lineage(weights, two_images(**tie), allow_leakage=False, console=QUIET)

@@ -23,7 +23,7 @@ from dermlens.data.images import content_hash, load_image
 from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Dataset
 from dermlens.errors import DataError, LeakageError, RecipeError, StorageError, UsageError
-from dermlens.evaluation.baselines import read_held_out
+from dermlens.evaluation.baselines import read_test_answers
 from dermlens.networks.efficientnet import backbone
 from dermlens.training import caches, device, finish
 from dermlens.training import features as features_module
@@ -113,11 +113,11 @@ def test_keras_model_and_bundle_give_the_same_logits(run: Path) -> None:
 
 def test_the_bundle_has_the_decisions_of_the_probe(run: Path) -> None:
     bundle = load_bundle(run / "out" / "bundle")
-    held = read_held_out(bundle)
+    stored = read_test_answers(bundle)
     with (run / "out" / "test_predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [bundle.codes[i] for i in held.probe] == [row["probe_decision"] for row in rows]
-    assert [bundle.codes[i] for i in held.model] == [row["decision"] for row in rows]
+    assert [bundle.codes[i] for i in stored.probe] == [row["probe_decision"] for row in rows]
+    assert [bundle.codes[i] for i in stored.model] == [row["decision"] for row in rows]
     assert all(abs(sum(float(row[f"q_{code}"]) for code in bundle.codes) - 1) < 1e-4 for row in rows)
     assert bundle.card.baselines.words[0] in (bundle.folder / "MODEL_CARD.md").read_text("utf-8")
 

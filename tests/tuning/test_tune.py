@@ -25,7 +25,7 @@ from dermlens.training.material import Material
 from dermlens.training.recipe import Recipe, make_recipe, read_recipe
 from dermlens.tuning import trial as trial_module
 from dermlens.tuning import tune as tune_module
-from dermlens.tuning.trial import Bench, Interrupted, without_held_out
+from dermlens.tuning.trial import Bench, Interrupted, train_and_select
 from dermlens.tuning.tune import BEST, TABLE, Limits, tune
 
 Score = Callable[[Bench, Recipe, Callable[[int, float], None]], float]
@@ -95,11 +95,11 @@ def test_a_real_trial_learns_from_train_and_select_alone(
         hidden.extend(r.path for r, role in zip(material.records, material.roles, strict=True) if role not in LEARNED)
         for path in hidden:
             path.rename(path.with_suffix(".hidden"))
-        return without_held_out(material)
+        return train_and_select(material)
 
     for module in (tune_module, trial_module):
         monkeypatch.setattr(module, "open_backbone", networks.tiny_stem)
-    monkeypatch.setattr(tune_module, "without_held_out", without_the_rest)
+    monkeypatch.setattr(tune_module, "train_and_select", without_the_rest)
     try:
         whole, told = search(data, tmp_path / "out", 1, folds=2)
     finally:

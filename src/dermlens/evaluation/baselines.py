@@ -32,7 +32,7 @@ OTHER_IMAGES = (
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class AnswersOnTest:
     """The answers for the n test images of a training.
 
     Attributes:
@@ -55,7 +55,7 @@ class HeldOut:
         return {"content_hash": packed, **rows, "majority": np.int32(self.majority)}
 
 
-def read_held_out(bundle: Bundle) -> HeldOut:
+def read_test_answers(bundle: Bundle) -> AnswersOnTest:
     """Return what the bundle stores.
 
     Raises:
@@ -66,7 +66,7 @@ def read_held_out(bundle: Bundle) -> HeldOut:
         with np.load(path, allow_pickle=False) as file:
             hashes = tuple(bytes(row).hex() for row in file["content_hash"])
             rows = {name: file[name].astype(np.int64) for name in ROWS}
-            found = HeldOut(hashes=hashes, **rows, majority=int(file["majority"]))
+            found = AnswersOnTest(hashes=hashes, **rows, majority=int(file["majority"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(f"{path}: {error!r}") from error
     classes = np.concatenate([found.truth, found.model, found.probe, [found.majority]])
@@ -88,33 +88,33 @@ def compare_on(
     Returns:
         `available`, and either `reason`, or the number of these images and the comparison.
     """
-    held = read_held_out(bundle)
-    places = {digest: place for place, digest in enumerate(held.hashes)}
+    answers = read_test_answers(bundle)
+    places = {digest: place for place, digest in enumerate(answers.hashes)}
     found = np.array([places.get((digest or "")[:HASH_CHARS], -1) for digest in digests], dtype=np.int64)
     here, there = np.flatnonzero(found >= 0), found[found >= 0]
     if not len(here):
         return {"available": False, "reason": OTHER_IMAGES}
-    hashes = tuple(held.hashes[place] for place in there)
-    now = HeldOut(hashes, lesions[here], truth[here], decision[here], held.probe[there], held.majority)
+    hashes = tuple(answers.hashes[place] for place in there)
+    now = AnswersOnTest(hashes, lesions[here], truth[here], decision[here], answers.probe[there], answers.majority)
     return {
         "available": True,
         "images": len(here),
         "images_scored": len(digests),
-        "images_of_the_split": len(held.hashes),
-        "labels_changed": int((now.truth != held.truth[there]).sum()),
-        "decisions_changed": int((now.model != held.model[there]).sum()),
-        **compare_held_out(now, bundle.codes, seed=seed),
+        "images_of_the_split": len(answers.hashes),
+        "labels_changed": int((now.truth != answers.truth[there]).sum()),
+        "decisions_changed": int((now.model != answers.model[there]).sum()),
+        **compare_test_answers(now, bundle.codes, seed=seed),
     }
 
 
-def compare_held_out(held: HeldOut, codes: Sequence[str], *, seed: int) -> dict[str, Any]:
+def compare_test_answers(answers: AnswersOnTest, codes: Sequence[str], *, seed: int) -> dict[str, Any]:
     """Return the figures of the three methods, the model's paired differences to the others, and what they mean.
 
     All three are scored on the same resamples as in `scores.score`.
     """
-    truth, lesions = held.truth, lesion_index(held.lesions.tolist(), len(held.truth))
+    truth, lesions = answers.truth, lesion_index(answers.lesions.tolist(), len(answers.truth))
     weights, occurring, count = weightings(truth, lesions, seed=seed), np.unique(truth), int(lesions.max()) + 1
-    decisions = {MODEL: held.model, PROBE: held.probe, MAJORITY: np.full_like(truth, held.majority)}
+    decisions = {MODEL: answers.model, PROBE: answers.probe, MAJORITY: np.full_like(truth, answers.majority)}
     methods: dict[str, dict[str, Any]] = {}
     samples: dict[str, dict[str, Floats]] = {}
     for name, decision in decisions.items():
@@ -135,7 +135,7 @@ def compare_held_out(held: HeldOut, codes: Sequence[str], *, seed: int) -> dict[
     }
     found = {
         "lesions": count,
-        "majority_class": codes[held.majority],
+        "majority_class": codes[answers.majority],
         "methods": methods,
         "model_minus": gaps,
         "better_than_probe": standing(gaps[PROBE]["balanced_accuracy"]) == "better",

@@ -26,7 +26,7 @@ from dermlens.data.manifest import manifest_sha256
 from dermlens.data.records import Dataset, data_fingerprint
 from dermlens.diagnoses import display_name
 from dermlens.errors import DataError, StorageError
-from dermlens.evaluation.baselines import HeldOut, compare_held_out
+from dermlens.evaluation.baselines import AnswersOnTest, compare_test_answers
 from dermlens.evaluation.bootstrap import paired_difference
 from dermlens.evaluation.calibration import BALANCED_RULE, MIN_LESIONS, SEPARATED, BiasTest, choose_calibration
 from dermlens.evaluation.fit_trust import Calibrated, Labelled, Sample, fit_examples, fit_trust, run_model
@@ -117,10 +117,10 @@ def finish(
         fit = _calibrate(candidate, runtime, images["calibrate"], console)
         test = _answers(fit, runtime, images["test"], console, "Outputs, test")
         facts, arrays = trust_facts(fit, runtime, images, neighbours=about.neighbours, seed=seed, console=console)
-    baselines = _held_out(candidate, test)
+    baselines = _test_answers(candidate, test)
     card = _card(candidate, about, dataset, fit, test)
     card["training"] |= {"minutes": round((time.monotonic() - started) / 60, 1), "export_difference": difference}
-    card |= {"baselines": compare_held_out(baselines, material.codes, seed=seed), "trust": facts}
+    card |= {"baselines": compare_test_answers(baselines, material.codes, seed=seed), "trust": facts}
     write_bundle(
         out / "bundle",
         make_card(card),
@@ -191,9 +191,9 @@ def _calibrate(candidate: Candidate, runtime: Runtime, images: Labelled, console
     return Fit(material.codes, candidate.stem.spec, calibration, rule, reason, count, bias)
 
 
-def _held_out(candidate: Candidate, test: Sample) -> HeldOut:
+def _test_answers(candidate: Candidate, test: Sample) -> AnswersOnTest:
     material = candidate.material
-    return HeldOut(
+    return AnswersOnTest(
         hashes=tuple(material.hashes[i][:HASH_CHARS] for i in material.rows("test")),
         lesions=test.lesions,
         truth=test.y_true,

@@ -37,7 +37,7 @@ class Interrupted(Exception):
     """Ctrl-C ended a trial between two steps."""
 
 
-def without_held_out(material: Material) -> Material:
+def train_and_select(material: Material) -> Material:
     """Return the material without the images of calibrate and test."""
     rows = np.flatnonzero(np.isin(material.roles, ("train", "select")))
     images = material.images(rows)
@@ -71,7 +71,7 @@ class Bench:
     """What trials share.
 
     Attributes:
-        material: from `without_held_out`.
+        material: from `train_and_select`.
         out: folder of the caches.
         embeddings: of all images by the network as it was pretrained, float32 (n, d); computed where None.
         engine: computes trunk features.

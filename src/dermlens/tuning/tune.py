@@ -34,7 +34,7 @@ from dermlens.training.material import Material, check_lineage, prepare
 from dermlens.training.network import open_backbone
 from dermlens.training.recipe import Recipe
 from dermlens.tuning.space import Range, defaults, space
-from dermlens.tuning.trial import WORDS, Bench, Interrupted, Outcome, Trials, folds_of, without_held_out
+from dermlens.tuning.trial import WORDS, Bench, Interrupted, Outcome, Trials, folds_of, train_and_select
 
 DATABASE, BEST, TABLE = "study.db", "recipe.toml", "trials.csv"
 STARTUP_TRIALS = 4  # none is ended before so many trials, nor in the first half of its first fold: slow rates rise late
@@ -95,7 +95,7 @@ def tune(
     stem = open_backbone(recipe)
     material = prepare(dataset, recipe, allow_leakage=allow_leakage, console=console)
     material, _ = check_lineage(stem.weights, material, allow_leakage=allow_leakage, console=console)
-    material = without_held_out(material)
+    material = train_and_select(material)
     key = _key(recipe, stem.weights_id, material, varied, limits.folds)
     try:
         out.mkdir(parents=True, exist_ok=True)
