@@ -62,7 +62,7 @@ def audit(
     dataset = read_dataset(data, images=images, reference=reference, frame_aspect=frame_aspect)
     other = read_pictures(against, reference=reference, classes=dataset.classes) if against is not None else None
     for note in [*dataset.notes, *(f"{against}: {note}" for note in (other.notes if other else ()))]:
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
+        console.print(note, soft_wrap=True)
     if manifest is not None and dataset.origin is not None and manifest.resolve() == dataset.origin.resolve():
         raise UsageError(f"{manifest} is the data set itself.", remedy="Write the repair to another file.")
     embedder = _embedder(console) if embedding else None
@@ -79,7 +79,7 @@ def audit(
     else:
         print_audit(found, Console(soft_wrap=True))
     if out is not None:
-        console.print(f"Report: {out / 'audit.html'}, {out / 'audit.json'}", highlight=False, soft_wrap=True)
+        console.print(f"Report: {out / 'audit.html'}, {out / 'audit.json'}", soft_wrap=True)
     if manifest is not None:
         print_repair(plan, manifest, dataset, console)
     raise typer.Exit(EXIT_FINDINGS if any(finding.kind in kinds for finding in found.findings) else 0)
@@ -109,7 +109,5 @@ def _embedder(console: Console) -> Embedder | None:
         why = f'{error.name} is missing (`pip install ".[train]"` brings it).'
     except (StorageError, WeightsError) as error:
         why = str(error)
-    console.print(
-        f"No search for cropped copies and label errors: {why}", highlight=False, markup=False, soft_wrap=True
-    )
+    console.print(f"No search for cropped copies and label errors: {why}", soft_wrap=True)
     return None

@@ -26,8 +26,7 @@ def backbones(
     """Compare the networks that can be trained: size, cost, ImageNet accuracy and where their weights come from."""
     from dermlens.networks.family import BACKBONES, backbone
 
-    rows = [backbone(name) for name in only] if only else list(BACKBONES.values())
-    rows = list(dict.fromkeys(rows))
+    rows = list(dict.fromkeys(backbone(name) for name in only or BACKBONES))
     took = _measured(rows) if latency else {}
     if as_json:
         for row in rows:
@@ -51,7 +50,7 @@ _NOTES = (
 def _measured(rows: list[Backbone]) -> dict[str, float]:
     need("train", "tensorflow")
     console = console_of_messages()
-    console.print("Starting TensorFlow ...", highlight=False)
+    console.print("Starting TensorFlow ...")
     from dermlens.networks.backend import load_tensorflow
 
     load_tensorflow()

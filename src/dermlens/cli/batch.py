@@ -89,7 +89,7 @@ def batch(
         ) as job:
             summary = _run(job, run, log_json, metrics, shard)
     if not log_json:
-        console_of_messages().print(_in_words(summary, out), highlight=False, soft_wrap=True)
+        console_of_messages().print(_in_words(summary, out), soft_wrap=True)
     raise typer.Exit(0 if summary.finished else EXIT_INTERRUPTED)
 
 
@@ -103,10 +103,10 @@ def _run(job: Job, run: Engine | None, log_json: bool, metrics: Path | None, sha
     monitor = Monitor(sys.stderr if log_json else None, metrics, labels)
     status = Status(job.listing.weight, ledger.rows, ledger.errors, job.weight_done())
     for note in (*job.listing.notes, *ledger.notes):
-        console.print(note, style="yellow", highlight=False, soft_wrap=True)
+        console.print(note, style="yellow", soft_wrap=True)
         monitor.log("note", text=note)
     if ledger.rows:
-        console.print(f"Resuming after {ledger.rows:,} rows.", highlight=False)
+        console.print(f"Resuming after {ledger.rows:,} rows.")
     with monitor.watch(status):
         with show(status, console) as refresh:
 

@@ -37,8 +37,8 @@ def cache(
             clear_cache()
     sizes = cache_sizes()
     total = sum(size for _, size in sizes.values())
-    parts = {name: {"entries": count, "bytes": size} for name, (count, size) in sizes.items()}
-    facts = {"folder": str(cache_folder()), "bytes": total, "max_bytes": CACHE_MAX_BYTES, "parts": parts}
+    facts = {"folder": str(cache_folder()), "bytes": total, "max_bytes": CACHE_MAX_BYTES}
+    facts["parts"] = {name: {"entries": count, "bytes": size} for name, (count, size) in sizes.items()}
     lines = [
         f"{'Cleared' if clear else 'Cache'}: {cache_folder()}",
         f"{total / 1e6:.1f} MB used; the oldest values are removed above {CACHE_MAX_BYTES / 1e6:,.0f} MB.",

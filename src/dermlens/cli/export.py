@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from dermlens import text
 from dermlens.cli.options import console_of_messages, need
 
 if TYPE_CHECKING:
@@ -34,20 +36,13 @@ def export(
     """
     from dermlens.export.export import export as run_export
 
-    console = console_of_messages()
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True)
-
+    say = partial(console_of_messages().print, soft_wrap=True)
     _tell(run_export(model, format_name, out, images=images or (), overwrite=overwrite, need=need, say=say))
 
 
 def _tell(made: Exported) -> None:
-    from rich.console import Console
-
     agreement = made.agreement
     each = ", ".join(f"{name} {value:.1e}" for name, value in agreement.outputs.items())
-    console = Console()
     for line in (
         f"{made.path}: {made.bytes / 1e6:.1f} MB, run by {made.runtime}",
         f"On {agreement.images} images, largest difference to {agreement.reference}, as a share of the largest value: "
@@ -57,4 +52,4 @@ def _tell(made: Exported) -> None:
         f"Inside: {', '.join(made.facts)}",
         made.facts["disclaimer"],
     ):
-        console.print(line, highlight=False, soft_wrap=True)
+        text.console().print(line, soft_wrap=True)

@@ -33,11 +33,7 @@ def embedder_graph(console: Console, folder: Path | None = None) -> Path:
     """
     home = (folder or cache_folder()) / "embedder" / VERSION
     if not _whole(home):
-        console.print(
-            f"Preparing the network that compares images, once, in {home} (about ten seconds) ...",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(f"Preparing the network that compares images, once, in {home} (ten seconds) ...", soft_wrap=True)
         _export(home)
     return home / _GRAPH
 
