@@ -18,7 +18,10 @@ from dermlens.reporting.terminal import common_folder, show
     [
         (["a/b/x.png", "a/b/y.png"], "a/b/"),
         (["a/x.png", "b/y.png"], ""),
-        (["a/x.png"], ""),
+        (["a/x.png"], "a/"),
+        (["/a/b/x.png", "/a/c/d/y.png", "/a/z.png"], "/a/"),
+        (["/a/x.png", "/b/y.png"], ""),
+        (["ab/x.png", "ac/y.png"], ""),
         (["x.png", "y.png"], ""),
     ],
 )
@@ -35,6 +38,6 @@ def test_names_stand_on_one_line_whatever_the_width(width: int, tmp_path: Path) 
     told = io.StringIO()
     show(answers, predictor.bundle, top=3, console=Console(file=told, width=width))
     lines = told.getvalue().splitlines()
-    assert "in some/long/folder/" in lines[0]
-    assert lines[1].startswith("one.png") and lines[2].startswith("two.png")
-    assert ("█" in lines[1]) == (width == 140)
+    assert lines[0] == "in some/long/folder/"
+    assert lines[2].startswith("one.png") and lines[3].startswith("two.png")
+    assert ("█" in lines[2]) == (width == 140)

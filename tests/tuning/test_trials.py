@@ -9,12 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 from rich.console import Console
 
-from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Dataset
 from dermlens.errors import DermlensError
 from dermlens.training.recipe import Recipe, make_recipe, read_recipe
@@ -33,17 +30,6 @@ GIVEN: dict[str, Any] = {
     "test": 0.2,
 }
 Found = Generator[tuple[int, Outcome], None, None]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    for name, colour in {"rash": (220, 120, 120), "healthy": (230, 200, 180)}.items():
-        (folder / name).mkdir()
-        for index in range(10):
-            image = np.clip(np.array(colour) + rng.normal(0, 12, (40, 48, 3)), 0, 255).astype(np.uint8)
-            cv2.imwrite(str(folder / name / f"{index}.png"), image[:, :, ::-1])
-    return read_dataset(folder)
 
 
 @pytest.fixture

@@ -11,14 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import cv2
-import numpy as np
 import optuna
 import pytest
 from rich.console import Console
 
 import networks
-from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Dataset
 from dermlens.errors import UsageError, WeightsError
 from dermlens.training.material import Material
@@ -39,17 +36,6 @@ GIVEN: dict[str, Any] = {
     "calibrate": 0.2,
     "test": 0.2,
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    for name, colour in {"rash": (220, 120, 120), "healthy": (230, 200, 180)}.items():
-        (folder / name).mkdir()
-        for index in range(10):
-            image = np.clip(np.array(colour) + rng.normal(0, 12, (72, 96, 3)), 0, 255).astype(np.uint8)
-            cv2.imwrite(str(folder / name / f"{index}.png"), image[:, :, ::-1])
-    return read_dataset(folder)
 
 
 def search(

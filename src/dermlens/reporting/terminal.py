@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +41,19 @@ NEIGHBOUR_WORDS = (
 def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Console) -> None:
     """Print one row for each answer, errors included, and below them what one needs to know to read it."""
     read = [answer for answer in answers if answer.error is None]
+    folder = common_folder([answer.image for answer in read])
+    if read and folder:
+        console.print(Text(f"in {printable(folder)}", "dim"))
     if read:
-        console.print(_table(read, common_folder([answer.image for answer in answers]), top, console.width))
-    _show_reasons(read, console)
-    _show_neighbours(read, console)
+        console.print(_table(read, folder, top, console.width))
+    _show_reasons(read, folder, console)
+    _show_neighbours(read, folder, console)
     for answer in answers:
         if answer.error is not None:
-            words = f"cannot be read: {answer.error['message']} {answer.error['remedy']}"
+            words = f"error: {answer.error['message']} {answer.error['remedy']}"
             console.print(Text(printable(words), "red"))
     if len(read) < len(answers):
-        console.print(f"{len(read)} read, {len(answers) - len(read)} not.")
+        console.print(f"{len(read)} answered, {len(answers) - len(read)} failed.")
     if not read:
         return
     console.print(Text("\n" + one_line(bundle.scope), "dim"))
@@ -58,16 +62,16 @@ def show(answers: Sequence[Prediction], bundle: Bundle, *, top: int, console: Co
         console.print(Text(RULE_WORDS, "dim"))
     if any(answer.prediction_set and answer.prediction_set[0] != answer.top(1)[0][0] for answer in named):
         console.print(Text(SET_WORDS, "dim"))
-    _show_referrals(read, bundle, console)
+    _show_referrals(read, folder, bundle, console)
     for sentence in warnings(model_facts(bundle.card)):
         console.print(Text(sentence, "red" if bundle.leaky else "yellow"))
     console.print(Text(DISCLAIMER, "bold"))
 
 
 def _table(answers: Sequence[Prediction], folder: str, top: int, width: int) -> Table:
-    wide, name_width = width >= WIDE, 20 if width >= NARROW else 16
+    wide, longest = width >= WIDE, max(len(_short(answer, folder)) for answer in answers)
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("image" if not folder else f"in {printable(folder)}", overflow="fold", min_width=name_width)
+    table.add_column("image", overflow="fold", min_width=16, no_wrap=longest <= (24 if width >= NARROW else 16))
     table.add_column("status", no_wrap=True)
     table.add_column("diagnosis", overflow="fold", min_width=10)
     table.add_column("most probable" if wide else "probable", no_wrap=True)
@@ -75,7 +79,7 @@ def _table(answers: Sequence[Prediction], folder: str, top: int, width: int) -> 
         table.add_column("then", overflow="fold")
     table.add_column("cannot be ruled out" if wide else "not ruled out", overflow="fold", min_width=5)
     for answer in answers:
-        name, status = printable(answer.image.removeprefix(folder)), Text(answer.status, STATUS_STYLE[answer.status])
+        name, status = _short(answer, folder), Text(answer.status, STATUS_STYLE[answer.status])
         if answer.status == "rejected":
             table.add_row(Text(name), status, Text("no answer", "dim"))
         else:
@@ -97,9 +101,14 @@ def _diagnosis(answer: Prediction, top: int, wide: bool) -> tuple[Text, ...]:
 
 
 def common_folder(names: Sequence[str]) -> str:
-    """Return the folder that all names begin with, its last slash included; "" where they share none or it is one."""
-    folders = {name.rpartition("/")[0] for name in names}
-    return f"{folders.pop()}/" if len(names) > 1 and len(folders) == 1 and "" not in folders else ""
+    """Return the deepest folder that all names begin with, its last slash included; "" where they share none."""
+    levels = zip(*(name.split("/")[:-1] for name in names), strict=False)
+    shared = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels)]
+    return f"{'/'.join(shared)}/" if any(shared) else ""
+
+
+def _short(answer: Prediction, folder: str) -> str:
+    return printable(answer.image.removeprefix(folder))
 
 
 def shown(answer: Prediction, top: int) -> list[tuple[str, float]]:
@@ -111,17 +120,17 @@ def shown(answer: Prediction, top: int) -> list[tuple[str, float]]:
     return classes
 
 
-def _show_reasons(answers: Iterable[Prediction], console: Console) -> None:
+def _show_reasons(answers: Iterable[Prediction], folder: str, console: Console) -> None:
     for answer in answers:
         if answer.reasons:
-            line = Text(printable(f"{answer.status}: {Path(answer.image).name}: "), STATUS_STYLE[answer.status])
+            line = Text(f"{answer.status}: {_short(answer, folder)}: ", STATUS_STYLE[answer.status])
             console.print(line.append(answer.sentences, "default"), soft_wrap=True)
 
 
-def _show_neighbours(answers: Iterable[Prediction], console: Console) -> None:
+def _show_neighbours(answers: Iterable[Prediction], folder: str, console: Console) -> None:
     with_neighbours = [answer for answer in answers if answer.neighbours]
     for answer in with_neighbours:
-        words = f"nearest to {Path(answer.image).name}: {neighbours_words(answer.neighbours or ())}"
+        words = f"nearest to {_short(answer, folder)}: {neighbours_words(answer.neighbours or ())}"
         console.print(Text(printable(words)), soft_wrap=True)
     if with_neighbours:
         console.print(Text(NEIGHBOUR_WORDS, "dim"))
@@ -132,14 +141,14 @@ def neighbours_words(neighbours: Sequence[Neighbour]) -> str:
     return ", ".join(f"{one_line(n.image)} {one_line(n.diagnosis)} {n.similarity:.2f}" for n in neighbours)
 
 
-def _show_referrals(answers: Sequence[Prediction], bundle: Bundle, console: Console) -> None:
+def _show_referrals(answers: Sequence[Prediction], folder: str, bundle: Bundle, console: Console) -> None:
     """Name the images of lesions that a specialist should see, and what that threshold reaches."""
     point = bundle.trust.operating_point
     if point is None or not answers:
         return
-    names = [printable(Path(answer.image).name) for answer in answers if answer.advised]
+    names = [_short(answer, folder) for answer in answers if answer.advised]
     console.print(Text(f"Refer to a specialist: {', '.join(names) or 'none'}.", "bold" if names else ""))
-    rejected = [printable(Path(answer.image).name) for answer in answers if answer.status == "rejected"]
+    rejected = [_short(answer, folder) for answer in answers if answer.status == "rejected"]
     if rejected:
         words = "Not assessed, which says nothing about the lesion; take another image, or have the lesion seen: "
         console.print(Text(f"{words}{', '.join(rejected)}.", "bold"))
@@ -209,7 +218,7 @@ def show_doctor(facts: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     for sentence in facts["advice"]:
         console.print(Text(sentence, "yellow"))
-    predicting = "Predicting: all well." if facts["ok"] else "Predicting: a model is missing or unusable."
+    predicting = "Predicting works." if facts["ok"] else "Predicting: a model is missing or unusable."
     console.print(predicting + "".join(f" {verb.capitalize()}: not installed." for verb in facts["missing"]))
 
 
