@@ -59,7 +59,7 @@ def printable(name: str) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ` Did you mean 'NAME'?` with the known name that is most like `name`, or nothing where none is."""
-    found = difflib.get_close_matches(name, list(known), n=1)
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.65)
     return f" Did you mean {found[0]!r}?" if found else ""
 
 

@@ -12,8 +12,10 @@ import pytest
 import tiny
 from dermlens.bundle import bundle as bundles
 from dermlens.bundle.bundle import MODELS_DIR, find_bundle, load_bundle
-from dermlens.bundle.card import Card, make_card, write_card
+from dermlens.bundle.card import RECIPE_SETTINGS, Card, make_card, write_card
+from dermlens.bundle.card_text import model_card
 from dermlens.errors import BundleError, StorageError
+from dermlens.training.recipe import Recipe
 
 
 def test_a_written_bundle_loads_with_all_it_holds(tmp_path: Path) -> None:
@@ -53,6 +55,9 @@ def test_one_changed_byte_in_any_file_is_noticed(tmp_path: Path, name: str) -> N
         (lambda folder: (folder / "bundle.json").unlink(), "bundle_missing"),
         (lambda folder: (folder / "bundle.json").write_text("{"), "bundle_damaged"),
         (lambda folder: (folder / "bundle.json").write_text("[]"), "bundle_version"),
+        (lambda folder: _insert(folder, b'"\xff\xfe"'), "bundle_damaged"),
+        (lambda folder: _insert(folder, b"[" * 5000 + b"]" * 5000), "bundle_damaged"),
+        (lambda folder: _edit(folder, schema="dermlens/bundle/1"), "bundle_version"),
         (lambda folder: _edit(folder, schema="dermlens/bundle/9"), "bundle_version"),
         (lambda folder: _edit(folder, files=None), "bundle_damaged"),
         (lambda folder: _edit(folder, classes=[{}]), "bundle_damaged"),
@@ -71,6 +76,11 @@ def test_every_damage_is_a_bundle_error_with_a_remedy(tmp_path: Path, change: ob
         load_bundle(folder)
     assert caught.value.remedy
     assert caught.value.code == code
+
+
+def _insert(folder: Path, value: bytes) -> None:
+    path = folder / "bundle.json"
+    path.write_bytes(path.read_bytes().replace(b'"scope":', b'"x": ' + value + b', "scope":', 1))
 
 
 def _edit(folder: Path, **changes: object) -> None:
@@ -101,6 +111,12 @@ def test_a_missing_field_is_named(tmp_path: Path, name: str) -> None:
         (("data", "sources"), "ISIC", "data.sources: Expected `array`"),
         (("data", "imges"), 3, r"unknown field data\.imges\. Did you mean 'images'\?"),
         (("calibraton",), {}, r"unknown field calibraton\. Did you mean 'calibration'\?"),
+        (("classes",), [{"code": "RED", "name": "red", "prior": 1}], r"field classes\[0\]\.prior\. Copy"),
+        (("trust", "thresholds"), 1, r"unknown field trust\.thresholds\. Copy"),
+        (("precision",), "f32", r"unknown field precision\. Copy"),
+        (("data", "image"), 3, r"field data\.image\. Did you mean 'images'\? Copy"),
+        (("recipe", "epoch"), 3, r"unknown setting epoch\. Did you mean 'epochs'\? Copy"),
+        (("baselines", "methods"), {"majority": 1}, r"baselines\.methods\[\.\.\.\]: Expected `object`"),
         (("trust", "operating_points"), [{"name": "x"}], r"it lacks trust\.operating_points\[0\]\.aim"),
         (("input", "size_px"), 3, "must be|size_px"),
         (("classes",), [], "0 classes, but a calibration of 3"),
@@ -122,6 +138,18 @@ def test_a_wrong_or_unknown_field_is_named_with_its_place(
     with pytest.raises(BundleError, match=said) as caught:
         load_bundle(tmp_path / "b")
     assert caught.value.code == "bundle_damaged" and str(path) in caught.value.message
+
+
+def test_the_settings_of_a_recipe_are_those_of_trainings() -> None:
+    assert set(RECIPE_SETTINGS) == set(Recipe().as_dict())
+
+
+def test_facts_that_make_no_model_card_are_a_bundle_error() -> None:
+    facts = load_bundle(MODELS_DIR / "default").card.as_dict()
+    del facts["trust"]["prediction_sets"]["basis"]["AK"]
+    with pytest.raises(BundleError, match=r"make no model card .*'AK'") as caught:
+        model_card(make_card(facts))
+    assert caught.value.code == "bundle_damaged"
 
 
 def test_the_card_of_the_embedded_model_comes_back_as_it_is() -> None:

@@ -20,6 +20,13 @@ from dermlens.text import Figure, nearest
 
 SCHEMA = "dermlens/bundle/2"
 RECIPE_FIELDS = ("backbone", "weights", "fine_tune", "precision")  # those that a bundle is read for
+RECIPE_SETTINGS = (  # all of `training.recipe.Recipe`, which this floor may not import
+    *(*RECIPE_FIELDS, "schema", "size_px", "framing", "cut_block", "batch_norm", "layer_decay", "views", "epochs"),
+    *("head_epochs", "batch_size", "learning_rate", "head_learning_rate", "weight_decay", "clip_norm", "warmup_share"),
+    *("ema_decay", "artefacts", "label_smoothing", "dropout", "class_balance", "mixup", "loss", "focal_gamma"),
+    *("noise_q", "logit_adjustment", "patience", "train", "select", "calibrate", "test", "decision_rule"),
+    *("deterministic", "devices", "threads", "seed"),
+)
 
 
 class Class(Facts, frozen=True):
@@ -124,7 +131,7 @@ class Metrics(Facts, frozen=True):
     n: int
     n_lesions: int
     classes: tuple[str, ...]
-    interval: dict[str, Any]
+    interval: dict[str, int | float | str]
     accuracy: Figure
     balanced_accuracy: Figure
     macro_auc: Figure
@@ -132,7 +139,7 @@ class Metrics(Facts, frozen=True):
     brier: Figure
     log_loss: Figure
     per_class: dict[str, ClassFigures]
-    confusion_matrix: dict[str, Any]
+    confusion_matrix: dict[str, str | list[str | list[int | float]]]
 
 
 class Probe(Facts, frozen=True):
@@ -147,13 +154,21 @@ class Probe(Facts, frozen=True):
     strength_at_edge: bool
 
 
+class MethodFigures(TypedDict):
+    """The figures of one way to answer; `sensitivity` by class."""
+
+    balanced_accuracy: Figure
+    accuracy: Figure
+    sensitivity: dict[str, Figure]
+
+
 class Baselines(Facts, frozen=True):
     """Model, probe and majority class side by side, see `evaluation.baselines`; `words` sum it up."""
 
     lesions: int
     majority_class: str
-    methods: dict[str, dict[str, Any]]
-    model_minus: dict[str, dict[str, Any]]
+    methods: dict[str, MethodFigures]
+    model_minus: dict[str, dict[str, Figure]]
     better_than_probe: bool | None
     words: tuple[str, ...]
 
@@ -212,6 +227,8 @@ class Card(Facts, frozen=True):
             raise ValueError(f"{len(self.classes)} classes, but a calibration of {len(self.calibration.prior)}")
         if missing := [name for name in RECIPE_FIELDS if name not in self.recipe]:
             raise ValueError(f"`recipe` lacks {', '.join(missing)}")
+        if unknown := sorted(set(self.recipe) - set(RECIPE_SETTINGS)):
+            raise ValueError(f"`recipe` has an unknown setting {unknown[0]}.{nearest(unknown[0], RECIPE_SETTINGS)}")
 
     def with_trust(self, facts: Mapping[str, Any]) -> Card:
         """Return the card with another `trust` object."""
@@ -256,14 +273,14 @@ def write_card(card: Card) -> bytes:
 def damaged(why: str) -> BundleError:
     """Return the error for a bundle that was changed or cut off."""
     return BundleError(
-        f"The model bundle is damaged: {why}{'' if why.endswith('?') else '.'}",
+        f"The model bundle is damaged: {why.rstrip('.')}{'' if why.endswith('?') else '.'}",
         remedy="Copy the bundle again, reinstall dermlens, or train the model again.",
         code="bundle_damaged",
     )
 
 
 class _Schema(msgspec.Struct):
-    schema: Any = None
+    schema: str | None = None
 
 
 def _checked(read: Callable[[], Card], place: str) -> Card:
@@ -272,7 +289,7 @@ def _checked(read: Callable[[], Card], place: str) -> Card:
     except (msgspec.MsgspecError, RecursionError) as error:
         raise damaged(f"{place}: {_explained(str(error))}") from error
     except DermlensError as error:
-        raise damaged(f"{place}: {error.message.rstrip('.')}") from error
+        raise damaged(f"{place}: {error.message}") from error
 
 
 def _explained(said: str) -> str:
@@ -282,16 +299,20 @@ def _explained(said: str) -> str:
     if field := re.search(r"missing required field `(\w+)`", what):
         return f"it lacks {'.'.join(filter(None, (path, field[1])))}"
     if field := re.search(r"unknown field `(.*)`", what):
-        kind = _struct_at(path)
-        hint = nearest(field[1], kind.__struct_fields__) if kind else ""
-        return f"it has an unknown field {'.'.join(filter(None, (path, field[1])))}{hint and '.' + hint}"
+        known = [name for kind in _structs_at(path) for name in kind.__struct_fields__]
+        return f"it has an unknown field {'.'.join(filter(None, (path, field[1])))}.{nearest(field[1], known)}"
     return f"{path}: {what}" if path else what
 
 
-def _struct_at(path: str) -> type[msgspec.Struct] | None:
-    """Return the struct at a path of the card such as `trust.prediction_sets`, None where there is none."""
-    kind: type[msgspec.Struct] | None = Card
-    for part in re.sub(r"\[[^]]*\]", "", path).split(".") if path else ():
-        hint = get_type_hints(kind).get(part) if kind else None
-        kind = next((t for t in (hint, *get_args(hint)) if isinstance(t, type) and issubclass(t, msgspec.Struct)), None)
-    return kind
+def _structs_at(path: str) -> list[type[Facts]]:
+    """Return what can be at a path such as `trust.operating_points[0]`: one kind of object, or none."""
+    found: list[type[Facts]] = [Card]
+    for name in filter(None, re.sub(r"\[.*?\]", "", path).split(".")):
+        found = [kind for each in found for kind in _structs_in(get_type_hints(each).get(name))]
+    return found
+
+
+def _structs_in(hint: Any) -> list[type[Facts]]:
+    if isinstance(hint, type) and issubclass(hint, Facts):
+        return [hint]
+    return [kind for part in get_args(hint) for kind in _structs_in(part)]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from dermlens.bundle.card import Card
+from dermlens.bundle.card import Card, damaged
 from dermlens.diagnoses import DISCLAIMER, display_name
 from dermlens.html import render
 from dermlens.text import figure, one_line, percent
@@ -112,21 +112,26 @@ def bias_words(test: Mapping[str, Any]) -> str:
 
 
 def model_card(card: Card) -> str:
-    """Return the model card as Markdown, from `templates/model_card.md`."""
+    """Return the model card as Markdown, from `templates/model_card.md`; BundleError where the facts do not fit."""
+    from jinja2 import TemplateError
+
     weights, mode = str(card.recipe["weights"]), str(card.recipe["fine_tune"])
-    text = render(
-        "model_card.md",
-        card=card,
-        started=_STARTED.get(weights, weights),
-        public=weights in _PUBLIC,
-        trained=_TRAINED.get(mode) or f"blocks after {card.recipe['cut_block']} fine-tuned",
-        roles=("train", "select", "calibrate", "test"),
-        compared=("balanced_accuracy", "accuracy", "macro_auc"),
-        basis=_BASIS,
-        disclaimer=DISCLAIMER,
-        bias_words=bias_words,
-        class_words=class_words,
-        figure=figure,
-        percent=percent,
-    )
+    try:
+        text = render(
+            "model_card.md",
+            card=card,
+            started=_STARTED.get(weights, weights),
+            public=weights in _PUBLIC,
+            trained=_TRAINED.get(mode) or f"blocks after {card.recipe['cut_block']} fine-tuned",
+            roles=("train", "select", "calibrate", "test"),
+            compared=("balanced_accuracy", "accuracy", "macro_auc"),
+            basis=_BASIS,
+            disclaimer=DISCLAIMER,
+            bias_words=bias_words,
+            class_words=class_words,
+            figure=figure,
+            percent=percent,
+        )
+    except (TemplateError, LookupError, TypeError, ValueError) as error:
+        raise damaged(f"the facts of {one_line(card.name)!r} make no model card ({error})") from error
     return text.rstrip() + "\n"

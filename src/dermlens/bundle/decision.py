@@ -30,8 +30,7 @@ class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; an infinite number is null."""
-        values: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(self))
-        return values
+        return msgspec.json.decode(msgspec.json.encode(self), type=dict[str, Any])
 
 
 class Calibration(Facts, frozen=True):
@@ -93,10 +92,10 @@ class DecisionRule(Facts, frozen=True):
 
 
 class Basis(Facts, frozen=True):
-    """What the limit of a class rests on: `basis` is "own", "own_and_pool", "pool" or "none"."""
+    """What the limit of a class rests on."""
 
     lesions: int
-    basis: str
+    basis: Literal["own", "own_and_pool", "pool", "none"]
 
 
 class PredictionSets(Facts, frozen=True):
@@ -166,8 +165,7 @@ def conformal_scores(probabilities: npt.NDArray[np.float64], prior: Sequence[flo
     For one class it orders the images as the probability does; divided by the prior, classes can be compared.
     """
     with np.errstate(divide="ignore"):
-        scores: npt.NDArray[np.float64] = np.log(np.asarray(prior)) - np.log(probabilities)
-    return scores
+        return np.asarray(np.log(np.asarray(prior)) - np.log(probabilities), np.float64)
 
 
 def probabilities(logits: npt.ArrayLike, calibration: Calibration) -> npt.NDArray[np.float64]:
@@ -220,15 +218,13 @@ def decide(probabilities: npt.ArrayLike, calibration: Calibration, rule: Decisio
     if rule.kind == "prior_adjusted":
         with np.errstate(divide="ignore"):  # a probability of 0 is log -inf and never wins
             scores = np.log(scores) - calibration.bias - rule.strength * np.log(calibration.prior)
-    winners: npt.NDArray[np.int64] = np.argmax(scores, axis=1).astype(np.int64)
-    return winners
+    return np.asarray(np.argmax(scores, axis=1), np.int64)
 
 
 def softmax(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the softmax of each row of (n, classes) float64, safe for large values."""
     exponents = np.exp(scores - scores.max(axis=1, keepdims=True))
-    shares: npt.NDArray[np.float64] = exponents / exponents.sum(axis=1, keepdims=True)
-    return shares
+    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True), np.float64)
 
 
 def _checked(values: npt.ArrayLike, n_classes: int) -> npt.NDArray[np.float64]:

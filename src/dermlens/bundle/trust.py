@@ -9,9 +9,9 @@ Fitted in `dermlens.evaluation.fit_trust`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from dermlens.bundle.decision import Facts, OperatingPoint, PredictionSets
 from dermlens.bundle.novelty import Novelty, NoveltyFacts
 from dermlens.bundle.quality import Quality, QualityLimits, faults
 from dermlens.diagnoses import DIAGNOSES
-from dermlens.text import percent
+from dermlens.text import Figure, percent
 
 NOVEL = {"dermoscopy": ("not_dermoscopic", "This is not a dermoscopic image of a lesion that the model knows.")}
 _NOVEL_ELSEWHERE = ("unlike_training", "This image is unlike those that the model was trained on.")
@@ -33,15 +33,31 @@ class Answered(Facts, frozen=True):
     accuracy: float | None
 
 
+class Coverage(TypedDict):
+    """How often prediction sets hold the truth, and how large they are; null without images."""
+
+    n: int
+    n_lesions: int
+    coverage: Figure | None
+    mean_size: float | None
+
+
+class SetsMeasured(Coverage):
+    """Over all images, and by class."""
+
+    by_size: dict[str, int]
+    per_class: dict[str, Coverage]
+
+
 class Measured(Facts, frozen=True):
-    """What the limits reach on the images of a role; `prediction_sets` as `evaluation.conformal` measures them."""
+    """What the limits reach on the images of a role."""
 
     role: str
     images: int
     lesions: int
     accuracy: float
     status: dict[str, Answered]
-    prediction_sets: dict[str, Any] | None
+    prediction_sets: SetsMeasured | None
 
 
 class TrustFacts(Facts, frozen=True):
@@ -92,17 +108,9 @@ class Trust:
         return self.facts.prediction_sets
 
     @property
-    def referral(self) -> str | None:
-        return self.facts.referral
-
-    @property
-    def operating_points(self) -> tuple[OperatingPoint, ...]:
-        return self.facts.operating_points
-
-    @property
     def operating_point(self) -> OperatingPoint | None:
         """The point that `predict` follows."""
-        return next((point for point in self.operating_points if point.name == self.referral), None)
+        return next((point for point in self.facts.operating_points if point.name == self.facts.referral), None)
 
     @classmethod
     def read(cls, facts: TrustFacts, modality: str, arrays: Mapping[str, npt.NDArray[np.floating]]) -> Trust:
@@ -129,16 +137,13 @@ class Trust:
             rejections.append(Reason(*self.novel))
         for code, text, unusable in faults(quality, self.facts.quality):
             (rejections if unusable else doubts).append(Reason(code, text))
-        doubts += self._doubts(set_size, probability)
+        if self.sets is not None and set_size is not None and set_size > self.sets.max_size:
+            doubts.append(Reason("many_diagnoses_possible", f"{set_size} diagnoses cannot be ruled out."))
+        if probability < self.facts.min_confidence:
+            doubts.append(Reason("low_confidence", f"Low confidence ({percent(probability)})."))
         if rejections:
             return "rejected", tuple(rejections)  # doubts do not matter then: the answer means nothing
         return ("uncertain" if doubts else "ok"), tuple(doubts)
-
-    def _doubts(self, set_size: int | None, probability: float) -> Iterator[Reason]:
-        if self.sets is not None and set_size is not None and set_size > self.sets.max_size:
-            yield Reason("many_diagnoses_possible", f"{set_size} diagnoses cannot be ruled out.")
-        if probability < self.facts.min_confidence:
-            yield Reason("low_confidence", f"Low confidence ({percent(probability)}).")
 
 
 def grave_codes(codes: Sequence[str]) -> tuple[str, ...]:

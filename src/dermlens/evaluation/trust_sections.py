@@ -209,7 +209,7 @@ def trust_sections(answers: Answers, *, seed: int) -> dict[str, Any]:
         for aim, members in aims(bundle.codes).items()
     }
     points = []
-    for point in (each.as_dict() for each in trust.operating_points):
+    for point in (each.as_dict() for each in trust.facts.operating_points):
         fresh = measure_point(point, answers.probability, answers.y_true, answers.lesions, bundle.codes, seed=seed)
         points.append({key: point[key] for key in ("name", "codes", "threshold", "aimed_at")} | fresh)
     sets, inside = None, answers.inside
@@ -218,7 +218,7 @@ def trust_sections(answers: Answers, *, seed: int) -> dict[str, Any]:
     return {
         "prediction_sets": sets,
         "operating_points": points,
-        "referral": trust.referral,
+        "referral": trust.facts.referral,
         "decision_curves": curves,
         "status": _statuses(answers, seed),
         "novelty": _novelty(answers),

@@ -7,6 +7,7 @@ A map shows which parts of the image are evidence for a class; it does not say t
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dermlens.errors import StorageError
+from dermlens.errors import storage_errors
 from dermlens.inference.notebook import in_notebook
 from dermlens.inference.prediction import Prediction
 
@@ -55,8 +56,7 @@ class Explanation:
         colour = cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO)[:, :, ::-1].astype(np.float32)
         share = (np.clip(alpha, 0.0, 1.0) * self.relevance)[:, :, None]
         mixed = self.image * (1 - share) + colour * share
-        pixels: Pixels = np.round(mixed).astype(np.uint8)
-        return pixels
+        return np.asarray(np.round(mixed), np.uint8)
 
     def as_png(self, alpha: float = 0.55) -> bytes:
         """Return the overlay as the bytes of a PNG file."""
@@ -65,18 +65,6 @@ class Explanation:
 
     def _repr_html_(self) -> str:
         return in_notebook(answers=[self.prediction], explanation=self)
-
-
-def class_map(feature_map: npt.NDArray[np.floating], weights: npt.NDArray[np.floating], index: int) -> Float32s:
-    """Return the evidence for one class, float32 (h, w); its mean plus the class's bias is the logit.
-
-    Args:
-        feature_map: (h, w, d), as the graph gives it.
-        weights: (d, classes), the last layer.
-        index: which class.
-    """
-    evidence: Float32s = (feature_map @ weights[:, index]).astype(np.float32)
-    return evidence
 
 
 def relevance_of(evidence: Float32s, size: tuple[int, int]) -> Float32s:
@@ -89,8 +77,7 @@ def relevance_of(evidence: Float32s, size: tuple[int, int]) -> Float32s:
     if peak <= 0.0:
         return np.zeros(size, np.float32)
     smooth = cv2.resize(positive / np.float32(peak), size[::-1], interpolation=cv2.INTER_CUBIC)
-    share: Float32s = np.clip(smooth, 0.0, 1.0).astype(np.float32)
-    return share
+    return np.clip(smooth, 0.0, 1.0).astype(np.float32)
 
 
 def explain(
@@ -110,7 +97,7 @@ def explain(
         code, index: the class, by name and by place.
     """
     weights, bias = head
-    evidence = class_map(feature_map, weights, index)
+    evidence: Float32s = (feature_map @ weights[:, index]).astype(np.float32)
     offset = float(bias[index])
     return Explanation(
         prediction=prediction,
@@ -133,10 +120,8 @@ class HeatmapFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._taken: set[str] = set()
-        try:
+        with self._refusal():
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._refusal(error) from error
 
     def write(self, explanation: Explanation) -> Path:
         """Write one overlay and return its path; images of the same name get a number.
@@ -150,14 +135,10 @@ class HeatmapFolder:
             name, number = f"{stem}_{number}", number + 1
         self._taken.add(name)
         path = self._folder / f"{name}.png"
-        try:
+        with self._refusal():
             path.write_bytes(explanation.as_png())
-        except OSError as error:
-            raise self._refusal(error) from error
         return path
 
-    def _refusal(self, error: OSError) -> StorageError:
-        return StorageError(
-            f"Heat maps could not be written to {self._folder}: {error.strerror or error}.",
-            remedy="Choose another folder for --heatmap, or free some space.",
-        )
+    def _refusal(self) -> AbstractContextManager[None]:
+        remedy = "Choose another folder for --heatmap, or free some space."
+        return storage_errors(f"Heat maps could not be written to {self._folder}", remedy)

@@ -39,9 +39,8 @@ def expand(arguments: Iterable[str]) -> Inputs:
         if not found:
             notes.append(f"{argument}: no images in this folder.")
         if others:
-            notes.append(
-                f"{argument}: {others} other file{'s' if others > 1 else ''} skipped (not an image extension)."
-            )
+            files = "files" if others > 1 else "file"
+            notes.append(f"{argument}: {others} other {files} skipped (not an image extension).")
     if not paths:
         raise UsageError(
             f"No images found. {' '.join(notes)} Image files end in {', '.join(sorted(IMAGE_EXTENSIONS))}.",
@@ -52,8 +51,7 @@ def expand(arguments: Iterable[str]) -> Inputs:
 
 
 def _walk(folder: str) -> tuple[list[str], int]:
-    found: list[str] = []
-    others = 0
+    found, others = list[str](), 0
     for base, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
         for name in sorted(names):

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from dermlens.bundle.bundle import Bundle
-from dermlens.bundle.decision import OperatingPoint
 from dermlens.bundle.novelty import METHOD
 from dermlens.bundle.quality import measure
 from dermlens.bundle.trust import Reason, Trust, grave_codes
@@ -58,7 +57,7 @@ def judge(
                 reasons=reasons,
                 prediction_set=None if sets is None else sets[row],
                 malignant_probability=malignant[row] if meant else None,
-                referral=_referral(bundle, trust.operating_point, probability[row]) if meant else None,
+                referral=_referral(bundle, probability[row]) if meant else None,
                 novelty=_novelty(trust, score),
                 quality=quality.as_dict(),
             )
@@ -76,9 +75,8 @@ def _sets(
     return [tuple(bundle.codes[c] for c in order[row] if inside[row, c]) for row in range(len(inside))]
 
 
-def _referral(
-    bundle: Bundle, point: OperatingPoint | None, probability: npt.NDArray[np.float64]
-) -> dict[str, Any] | None:
+def _referral(bundle: Bundle, probability: npt.NDArray[np.float64]) -> dict[str, Any] | None:
+    point = bundle.trust.operating_point
     if point is None:
         return None
     total = sum(float(probability[bundle.codes.index(code)]) for code in point.codes)

@@ -169,7 +169,7 @@ def model_facts(bundle: Bundle, settings: Settings) -> dict[str, Any]:
         "classes": [_class(code, name) for code, name in zip(bundle.codes, bundle.names, strict=True)],
         "decision_rule": bundle.decision_rule.as_dict(),
         "metrics": {name: getattr(bundle.card.metrics, name) for name in FIGURES},
-        "operating_points": [point.as_dict() for point in bundle.trust.operating_points],
+        "operating_points": [point.as_dict() for point in bundle.trust.facts.operating_points],
         "prediction_set_level": None if bundle.trust.sets is None else bundle.trust.sets.level,
         "limits": settings.limits(),
         "card": card_text.model_card(bundle.card),
