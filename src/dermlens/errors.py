@@ -105,9 +105,11 @@ class MissingExtraError(DermlensError):
 
 
 @contextmanager
-def storage_errors(what: str, remedy: str) -> Iterator[None]:
-    """Turn an OSError into a StorageError that reads "WHAT: reason." and has the remedy."""
+def os_errors(
+    what: str, remedy: str, kind: type[DermlensError] = StorageError, code: str | None = None
+) -> Iterator[None]:
+    """Turn an OSError into an error of this kind that reads "WHAT: reason." and has the remedy."""
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{what}: {error.strerror or error}.", remedy=remedy) from error
+        raise kind(f"{what}: {error.strerror or error}.", remedy=remedy, code=code) from error

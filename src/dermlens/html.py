@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dermlens.errors import UsageError, storage_errors
+from dermlens.errors import UsageError, os_errors
 from dermlens.files import atomic_file
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def write_page(path: Path, template: str, **values: Any) -> None:
     Raises:
         StorageError: the file cannot be written.
     """
-    with storage_errors(f"The page could not be written to {path}", "Choose another place for it, or free some space."):
+    with os_errors(f"The page could not be written to {path}", "Choose another place for it, or free some space."):
         page = render(template, **values).encode("utf-8", "backslashreplace")
         if path.exists() and not path.is_file():  # a device or a pipe
             path.write_bytes(page)
@@ -68,11 +68,7 @@ class Page:
     height_px: int = 600
 
     def _repr_html_(self) -> str:
-        try:
+        remedy = "Give report.html of an evaluation or audit.html of an audit."
+        with os_errors(f"The page {self.path} cannot be read", remedy, UsageError):
             page = Path(self.path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise UsageError(
-                f"The page {self.path} cannot be read: {error.strerror or error}.",
-                remedy="Give report.html of an evaluation or audit.html of an audit.",
-            ) from error
         return render("frame.html", name=Path(self.path).name, page=page, height_px=int(self.height_px))

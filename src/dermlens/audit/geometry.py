@@ -126,8 +126,7 @@ def _matches(one: Sketch, other: Sketch) -> npt.NDArray[np.int64]:
 def _unit(descriptors: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Return the roots of descriptors of sum 1: their products compare better (Arandjelovic and Zisserman 2012)."""
     values = descriptors.astype(np.float32)
-    roots: npt.NDArray[np.float32] = np.sqrt(values / np.maximum(values.sum(axis=1, keepdims=True), 1))
-    return roots
+    return np.asarray(np.sqrt(values / np.maximum(values.sum(axis=1, keepdims=True), 1)), np.float32)
 
 
 def _agreement(one: Grey, other: Grey, matrix: npt.NDArray[np.float64]) -> tuple[float, float, float]:

@@ -20,7 +20,7 @@ from dermlens.audit.verdict import Audit, as_json, ceiling_text
 from dermlens.data.images import InputSpec, load_image
 from dermlens.data.records import Dataset, Record
 from dermlens.diagnoses import DISCLAIMER, display_name
-from dermlens.errors import ImageError, storage_errors
+from dermlens.errors import ImageError, os_errors
 from dermlens.files import write_text
 from dermlens.html import data_uri, write_page
 from dermlens.reporting.plots import classes_png, rates_png, shares_png
@@ -119,7 +119,7 @@ def write_audit(audit: dict[str, Any], path: Path) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    with storage_errors(f"The audit could not be written to {path}", "Choose another --out, or free some space."):
+    with os_errors(f"The audit could not be written to {path}", "Choose another --out, or free some space."):
         write_text(path, as_json(audit))
 
 

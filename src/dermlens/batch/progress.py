@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from dermlens.errors import StorageError
+from dermlens.errors import os_errors
 from dermlens.files import atomic_file
 
 LINE_EVERY_S, BAR_EVERY_S = 30.0, 0.2
@@ -133,12 +133,9 @@ class Monitor:
         Raises:
             StorageError: the metrics file cannot be written.
         """
-        try:
+        remedy = "Choose a file that you may write, for example --metrics batch.prom."
+        with os_errors(f"The metrics file {self._metrics} cannot be written", remedy):
             self._write(status)
-        except OSError as error:
-            what = f"The metrics file {self._metrics} cannot be written: {error.strerror or error}."
-            remedy = "Choose a file that you may write, for example --metrics batch.prom."
-            raise StorageError(what, remedy=remedy) from error
         self.log("started", **status.values())
         try:
             yield

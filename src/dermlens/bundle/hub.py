@@ -15,7 +15,7 @@ from typing import Any
 from dermlens.bundle.bundle import CARD, FILES, MODEL_CARD, NEIGHBOURS_FILE, TRUST_FILE, Bundle, load_bundle
 from dermlens.bundle.card import Metrics
 from dermlens.bundle.card_text import model_card
-from dermlens.errors import BundleError, MissingExtraError, UsageError, storage_errors
+from dermlens.errors import BundleError, MissingExtraError, UsageError, os_errors
 from dermlens.text import Figure
 
 SCHEME = "hf://"
@@ -78,9 +78,7 @@ def write_repository(bundle: Bundle, folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not an empty folder.", remedy="Name a new folder.", code="not_empty")
-    with storage_errors(
-        f"The repository could not be written to {folder}", "Choose another folder, or free some space."
-    ):
+    with os_errors(f"The repository could not be written to {folder}", "Choose another folder, or free some space."):
         folder.mkdir(parents=True, exist_ok=True)
         bundle.copy_to(folder)
         (folder / "README.md").write_text(readme(bundle), encoding="utf-8")

@@ -29,7 +29,7 @@ from dermlens.bundle.bundle import (
 )
 from dermlens.bundle.card import damaged
 from dermlens.bundle.hub import SCHEME, fetch
-from dermlens.errors import BundleError, StorageError, UsageError, storage_errors
+from dermlens.errors import BundleError, UsageError, os_errors
 from dermlens.files import atomic_file, replace_folder
 from dermlens.text import nearest
 
@@ -75,7 +75,7 @@ def add_model(
         StorageError: it cannot be written. MissingExtraError: `hf://` without the extra `hub`.
     """
     home = user_models_dir()
-    with storage_errors(
+    with os_errors(
         f"The model could not be added to {home}", "Free some space, or name another folder in DERMLENS_MODELS."
     ):
         home.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def remove_model(name: str) -> Path:
             code="unknown_model",
         )
     target = user_models_dir() / name
-    with storage_errors(f"{target} could not be deleted", "Delete that folder yourself."):
+    with os_errors(f"{target} could not be deleted", "Delete that folder yourself."):
         shutil.rmtree(target)
     return target
 
@@ -193,7 +193,7 @@ def pack(bundle: Bundle, path: Path) -> None:
     """
     if path.exists() and not zipfile.is_zipfile(path):
         raise UsageError(f"{path} exists already and is no package.", remedy="Choose another --out.")
-    refusal = storage_errors(f"The package {path} could not be written", "Choose another --out, or free some space.")
+    refusal = os_errors(f"The package {path} could not be written", "Choose another --out, or free some space.")
     with refusal, atomic_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as file:
         for name in bundle.file_names():
             entry = zipfile.ZipInfo(name, _TIME)
@@ -209,7 +209,10 @@ def unpack(path: Path, folder: Path) -> Bundle:
         BundleError: it is no such file, or holds what a package does not hold. StorageError: it cannot be written.
     """
     try:
-        with zipfile.ZipFile(path) as file:
+        with (
+            os_errors(f"{path} could not be unpacked", "Check the path, or free some space."),
+            zipfile.ZipFile(path) as file,
+        ):
             entries = file.infolist()
             _check_entries(path, entries)
             left = MAX_BYTES
@@ -217,10 +220,6 @@ def unpack(path: Path, folder: Path) -> Bundle:
                 left -= _extract(file, entry, folder / entry.filename, left)
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
         raise _refusal(path, f"it is damaged or no zip file ({error})") from error
-    except OSError as error:
-        raise StorageError(
-            f"{path} could not be unpacked: {error.strerror or error}.", remedy="Check the path, or free some space."
-        ) from error
     bundle = load_bundle(folder)
     extra = {entry.filename for entry in entries} - set(bundle.file_names())
     if extra:

@@ -71,8 +71,7 @@ class Novelty:
         products = whitened @ self.class_means.T
         distances = (whitened**2).sum(1)[:, None] - 2 * products + (self.class_means**2).sum(1)
         residual = np.maximum((centred**2).sum(1) - (inside**2).sum(1), 0.0)
-        scores: Floats = (distances.min(1) / self.scale[0] + residual / self.scale[1]) / 2
-        return scores
+        return np.asarray((distances.min(1) / self.scale[0] + residual / self.scale[1]) / 2, np.float64)
 
     def as_dict(self) -> dict[str, Any]:
         """Return what is stored in `bundle.json`; the arrays are in `trust.npz`."""
@@ -107,5 +106,4 @@ def normalised(embedding: npt.NDArray[np.floating]) -> Floats:
     """Return the rows of (n, d) at length 1, float64; a row of zeros stays as it is."""
     rows = np.asarray(embedding, np.float64)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: Floats = rows / np.where(lengths > 0, lengths, 1.0)
-    return unit
+    return np.asarray(rows / np.where(lengths > 0, lengths, 1.0), np.float64)

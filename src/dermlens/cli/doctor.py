@@ -9,7 +9,7 @@ import typer
 
 from dermlens import text
 from dermlens.cli.options import EXIT_IMAGE_FAILED
-from dermlens.errors import storage_errors
+from dermlens.errors import os_errors
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False) -> None:
@@ -33,7 +33,7 @@ def cache(
     from dermlens.files import CACHE_MAX_BYTES, cache_folder, cache_sizes, clear_cache
 
     if clear:
-        with storage_errors(f"The cache in {cache_folder()} cannot be cleared", "Remove that folder yourself."):
+        with os_errors(f"The cache in {cache_folder()} cannot be cleared", "Remove that folder yourself."):
             clear_cache()
     sizes = cache_sizes()
     total = sum(size for _, size in sizes.values())

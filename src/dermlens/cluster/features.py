@@ -31,7 +31,7 @@ from dermlens.cluster.crew import (
     share,
 )
 from dermlens.data.records import Record
-from dermlens.errors import DermlensError, ImageError
+from dermlens.errors import DermlensError, ImageError, os_errors
 from dermlens.inference.runtime import batch_for, compile_graph, read_graph, shape_of
 from dermlens.training.features import CHUNK, DECODE_THREADS, Chunks, Engine, FeatureSpec, Images, outputs
 
@@ -124,14 +124,9 @@ def _bytes_of(images: Images) -> list[bytes]:
 
 
 def _read(record: Record) -> bytes:
-    try:
+    remedy = "Bring it back, or leave it out of the data set."
+    with os_errors(f"{record.path} cannot be read", remedy, ImageError, "unreadable"):
         return Path(record.path).read_bytes()
-    except OSError as error:
-        raise ImageError(
-            f"{record.path} cannot be read: {error.strerror or error}.",
-            remedy="Bring it back, or leave it out of the data set.",
-            code="unreadable",
-        ) from error
 
 
 def _to_bytes(graph: ov.Model) -> tuple[bytes, bytes]:

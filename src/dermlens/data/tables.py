@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dermlens.data.images import IMAGE_EXTENSIONS
-from dermlens.errors import DataError, storage_errors
+from dermlens.errors import DataError, os_errors
 from dermlens.files import atomic_file
 
 Row = dict[str, str]
@@ -162,7 +162,7 @@ def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, 
     Raises:
         StorageError: it cannot be written; an older file is left as it was.
     """
-    refusal = storage_errors(f"{path} cannot be written", "Choose another place, or make room on the disk.")
+    refusal = os_errors(f"{path} cannot be written", "Choose another place, or make room on the disk.")
     with refusal, atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()

@@ -54,8 +54,7 @@ def lesion_classes(y_true: Ints, lesions: Ints) -> Ints:
     """Return the class most of each lesion's images carry, (lesions,) int64; the first class wins a tie."""
     tally = np.zeros((int(lesions.max()) + 1, int(y_true.max()) + 1), dtype=np.int64)
     np.add.at(tally, (lesions, y_true), 1)
-    classes: Ints = tally.argmax(axis=1)
-    return classes
+    return np.asarray(tally.argmax(axis=1), np.int64)
 
 
 def resample_weights(y_true: Ints, lesions: Ints, *, resamples: int, seed: int) -> Iterator[Floats]:

@@ -68,8 +68,7 @@ class _Sample:
 
     @property
     def shift(self) -> Floats:
-        shift: Floats = np.log(self.start.prior) - np.log(self.start.training_prior)
-        return shift
+        return np.asarray(np.log(self.start.prior) - np.log(self.start.training_prior), np.float64)
 
     def pick(self, rows: npt.NDArray[np.intp]) -> _Sample:
         lesions = np.unique(self.lesions[rows], return_inverse=True)[1].astype(np.int64)
@@ -290,8 +289,7 @@ def _objective(found: Floats, sample: _Sample, weights: Floats) -> tuple[float, 
 def _image_weights(sample: _Sample) -> Floats:
     per_lesion, prior = 1.0 / np.bincount(sample.lesions)[sample.lesions], np.array(sample.start.prior)
     shares = np.bincount(sample.truth, weights=per_lesion, minlength=len(prior)) / per_lesion.sum()
-    weights: Floats = per_lesion * prior[sample.truth] / shares[sample.truth]
-    return weights
+    return np.asarray(per_lesion * prior[sample.truth] / shares[sample.truth], np.float64)
 
 
 def _floats(shares: Iterable[float]) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ from dermlens.data.images import Pixels, load_image
 from dermlens.data.manifest import manifest_sha256
 from dermlens.data.records import Dataset, Record, data_fingerprint, lesions
 from dermlens.diagnoses import DISCLAIMER, ISIC2019, to_isic2019
-from dermlens.errors import DataError, storage_errors
+from dermlens.errors import DataError, os_errors
 from dermlens.evaluation.baselines import compare_on, lines_of
 from dermlens.evaluation.controls import run_controls
 from dermlens.evaluation.report import write_report
@@ -258,7 +258,7 @@ def _table(rows: Sequence[Row], codes: Sequence[str]) -> Iterator[Sequence[objec
 
 @contextmanager
 def _writing(out: Path) -> Iterator[None]:
-    with storage_errors(f"The evaluation could not be written to {out}", "Free some space or choose another --out."):
+    with os_errors(f"The evaluation could not be written to {out}", "Free some space or choose another --out."):
         yield
 
 

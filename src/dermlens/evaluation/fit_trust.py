@@ -265,8 +265,7 @@ def principal_directions(centred: Floats, k: int) -> Floats:
     """Return the k directions of largest spread, (k, d), rows orthonormal."""
     covariance = centred.T @ centred / len(centred)
     _, vectors = np.linalg.eigh(covariance)
-    top: Floats = vectors[:, ::-1][:, :k].T
-    return top
+    return np.asarray(vectors[:, ::-1][:, :k].T, np.float64)
 
 
 def _whitening(centred: Floats) -> Floats:
@@ -274,8 +273,7 @@ def _whitening(centred: Floats) -> Floats:
     covariance = centred.T @ centred / len(centred)
     values, vectors = np.linalg.eigh(covariance)
     floor = max(float(values.max()) * 1e-3, 1e-12)
-    whiten: Floats = vectors / np.sqrt(np.maximum(values, 0.0) + floor)
-    return whiten
+    return np.asarray(vectors / np.sqrt(np.maximum(values, 0.0) + floor), np.float64)
 
 
 def lesion_quantile(values: Floats, lesions: Ints, share: float) -> float:
@@ -335,8 +333,7 @@ def index_of(
 
 def first_of_lesion(lesions: Ints) -> Ints:
     """Return the ascending rows of the first image of each lesion."""
-    rows: Ints = np.sort(np.unique(lesions, return_index=True)[1])
-    return rows
+    return np.asarray(np.sort(np.unique(lesions, return_index=True)[1]), np.int64)
 
 
 def most_per_class(y_true: Ints, total: int) -> int:

@@ -156,8 +156,7 @@ def equal_mass_bins(confidence: Floats, bins: int = ECE_BINS) -> Ints:
 def squared_errors(y_true: Ints, probability: Floats) -> Floats:
     """Return the squared error summed over the classes, (n,) 0..2."""
     target = y_true[:, None] == np.arange(probability.shape[1])
-    errors: Floats = np.sum((probability - target) ** 2, axis=1)
-    return errors
+    return np.asarray(np.sum((probability - target) ** 2, axis=1), np.float64)
 
 
 def log_errors(y_true: Ints, probability: Floats) -> Floats:
@@ -202,8 +201,7 @@ def specificity(counts: ClassCounts) -> Floats:
 
 def balanced_accuracy(counts: ClassCounts, classes: Ints) -> Floats:
     """Return the mean sensitivity of some classes, (r,): NaN where one of them has no weight."""
-    means: Floats = sensitivity(counts)[:, classes].mean(axis=1)
-    return means
+    return np.asarray(sensitivity(counts)[:, classes].mean(axis=1), np.float64)
 
 
 def mean_loss(loss: Floats, weights: Floats) -> Floats:

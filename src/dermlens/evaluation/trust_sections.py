@@ -45,8 +45,7 @@ class Answers:
     @property
     def right(self) -> Bools:
         """Whether each decision is correct, (n,)."""
-        right: Bools = self.decision == self.y_true
-        return right
+        return np.asarray(self.decision == self.y_true, np.bool_)
 
     @property
     def status(self) -> npt.NDArray[np.str_]:
@@ -66,8 +65,7 @@ class Answers:
         point = self.bundle.trust.operating_point
         if point is None:
             return None
-        referred: Bools = self.probability[:, self.places(point.codes)].sum(axis=1) >= point.threshold
-        return referred
+        return np.asarray(self.probability[:, self.places(point.codes)].sum(axis=1) >= point.threshold, np.bool_)
 
     def places(self, codes: Sequence[str]) -> list[int]:
         """Return the columns of some classes."""

@@ -19,7 +19,7 @@ import numpy as np
 from dermlens.bundle.bundle import Bundle, find_bundle, load_bundle
 from dermlens.bundle.decision import decide, probabilities
 from dermlens.data.images import load_image
-from dermlens.errors import UsageError, WeightsError, storage_errors
+from dermlens.errors import UsageError, WeightsError, os_errors
 from dermlens.export.formats import FORMATS, OUTPUTS, Format, facts, write_openvino
 from dermlens.export.readback import Answer, read_back
 from dermlens.files import replace_folder
@@ -258,7 +258,7 @@ def _size(path: Path) -> int:
 @contextmanager
 def _staged(target: Path) -> Iterator[Path]:
     """Give a path to write to; when all went well, what is there takes the place of what `target` was."""
-    with storage_errors(f"The export could not be written to {target}", "Free some space or choose another --out."):
+    with os_errors(f"The export could not be written to {target}", "Free some space or choose another --out."):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".dermlens-export-", dir=target.parent) as folder:
             made = Path(folder) / target.name

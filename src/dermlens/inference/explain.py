@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dermlens.errors import storage_errors
+from dermlens.errors import os_errors
 from dermlens.inference.notebook import in_notebook
 from dermlens.inference.prediction import Prediction
 
@@ -141,4 +141,4 @@ class HeatmapFolder:
 
     def _refusal(self) -> AbstractContextManager[None]:
         remedy = "Choose another folder for --heatmap, or free some space."
-        return storage_errors(f"Heat maps could not be written to {self._folder}", remedy)
+        return os_errors(f"Heat maps could not be written to {self._folder}", remedy)

@@ -13,6 +13,7 @@ import importlib.metadata
 import io
 import pickle
 from collections import OrderedDict
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dermlens.errors import RecipeError, WeightsError
+from dermlens.errors import RecipeError, WeightsError, os_errors
 from dermlens.networks.family import BACKBONES, Backbone
 
 WORDS = ("pretrained", "imagenet", "lite", "none")
@@ -213,18 +214,14 @@ _READABLE = "Give the path of a weight file that can be read."
 def read_weights_bytes(path: Path, *, remedy: str = _READABLE) -> bytes:
     """Return the bytes of a weight file of at most 1 GB; WeightsError when it cannot be read."""
     check_weights_size(path, remedy=remedy)
-    try:
+    with _reading(path, remedy):
         return path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error, remedy) from error
 
 
 def check_weights_size(path: Path, *, remedy: str = _READABLE) -> None:
     """Raise WeightsError unless there is a file of at most 1 GB."""
-    try:
+    with _reading(path, remedy):
         size = path.stat().st_size
-    except OSError as error:
-        raise _unreadable(path, error, remedy) from error
     if size > MAX_WEIGHTS_BYTES:
         raise WeightsError(
             f"The weight file {path} has {size} bytes; at most {MAX_WEIGHTS_BYTES} are read.",
@@ -233,9 +230,8 @@ def check_weights_size(path: Path, *, remedy: str = _READABLE) -> None:
         )
 
 
-def _unreadable(path: Path, error: OSError, remedy: str) -> WeightsError:
-    message = f"The weight file {path} cannot be read: {error.strerror or error}."
-    return WeightsError(message, remedy=remedy, code="weights_missing")
+def _reading(path: Path, remedy: str) -> AbstractContextManager[None]:
+    return os_errors(f"The weight file {path} cannot be read", remedy, WeightsError, "weights_missing")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import openvino as ov
 from rich.console import Console
 
 from dermlens.data.images import InputSpec
-from dermlens.errors import storage_errors
+from dermlens.errors import os_errors
 from dermlens.files import atomic_file, write_text
 from dermlens.inference.runtime import batch_for, shape_of
 from dermlens.reporting.progress import track
@@ -149,7 +149,7 @@ def trunk_cache(
         "artefacts": spec.artefacts,
         "shape": list(shape),
     }
-    with storage_errors(
+    with os_errors(
         f"The feature cache could not be written to {folder}",
         "Free some space, lower `views` in the recipe or choose another --out; what is finished stays.",
     ):

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from dermlens.bundle.bundle import embedded_models
 from dermlens.data.images import InputSpec
-from dermlens.errors import WeightsError, storage_errors
+from dermlens.errors import WeightsError, os_errors
 from dermlens.files import atomic_file
 from dermlens.networks.backend import leaves
 from dermlens.networks.efficientnet import Backbone, backbone, build_backbone, split_at_block
@@ -170,7 +170,7 @@ def save_keras(model: keras.Model, path: Path) -> None:
         StorageError: no space or no permission; an earlier file is unchanged.
     """
     with (
-        storage_errors(
+        os_errors(
             f"The Keras model could not be saved to {path}", "Free some space; an earlier model there is unchanged."
         ),
         atomic_file(path) as temporary,

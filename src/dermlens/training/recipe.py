@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from dermlens.errors import RecipeError
+from dermlens.errors import RecipeError, os_errors
 from dermlens.files import write_text
 
 SCHEMA = "dermlens/recipe/1"
@@ -189,12 +189,9 @@ def _check_schema(value: object) -> None:
 def read_recipe(path: Path) -> dict[str, Any]:
     """Read the settings of a TOML recipe (or of the JSON one that a run saved)."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with os_errors(f"The recipe {path} cannot be read", "Give an existing TOML file.", RecipeError):
+            text = path.read_text(encoding="utf-8")
         settings = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except OSError as error:
-        raise RecipeError(
-            f"The recipe {path} cannot be read: {error.strerror or error}.", remedy="Give an existing TOML file."
-        ) from error
     except ValueError as error:
         raise RecipeError(
             f"The recipe {path} is not valid: {error}.", remedy="Write lines such as `epochs = 10`."

@@ -26,7 +26,7 @@ import tensorflow as tf
 from rich.console import Console
 
 from dermlens.data.records import Dataset
-from dermlens.errors import DermlensError, StorageError, UsageError, storage_errors
+from dermlens.errors import DermlensError, StorageError, UsageError, os_errors
 from dermlens.files import write_text
 from dermlens.inference.runtime import batch_for, compile_graph, run_batches
 from dermlens.networks.efficientnet import backbone
@@ -227,7 +227,7 @@ def _prepare_folder(run: _Run, about: About, *, allow_leakage: bool) -> dict[str
         "neighbours": about.neighbours,
     }
     trained = same and bool(run.state.get("history"))
-    with storage_errors(f"The run folder {out} cannot be written", "Choose another --out, or free some space."):
+    with os_errors(f"The run folder {out} cannot be written", "Choose another --out, or free some space."):
         out.mkdir(parents=True, exist_ok=True)
         for left_over in out.glob(".*-new.*"):  # of a process that was killed while it wrote
             left_over.unlink()

@@ -123,8 +123,7 @@ def _hue_saturation(hue_rad: float, saturation: float) -> np.ndarray:
     turn = np.eye(3)
     cos, sin = np.cos(hue_rad), np.sin(hue_rad)
     turn[1:, 1:] = saturation * np.array([[cos, -sin], [sin, cos]])
-    matrix: np.ndarray = np.linalg.inv(to_yiq) @ turn @ to_yiq
-    return matrix
+    return np.asarray(np.linalg.inv(to_yiq) @ turn @ to_yiq, np.float64)
 
 
 def _compression(view: np.ndarray, rng: np.random.Generator) -> np.ndarray:
