@@ -289,6 +289,10 @@ def test_a_batch_beyond_the_memory_is_refused_where_it_was_given_and_else_chosen
                 train(data, tmp_path, again, ABOUT, console=said, resume=True)
         assert read_state(tmp_path)["batch_size"] == 16
     assert printed(said).count("batch_size is") == 1 and "already finished" in printed(said)
+    write_state(tmp_path, {name: value for name, value in read_state(tmp_path).items() if name != "history"})
+    for again in (automatic, replace(TINY, batch_size=16)):
+        with pytest.raises(RecipeError, match=r"batch_size 16 needs about .* as before"):
+            train(data, tmp_path, again, ABOUT, console=said, resume=True)
 
 
 @pytest.mark.usefixtures("tiny")

@@ -17,7 +17,8 @@ from rich.console import Console
 
 import networks
 from dermlens.data.records import Dataset
-from dermlens.errors import UsageError, WeightsError
+from dermlens.errors import RecipeError, UsageError, WeightsError
+from dermlens.training import device
 from dermlens.training.material import Material
 from dermlens.training.recipe import Recipe, make_recipe, read_recipe
 from dermlens.tuning import trial as trial_module
@@ -66,9 +67,9 @@ def by_dropout(bench: Bench, recipe: Recipe, report: Callable[[int, float], None
 
 
 def scored(monkeypatch: pytest.MonkeyPatch, score: Score) -> None:
-    """Put a stand-in for the training, and for the network, which it does not need."""
+    """Put a stand-in for the training, and a tiny network, which is not trained."""
     monkeypatch.setattr(Bench, "score", score)
-    monkeypatch.setattr(tune_module, "open_backbone", lambda recipe: SimpleNamespace(weights="lite", weights_id="w"))
+    monkeypatch.setattr(tune_module, "open_backbone", networks.tiny_stem)
 
 
 def test_a_real_trial_learns_from_train_and_select_alone(
@@ -210,6 +211,30 @@ def test_the_recipe_holds_the_split_of_the_search(
     search(data, tmp_path / "seeded", 1, given={**GIVEN, "seed": 7})
     written = read_recipe(tmp_path / "seeded" / BEST)
     assert written["seed"] == 7 and {name: written[name] for name in default.fractions} == make_recipe(GIVEN).fractions
+
+
+def test_without_a_batch_size_one_is_fitted_once_and_left_in_the_recipe(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lowest cut decides, the same command keeps the batch, and the recipe makes `train` use it."""
+    scored(monkeypatch, by_dropout)
+    given = {**{name: value for name, value in GIVEN.items() if name != "batch_size"}, "fine_tune": "top"}
+    cuts: list[int] = []
+    monkeypatch.setattr(tune_module, "open_backbone", lambda r: cuts.append(r.cut_block) or networks.tiny_stem(r))
+    monkeypatch.setattr(device, "fixed_bytes", lambda model: 1000)
+    monkeypatch.setattr(device, "bytes_per_image", lambda model: 100)
+    monkeypatch.setattr(device, "free_bytes", lambda: 1000 + 100 * 21)
+    told = search(data, tmp_path, 1, given=given)[1]
+    assert "batch_size is 16: the largest multiple of 8" in told and cuts == [7, 4]
+    assert read_recipe(tmp_path / BEST)["batch_size"] == 16
+    monkeypatch.setattr(device, "free_bytes", lambda: 10**9)
+    told = search(data, tmp_path, 2, given=given)[1]
+    assert (
+        "batch_size is" not in told and read_recipe(tmp_path / BEST)["batch_size"] == 16 and len(table(tmp_path)) == 2
+    )
+    monkeypatch.setattr(device, "free_bytes", lambda: 1000)
+    with pytest.raises(RecipeError, match=r"batch_size 16 needs about .* as before"):
+        search(data, tmp_path, 3, given=given)
 
 
 def test_the_hint_names_how_the_data_was_read(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

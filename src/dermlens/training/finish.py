@@ -111,8 +111,12 @@ def finish(
     sample = np.stack([plain_view(r, stem.spec) for r in material.pick(material.rows("test")[:8])])
     difference = check_export(candidate.whole, graph, sample)
     images = _images_by_role(material)
-    with tempfile.TemporaryDirectory(prefix="dermlens-graph-") as folder:
-        ov.save_model(graph, Path(folder, "graph.xml"), compress_to_fp16=False)
+    with tempfile.TemporaryDirectory(prefix=".graph-", dir=out, ignore_cleanup_errors=True) as folder:
+        try:
+            ov.save_model(graph, Path(folder, "graph.xml"), compress_to_fp16=False)
+        except RuntimeError as error:  # OpenVINO's word for a full disk
+            remedy = "Free some space there; the same command continues from the trained network."
+            raise StorageError(f"The graph could not be written in {out}: {error}.", remedy=remedy) from error
         runtime = Runtime(Path(folder, "graph.xml"))
         fit = _calibrate(candidate, runtime, images["calibrate"], console)
         test = _answers(fit, runtime, images["test"], console, "Outputs, test")

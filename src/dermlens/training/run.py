@@ -165,16 +165,17 @@ def _choose_batch(
 ) -> tuple[Recipe, int | None]:
     """Return the recipe with a batch that the memory holds, and its size where the user gave none (`given` is 0).
 
-    A run that resumes keeps the batch that was chosen for it, however much memory is free now.
+    A run that resumes keeps its batch, which has to fit again unless the training is finished.
     """
     chosen = int(state.get("batch_size") or 0)
-    if chosen and given in (0, chosen) and key_of(earlier := replace(recipe, batch_size=chosen)) == state.get("key"):
-        return earlier, chosen
-    if given:
-        check_memory(model, recipe)
-        return recipe, None
-    recipe = fit_batch(model, recipe, console)
-    return recipe, recipe.batch_size
+    earlier = replace(recipe, batch_size=chosen if chosen and given in (0, chosen) else recipe.batch_size)
+    same = key_of(earlier) == state.get("key")
+    if not (given or same):
+        recipe = fit_batch(model, recipe, console)
+        return recipe, recipe.batch_size
+    if not (same and state.get("history")):
+        check_memory(model, earlier, begun=same)
+    return earlier, chosen or None if same else None
 
 
 def _key(recipe: Recipe, stem: Stem, material: Material) -> str:

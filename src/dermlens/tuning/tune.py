@@ -28,10 +28,10 @@ from dermlens.errors import DermlensError, StorageError, UsageError, WeightsErro
 from dermlens.files import write_csv, write_text
 from dermlens.networks.efficientnet import backbone
 from dermlens.reporting.plots import KEPT_BY
-from dermlens.training.device import out_of_memory, resolve, set_up
+from dermlens.training.device import check_memory, fit_batch, out_of_memory, resolve, set_up
 from dermlens.training.features import Engine, local_engine
 from dermlens.training.material import Material, check_lineage, prepare
-from dermlens.training.network import open_backbone
+from dermlens.training.network import add_head, open_backbone
 from dermlens.training.recipe import Recipe
 from dermlens.tuning.space import Range, defaults, space
 from dermlens.tuning.trial import WORDS, Bench, Interrupted, Outcome, Trials, folds_of, train_and_select
@@ -90,16 +90,18 @@ def tune(
     """
     _check_place(out)
     set_up(recipe, console)
-    recipe = resolve(recipe, backbone(recipe.backbone))
+    asked, recipe = recipe, resolve(recipe, backbone(recipe.backbone))
     varied = space(recipe, backbone(recipe.backbone), given)
     stem = open_backbone(recipe)
     material = prepare(dataset, recipe, allow_leakage=allow_leakage, console=console)
     material, _ = check_lineage(stem.weights, material, allow_leakage=allow_leakage, console=console)
     material = train_and_select(material)
-    key = _key(recipe, stem.weights_id, material, varied, limits.folds)
+    key = _key(replace(recipe, batch_size=asked.batch_size), stem.weights_id, material, varied, limits.folds)
     try:
         out.mkdir(parents=True, exist_ok=True)
         study = _open_study(out, key, recipe, parallel is not None)
+        if not asked.batch_size:
+            recipe = _choose_batch(study, recipe, _cuts(recipe, varied), len(material.codes), console)
         bench = Bench(material, folds_of(material, limits.folds, recipe.seed), out, console, engine=engine)
         return _Search(study, bench, recipe, given, varied, limits, out, console, reading, parallel).run()
     except (OSError, optuna.exceptions.StorageInternalError) as error:
@@ -130,6 +132,23 @@ def _key(recipe: Recipe, weights_id: str, material: Material, varied: Mapping[st
         list(zip(material.hashes, material.roles.tolist(), material.labels.tolist(), strict=True)),
     ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _cuts(recipe: Recipe, varied: Mapping[str, Range]) -> tuple[int, ...]:
+    return varied["cut_block"].choices if "cut_block" in varied else (recipe.cut_block,)
+
+
+def _choose_batch(study: Any, recipe: Recipe, cuts: Sequence[int], classes: int, console: Console) -> Recipe:
+    """Return the recipe with a batch that fits with the lowest cut, which trains most; later calls keep it."""
+    earlier = study.user_attrs.get("batch_size")
+    lowest = replace(recipe, cut_block=min(cuts), batch_size=earlier or recipe.batch_size)
+    model = add_head(open_backbone(lowest), lowest, classes).last_stage(lowest.fine_tune)
+    if earlier:
+        check_memory(model, lowest, begun=True)
+    else:
+        lowest = fit_batch(model, lowest, console)
+        study.set_user_attr("batch_size", lowest.batch_size)
+    return replace(recipe, batch_size=lowest.batch_size)
 
 
 def _open_study(out: Path, key: str, recipe: Recipe, parallel: bool) -> Any:
@@ -214,8 +233,7 @@ class _Search:
 
     def prepare(self) -> None:
         """Compute embeddings and the trunk features of every cut, which all workers read and none may write."""
-        cuts = self.varied["cut_block"].choices if "cut_block" in self.varied else (self.recipe.cut_block,)
-        for cut in cuts:
+        for cut in _cuts(self.recipe, self.varied):
             recipe = replace(self.recipe, cut_block=cut)
             self.bench.prepare(resolve(recipe, backbone(recipe.backbone)))
 
@@ -319,12 +337,13 @@ class _Search:
         write_csv(self.out / TABLE, rows)
 
     def settings(self, trial: Any) -> dict[str, Any]:
-        """Return the recipe file: the split, which keeps the test unseen, what was given, the mode, the trial."""
+        """Return the recipe file: the split, which keeps the test unseen, what was given, mode, batch, the trial."""
         values = {name: trial.params[name] for name in self.varied}
         rounded = {name: float(f"{v:.3g}") if isinstance(v, float) else v for name, v in values.items()}
         given = {name: value for name, value in self.given.items() if name != "schema"}
         split = {"seed": self.recipe.seed, **self.recipe.fractions}
-        return {**split, **given, "fine_tune": self.recipe.fine_tune, **rounded}
+        fixed = {"fine_tune": self.recipe.fine_tune, "batch_size": self.recipe.batch_size}
+        return {**split, **given, **fixed, **rounded}
 
     def print_trial(self, number: int, values: Mapping[str, Any], outcome: Outcome) -> None:
         own = " (the recipe as it is)" if number == 0 else ""
