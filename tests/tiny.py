@@ -9,13 +9,14 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
-from dermlens.bundle.bundle import BASELINES_FILE, Arrays, load_bundle, rewrite_bundle, write_bundle
+from dermlens.bundle.bundle import BASELINES_FILE, LESIONS_FILE, Arrays, load_bundle, rewrite_bundle, write_bundle
 from dermlens.bundle.card import make_card
+from dermlens.bundle.limits import ROLES, Lesions, no_lesions
 from dermlens.bundle.quality import QualityLimits
 from dermlens.bundle.trust import TrustFacts
 from dermlens.evaluation.baselines import AnswersOnTest
 
-NOT_FITTED = TrustFacts(None, None, 0.0, (), None, None, QualityLimits(0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0), None)
+NOT_FITTED = TrustFacts(None, None, 0.95, None, QualityLimits(0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0), None)
 """Limits that pass every image."""
 
 
@@ -50,12 +51,12 @@ def card(**changes: Any) -> dict[str, Any]:
         "backbone": {"name": "tiny", "title": "tiny", "weights": "none", "licence": "none"},
         "calibration": {
             "temperature": 2.0,
-            "prior": [0.2, 0.3, 0.5],
             "training_prior": [1 / 3, 1 / 3, 1 / 3],
             "bias": [0.0, 0.0, 0.0],
         },
         "calibration_fit": {"fitted": True, "reason": None, "lesions": 100, "bias": None},
-        "decision_rule": {"kind": "prior_adjusted", "strength": 1.0},
+        "case_mix": {"name": "equal", "shares": dict.fromkeys(CODES, 1 / 3)},
+        "training_mix": {"name": "training", "shares": dict(zip(CODES, (0.2, 0.3, 0.5), strict=True))},
         "recipe": {"backbone": "tiny", "weights": "none", "fine_tune": "head", "precision": "float32"},
         "data": {
             "fingerprint": "0" * 64,
@@ -86,6 +87,7 @@ def card(**changes: Any) -> dict[str, Any]:
             "n_lesions": 30,
             "classes": list(CODES),
             "interval": {},
+            "case_mix": "equal",
             **dict.fromkeys(("accuracy", "balanced_accuracy", "macro_auc", "ece", "brier", "log_loss"), figure),
             "per_class": {},
             "confusion_matrix": {},
@@ -109,10 +111,21 @@ def card(**changes: Any) -> dict[str, Any]:
         "versions": {},
         "trust": NOT_FITTED.as_dict(),
     }
+    mixes = changes.pop("mixes", None)
+    if mixes is not None:
+        whole |= {"case_mix": mixes["equal"], "training_mix": mixes["training"]}
     for name, value in changes.items():
         old = whole.get(name)
         whole[name] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
     return whole
+
+
+def named(*codes: str) -> dict[str, Any]:
+    """Return the changes to a card that call the classes otherwise: ("NV", "BKL", "MEL") for blue, green, red."""
+    shares = zip(("equal", "training"), ((1 / 3,) * 3, (0.2, 0.3, 0.5)), strict=True)
+    mixes = {name: {"name": name, "shares": dict(zip(codes, of, strict=True))} for name, of in shares}
+    # a mapping of a card is merged with the old one, so these are given whole by `write`
+    return {"classes": [{"code": c, "name": c.lower()} for c in codes], "mixes": mixes}
 
 
 def baselines() -> dict[str, np.ndarray]:
@@ -121,7 +134,28 @@ def baselines() -> dict[str, np.ndarray]:
     return AnswersOnTest((), nothing, nothing, nothing, nothing, majority=0).arrays()
 
 
-def write(folder: Path, *, seen: dict[str, dict[str, list[str]]] | None = None, **changes: Any) -> Path:
+def known(n: int = 90, *, spread: float = 1.5, seed: int = 0) -> Lesions:
+    """Return n made-up lesions, a third of each class, that the network tells apart the better the smaller `spread`."""
+    generator = np.random.default_rng(seed)
+    classes = np.arange(n) % len(CODES)
+    logits = 6.0 * (classes[:, None] == np.arange(len(CODES))) + generator.normal(0, 2 * spread, (n, len(CODES)))
+    return Lesions(logits.astype(np.float32), classes.astype(np.int64), np.arange(n))
+
+
+def lesions(calibrate: Lesions | None = None, test: Lesions | None = None) -> dict[str, np.ndarray]:
+    """Return the arrays of a lesions.npz; a role that is not given is empty."""
+    given = zip(ROLES, (calibrate, test), strict=True)
+    return {name: values for role, of in given for name, values in (of or no_lesions(len(CODES))).arrays(role).items()}
+
+
+def write(
+    folder: Path,
+    *,
+    seen: dict[str, dict[str, list[str]]] | None = None,
+    calibrate: Lesions | None = None,
+    test: Lesions | None = None,
+    **changes: Any,
+) -> Path:
     """Write the tiny bundle to `folder` and return it."""
     write_bundle(
         folder,
@@ -129,7 +163,7 @@ def write(folder: Path, *, seen: dict[str, dict[str, list[str]]] | None = None, 
         head=(WEIGHTS, BIAS),
         seen=seen or {},
         write_graph=lambda path: ov.save_model(graph(), path, compress_to_fp16=False),
-        arrays={BASELINES_FILE: baselines()},
+        arrays={BASELINES_FILE: baselines(), LESIONS_FILE: lesions(calibrate, test)},
     )
     return folder
 

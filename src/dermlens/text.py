@@ -24,7 +24,7 @@ class Figure(TypedDict):
     note: NotRequired[str]
 
 
-def wilson_interval(share: float, n: int) -> tuple[float, float]:
+def wilson_interval(share: float, n: float) -> tuple[float, float]:
     """Return the 95 % interval of a share, 0 to 1, of n cases (Wilson 1927); good for few cases and for 0 and 1."""
     z2 = 1.959964**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)

@@ -3,10 +3,11 @@
     graph.xml, graph.bin   OpenVINO graph: uint8 (n, h, w, 3) -> logits, embedding, feature_map
     head.npz               weights (d, classes) and bias (classes,) of the last layer, for class activation maps
     trust.npz              what images like those of the training look like (absent where too few were known)
+    lesions.npz            logits, class and lesion of the calibrate and test images: what limits are computed from
     neighbours.npz         where one image of each training lesion is, and its name (absent where not asked for)
     baselines.npz          what model and linear probe said of each test image
     seen.json              what the model has learned from, by role: content hashes, lesion ids, ISIC ids
-    bundle.json            labels, input, calibration, decision rule, metrics, licences, SHA-256 of the other files
+    bundle.json            labels, input, calibration, case mix, metrics, licences, SHA-256 of the other files
     MODEL_CARD.md          the same, for people
 
 Nothing that predicting needs is an option, a constant or a file name. A damaged file is noticed when it is loaded.
@@ -32,8 +33,10 @@ import numpy.typing as npt
 
 from dermlens.bundle.card import Card, damaged, read_card, write_card
 from dermlens.bundle.card_text import model_card, model_facts
-from dermlens.bundle.decision import Calibration, DecisionRule
+from dermlens.bundle.case_mix import CaseMix
+from dermlens.bundle.limits import ROLES, Lesions, Limits, fit_limits
 from dermlens.bundle.nearest import TrainingExamples
+from dermlens.bundle.probabilities import Calibration
 from dermlens.bundle.trust import Trust
 from dermlens.data.images import InputSpec
 from dermlens.errors import BundleError, StorageError
@@ -43,8 +46,10 @@ from dermlens.text import nearest
 ROLES_LEARNED_FROM = ("train", "select", "calibrate", "weights")  # weights: what the starting weights have met
 CARD, MODEL_CARD, GRAPH, HEAD, SEEN = "bundle.json", "MODEL_CARD.md", "graph.xml", "head.npz", "seen.json"
 TRUST_FILE, NEIGHBOURS_FILE, BASELINES_FILE = "trust.npz", "neighbours.npz", "baselines.npz"
-FILES = {GRAPH, "graph.bin", HEAD, SEEN, BASELINES_FILE}  # those that every bundle has
+LESIONS_FILE = "lesions.npz"
+FILES = {GRAPH, "graph.bin", HEAD, SEEN, BASELINES_FILE, LESIONS_FILE}  # those that every bundle has
 MODELS_DIR = Path(__file__).resolve().parent.parent / "models"
+MOST_MIXES = 64  # whose limits are kept
 HASH_CHARS = 32  # 128 bits of the SHA-256 are enough to recognise a file and halve the size of seen.json
 
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -79,6 +84,24 @@ class Bundle:
     card: Card
     sha256: str  # of bundle.json, which has those of the other files
     trust: Trust
+    lesions: Mapping[str, Lesions]  # of the roles calibrate and test
+
+    def limits(self, mix: CaseMix) -> Limits:
+        """Return what answers are judged by at a case mix of its classes; computed once for each mix."""
+        key: tuple[str | float, ...] = (mix.name, *mix.of(self.codes))
+        if key not in self._limits:
+            while len(self._limits) >= MOST_MIXES:  # a server may be asked for any number of them
+                self._limits.pop(next(iter(self._limits)), None)
+            self._limits[key] = limits_of(self.card, self.lesions, mix)
+        return self._limits[key]
+
+    def model_card(self) -> str:
+        """Return the model card as Markdown."""
+        return model_card(self.card, self.limits(self.case_mix).points)
+
+    @cached_property
+    def _limits(self) -> dict[tuple[str | float, ...], Limits]:
+        return {}
 
     @cached_property
     def codes(self) -> tuple[str, ...]:
@@ -98,8 +121,12 @@ class Bundle:
         return self.card.calibration
 
     @property
-    def decision_rule(self) -> DecisionRule:
-        return self.card.decision_rule
+    def case_mix(self) -> CaseMix:
+        return self.card.case_mix
+
+    @property
+    def modality(self) -> str:
+        return self.card.modality
 
     @property
     def name(self) -> str:
@@ -213,10 +240,28 @@ def load_bundle(folder: str | Path) -> Bundle:
     _check_files(folder, card.files)
     try:
         arrays = _arrays(folder / TRUST_FILE) if TRUST_FILE in card.files else {}
-        trust = Trust.read(card.trust, card.modality, arrays)
+        trust = Trust.read(card.trust, arrays)
     except (KeyError, TypeError, ValueError, BundleError) as error:
         raise damaged(f"{folder / TRUST_FILE}: an array is missing or wrong ({error!r})") from error
-    return Bundle(folder, card, hashlib.sha256(raw).hexdigest(), trust)
+    return Bundle(folder, card, hashlib.sha256(raw).hexdigest(), trust, _lesions(folder, len(card.classes)))
+
+
+def limits_of(card: Card, lesions: Mapping[str, Lesions], mix: CaseMix) -> Limits:
+    """Return what answers are judged by at a case mix, from the stored lesions."""
+    codes, facts = [each.code for each in card.classes], card.trust
+    rule, sensitivity = facts.prediction_sets, facts.sensitivity
+    return fit_limits(mix, codes, card.calibration, lesions, rule=rule, sensitivity=sensitivity)
+
+
+def _lesions(folder: Path, n_classes: int) -> dict[str, Lesions]:
+    try:
+        arrays = _arrays(folder / LESIONS_FILE)
+        found = {role: Lesions.read(arrays, role) for role in ROLES}
+    except (KeyError, TypeError, ValueError, OSError, BundleError) as error:
+        raise damaged(f"{folder / LESIONS_FILE}: an array is missing or wrong ({error!r})") from error
+    if any(each.logits.shape[1] != n_classes for each in found.values()):
+        raise damaged(f"{folder / LESIONS_FILE}: its logits are not of {n_classes} classes")
+    return found
 
 
 def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -253,7 +298,8 @@ def write_bundle(
         head: weights (d, classes) and bias (classes,).
         seen: role -> {"content_hashes", "lesion_ids", "isic_ids"} -> sorted identifiers.
         write_graph: called with the path of graph.xml, writes it and graph.bin.
-        arrays: by file (`baselines.npz`, `trust.npz`, `neighbours.npz`) and name; a file without arrays is left out.
+        arrays: by file (`baselines.npz`, `lesions.npz`, `trust.npz`, `neighbours.npz`) and name; a file without arrays
+            is left out.
 
     Raises:
         StorageError: no space or no permission; the previous bundle is untouched.
@@ -282,7 +328,8 @@ def _complete(folder: Path, card: Card, arrays: Mapping[str, Arrays]) -> None:
         (folder / name).unlink(missing_ok=True)
         if values:
             np.savez_compressed(folder / name, allow_pickle=False, **values)
-    (folder / MODEL_CARD).write_text(model_card(card), encoding="utf-8")
+    points = limits_of(card, _lesions(folder, len(card.classes)), card.case_mix).points
+    (folder / MODEL_CARD).write_text(model_card(card, points), encoding="utf-8")
     (folder / CARD).unlink(missing_ok=True)
     files = {path.name: sha256_of_file(path) for path in sorted(folder.iterdir())}
     (folder / CARD).write_bytes(write_card(msgspec.structs.replace(card, files=files)))

@@ -12,19 +12,20 @@ from typing import Any, NotRequired, TypedDict, get_args, get_type_hints
 
 import msgspec
 
-from dermlens.bundle.decision import Calibration, DecisionRule, Facts
+from dermlens.bundle.case_mix import CaseMix
+from dermlens.bundle.probabilities import Calibration, Facts
 from dermlens.bundle.trust import TrustFacts
 from dermlens.data.images import InputSpec
 from dermlens.errors import BundleError, DermlensError
 from dermlens.text import Figure, nearest
 
-SCHEMA = "dermlens/bundle/2"
+SCHEMA = "dermlens/bundle/3"
 RECIPE_FIELDS = ("backbone", "weights", "fine_tune", "precision")  # those that a bundle is read for
 RECIPE_SETTINGS = (  # all of `training.recipe.Recipe`, which this floor may not import
     *(*RECIPE_FIELDS, "schema", "size_px", "framing", "cut_block", "batch_norm", "layer_decay", "views", "epochs"),
     *("head_epochs", "batch_size", "learning_rate", "head_learning_rate", "weight_decay", "clip_norm", "warmup_share"),
     *("ema_decay", "artefacts", "label_smoothing", "dropout", "class_balance", "mixup", "loss", "focal_gamma"),
-    *("noise_q", "logit_adjustment", "patience", "train", "select", "calibrate", "test", "decision_rule"),
+    *("noise_q", "logit_adjustment", "patience", "train", "select", "calibrate", "test", "case_mix"),
     *("deterministic", "devices", "threads", "seed"),
 )
 
@@ -138,6 +139,7 @@ class Metrics(Facts, frozen=True):
     ece: Figure
     brier: Figure
     log_loss: Figure
+    case_mix: str
     per_class: dict[str, ClassFigures]
     confusion_matrix: dict[str, str | list[str | list[int | float]]]
 
@@ -194,6 +196,8 @@ class Card(Facts, frozen=True):
 
     Attributes:
         scope: what the model reads and what it does not.
+        case_mix: the model's own: what its probabilities are stated for unless another one is asked for.
+        training_mix: how common each class is among the lesions of the training data.
         recipe: the settings of `training.recipe.Recipe`.
         files: the other files of the bundle and their SHA-256.
     """
@@ -209,7 +213,8 @@ class Card(Facts, frozen=True):
     backbone: Backbone
     calibration: Calibration
     calibration_fit: CalibrationFit
-    decision_rule: DecisionRule
+    case_mix: CaseMix
+    training_mix: CaseMix
     recipe: dict[str, bool | int | float | str]
     data: Data
     training: Training
@@ -223,8 +228,11 @@ class Card(Facts, frozen=True):
     files: dict[str, str] = {}  # noqa: RUF012  msgspec makes a new one for each card
 
     def __post_init__(self) -> None:
-        if len(self.classes) != len(self.calibration.prior):
-            raise ValueError(f"{len(self.classes)} classes, but a calibration of {len(self.calibration.prior)}")
+        if len(self.classes) != (n := len(self.calibration.training_prior)):
+            raise ValueError(f"{len(self.classes)} classes, but a calibration of {n}")
+        codes = {each.code for each in self.classes}
+        if any(set(mix.shares) != codes for mix in (self.case_mix, self.training_mix)):
+            raise ValueError("a case mix is of other classes than the model")
         if missing := [name for name in RECIPE_FIELDS if name not in self.recipe]:
             raise ValueError(f"`recipe` lacks {', '.join(missing)}")
         if unknown := sorted(set(self.recipe) - set(RECIPE_SETTINGS)):

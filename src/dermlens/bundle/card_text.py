@@ -8,11 +8,13 @@ a notebook, `models add`).
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from dermlens.bundle.card import Card, damaged
+from dermlens.bundle.case_mix import mix_words
+from dermlens.bundle.limits import OperatingPoint
 from dermlens.diagnoses import DISCLAIMER, display_name
 from dermlens.html import render
 from dermlens.text import figure, one_line, percent
@@ -21,12 +23,6 @@ PACKAGES = ("dermlens", "keras", "tensorflow", "openvino", "numpy", "scikit-lear
 _PUBLIC = ("pretrained", "imagenet", "lite")
 _STARTED = {**dict.fromkeys(_PUBLIC, "ImageNet weights"), "none": "random weights"}
 _TRAINED = {"head": "the last layer trained", "full": "the whole network fine-tuned"}
-_BASIS = {
-    "own": "its own lesions",
-    "own_and_pool": "its own lesions and those of all rare classes",
-    "pool": "the rare classes together; no guarantee for this class alone",
-    "none": "nothing: the class is never left out",
-}
 
 
 def versions() -> dict[str, str]:
@@ -50,6 +46,7 @@ def model_facts(card: Card) -> dict[str, Any]:
         "created": card.created,
         "scope": card.scope,
         "modality": card.modality,
+        "case_mix": card.case_mix.name,
         "classes": [each.code for each in card.classes],
         "input": {"size_px": card.input.size_px, "framing": card.input.framing},
         "licence": card.licence.as_dict(),
@@ -111,8 +108,12 @@ def bias_words(test: Mapping[str, Any]) -> str:
     )
 
 
-def model_card(card: Card) -> str:
-    """Return the model card as Markdown, from `templates/model_card.md`; BundleError where the facts do not fit."""
+def model_card(card: Card, points: Sequence[OperatingPoint]) -> str:
+    """Return the model card as Markdown, from `templates/model_card.md`; BundleError where the facts do not fit.
+
+    Args:
+        points: the operating points at the model's case mix.
+    """
     from jinja2 import TemplateError
 
     weights, mode = str(card.recipe["weights"]), str(card.recipe["fine_tune"])
@@ -125,7 +126,8 @@ def model_card(card: Card) -> str:
             trained=_TRAINED.get(mode) or f"blocks after {card.recipe['cut_block']} fine-tuned",
             roles=("train", "select", "calibrate", "test"),
             compared=("balanced_accuracy", "accuracy", "macro_auc"),
-            basis=_BASIS,
+            points=points,
+            mix_words=mix_words,
             disclaimer=DISCLAIMER,
             bias_words=bias_words,
             class_words=class_words,

@@ -14,7 +14,6 @@ from typing import Any
 
 from dermlens.bundle.bundle import CARD, FILES, MODEL_CARD, NEIGHBOURS_FILE, TRUST_FILE, Bundle, load_bundle
 from dermlens.bundle.card import Metrics
-from dermlens.bundle.card_text import model_card
 from dermlens.errors import BundleError, MissingExtraError, UsageError, os_errors
 from dermlens.text import Figure
 
@@ -92,7 +91,7 @@ def readme(bundle: Bundle) -> str:
         "The SHA-256 is that of `bundle.json`, which holds those of all other files.\n"
     )
     front = "".join(f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in front_matter(bundle).items())
-    return f"---\n{front}---\n\n{model_card(bundle.card)}\n{use}"
+    return f"---\n{front}---\n\n{bundle.model_card()}\n{use}"
 
 
 def front_matter(bundle: Bundle) -> dict[str, Any]:

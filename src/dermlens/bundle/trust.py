@@ -1,29 +1,27 @@
-"""What a bundle knows about its own limits, and what that says about one answer: a status, with its reasons.
-
-    rejected    the image is unlike those the model knows, or cannot be read; the probabilities mean nothing
-    uncertain   too many diagnoses remain possible, the diagnosis is too improbable, or the framing is doubtful
-    ok          none of these
+"""What a bundle knows about its own limits beside those that follow from its lesions (`limits.py`).
 
 Fitted in `dermlens.evaluation.fit_trust`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from dermlens.bundle.decision import Facts, OperatingPoint, PredictionSets
+from dermlens.bundle.limits import SetRule
 from dermlens.bundle.novelty import Novelty, NoveltyFacts
-from dermlens.bundle.quality import Quality, QualityLimits, faults
-from dermlens.diagnoses import DIAGNOSES
-from dermlens.text import Figure, percent
+from dermlens.bundle.probabilities import Facts
+from dermlens.bundle.quality import Quality, QualityLimits
+from dermlens.text import Figure
 
-NOVEL = {"dermoscopy": ("not_dermoscopic", "This is not a dermoscopic image of a lesion that the model knows.")}
-_NOVEL_ELSEWHERE = ("unlike_training", "This image is unlike those that the model was trained on.")
+FAR = 3.0  # times the novelty threshold: no picture of a lesion that was tried, from any clinic, came so far
+LITTLE_SKIN = 0.15  # share of the picture
+
+Familiarity = Literal["familiar", "unfamiliar", "no_lesion"]
 
 
 class Answered(Facts, frozen=True):
@@ -34,7 +32,7 @@ class Answered(Facts, frozen=True):
 
 
 class Coverage(TypedDict):
-    """How often prediction sets hold the truth, and how large they are; null without images."""
+    """How often prediction sets hold the truth, and how long they are; null without images."""
 
     n: int
     n_lesions: int
@@ -43,20 +41,21 @@ class Coverage(TypedDict):
 
 
 class SetsMeasured(Coverage):
-    """Over all images, and by class."""
+    """Averaged by the case mix, and by class."""
 
     by_size: dict[str, int]
     per_class: dict[str, Coverage]
 
 
 class Measured(Facts, frozen=True):
-    """What the limits reach on the images of a role."""
+    """What the limits reach on the images of a role, at the model's own case mix."""
 
     role: str
     images: int
     lesions: int
     accuracy: float
     status: dict[str, Answered]
+    advice: dict[str, int]
     prediction_sets: SetsMeasured | None
 
 
@@ -64,18 +63,14 @@ class TrustFacts(Facts, frozen=True):
     """The `trust` object of `bundle.json`; a part is null where there was too little to fit it on.
 
     Attributes:
-        min_confidence: an answer whose diagnosis is less probable is uncertain.
-        operating_points: by falling sensitivity for each aim.
-        referral: name of the point that `predict` follows.
+        sensitivity: of the operating point that answers follow.
         fitted_on, measured: the images; None: not fitted, not measured.
         neighbours: how many training lesions `neighbours.npz` names.
     """
 
     fitted_on: dict[str, int | str] | None
-    prediction_sets: PredictionSets | None
-    min_confidence: float
-    operating_points: tuple[OperatingPoint, ...]
-    referral: str | None
+    prediction_sets: SetRule | None
+    sensitivity: float
     novelty: NoveltyFacts | None
     quality: QualityLimits
     measured: Measured | None
@@ -84,69 +79,28 @@ class TrustFacts(Facts, frozen=True):
 
 
 @dataclass(frozen=True)
-class Reason:
-    """Why an answer is not "ok": a stable snake_case code for programs, a sentence for people."""
-
-    code: str
-    text: str
-
-    def as_dict(self) -> dict[str, str]:
-        """Return `{"code", "text"}`."""
-        return {"code": self.code, "text": self.text}
-
-
-@dataclass(frozen=True)
 class Trust:
-    """The limits of one model, ready to judge; `novel` is the reason code and sentence for a novel image."""
+    """The limits of one model that are the same at every case mix."""
 
     facts: TrustFacts
     novelty: Novelty | None
-    novel: tuple[str, str]
-
-    @property
-    def sets(self) -> PredictionSets | None:
-        return self.facts.prediction_sets
-
-    @property
-    def operating_point(self) -> OperatingPoint | None:
-        """The point that `predict` follows."""
-        return next((point for point in self.facts.operating_points if point.name == self.facts.referral), None)
 
     @classmethod
-    def read(cls, facts: TrustFacts, modality: str, arrays: Mapping[str, npt.NDArray[np.floating]]) -> Trust:
+    def read(cls, facts: TrustFacts, arrays: Mapping[str, npt.NDArray[np.floating]]) -> Trust:
         """Put a bundle's facts and the arrays of `trust.npz` together.
 
         Raises:
             BundleError, KeyError: the arrays are damaged or missing.
         """
-        novelty = None if facts.novelty is None else Novelty.read(facts.novelty, arrays)
-        return cls(facts, novelty, NOVEL.get(modality, _NOVEL_ELSEWHERE))
+        return cls(facts, None if facts.novelty is None else Novelty.read(facts.novelty, arrays))
 
-    def judge(
-        self, quality: Quality, novelty: float | None, set_size: int | None, probability: float
-    ) -> tuple[str, tuple[Reason, ...]]:
-        """Return the status of one answer and the reasons for it, the gravest first.
+    def familiarity(self, score: float | None, quality: Quality) -> Familiarity:
+        """Say whether a picture is like those that the model learned from; if not, whether it shows a lesion at all.
 
         Args:
-            novelty: the image's score; set_size: classes in the prediction set; None where there is none.
-            probability: of the named diagnosis.
+            score: its novelty; None where the model has no such score.
         """
-        rejections: list[Reason] = []
-        doubts: list[Reason] = []
-        if novelty is not None and self.novelty is not None and novelty > self.novelty.threshold:
-            rejections.append(Reason(*self.novel))
-        for code, text, unusable in faults(quality, self.facts.quality):
-            (rejections if unusable else doubts).append(Reason(code, text))
-        if self.sets is not None and set_size is not None and set_size > self.sets.max_size:
-            doubts.append(Reason("many_diagnoses_possible", f"{set_size} diagnoses cannot be ruled out."))
-        if probability < self.facts.min_confidence:
-            doubts.append(Reason("low_confidence", f"Low confidence ({percent(probability)})."))
-        if rejections:
-            return "rejected", tuple(rejections)  # doubts do not matter then: the answer means nothing
-        return ("uncertain" if doubts else "ok"), tuple(doubts)
-
-
-def grave_codes(codes: Sequence[str]) -> tuple[str, ...]:
-    """Return the codes that are known to be malignant or premalignant."""
-    known = ((code, DIAGNOSES.get(code)) for code in codes)
-    return tuple(code for code, fact in known if fact and fact.malignancy in ("malignant", "premalignant"))
+        if score is None or self.novelty is None or score <= self.novelty.threshold:
+            return "familiar"
+        far = score > FAR * self.novelty.threshold
+        return "no_lesion" if far or quality.skin_share < LITTLE_SKIN else "unfamiliar"

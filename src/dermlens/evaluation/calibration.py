@@ -1,4 +1,4 @@
-"""Fits what `dermlens.bundle.decision` applies: temperature, a bias for each class where it helps, decision rule.
+"""Fits what `dermlens.bundle.probabilities` applies: temperature, and a bias for each class where it helps.
 
 Use images that the network has not learned from (the calibrate split): on its training images it is always confident.
 """
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dermlens.bundle.decision import Calibration, DecisionRule, probabilities, softmax
+from dermlens.bundle.limits import mix_weights
+from dermlens.bundle.probabilities import Calibration, probabilities, softmax
 from dermlens.errors import DataError, UsageError
 from dermlens.evaluation.bootstrap import lesion_classes, lesion_index
 from dermlens.evaluation.metrics import Floats, Ints, check_classes, log_errors
@@ -27,8 +28,6 @@ _HALVINGS = 60
 _STEPS = 100
 _TOLERANCE = 1e-10
 
-BALANCED_RULE = DecisionRule("prior_adjusted", 1.0)
-
 
 @dataclass(frozen=True)
 class BiasTest:
@@ -37,7 +36,7 @@ class BiasTest:
     Attributes:
         kept: the gain is above its standard error (the one-standard-error rule, Breiman et al. 1984).
         reason: why there was nothing to compare; None where there was.
-        log_loss_temperature, log_loss_bias: cross-validated, in nats, at the prior; each lesion counts once.
+        log_loss_temperature, log_loss_bias: cross-validated, in nats, at the case mix; each lesion counts once.
         gain, standard_error: of the first minus the second, paired by lesion.
         parts, repeats, seed: how the lesions of each class were split.
     """
@@ -59,20 +58,21 @@ class BiasTest:
 
 @dataclass(frozen=True)
 class _Sample:
-    """Logits (n, classes), classes and lesion numbers (n,), and the shift `log prior - log training_prior`."""
+    """Logits (n, classes), classes and lesion numbers (n,), and the shift `log shares - log training_prior`."""
 
     scores: Floats
     truth: Ints
     lesions: Ints
     start: Calibration
+    shares: tuple[float, ...]
 
     @property
     def shift(self) -> Floats:
-        return np.asarray(np.log(self.start.prior) - np.log(self.start.training_prior), np.float64)
+        return np.asarray(np.log(self.shares) - np.log(self.start.training_prior), np.float64)
 
     def pick(self, rows: npt.NDArray[np.intp]) -> _Sample:
         lesions = np.unique(self.lesions[rows], return_inverse=True)[1].astype(np.int64)
-        return _Sample(self.scores[rows], self.truth[rows], lesions, self.start)
+        return _Sample(self.scores[rows], self.truth[rows], lesions, self.start, self.shares)
 
 
 def fit_calibration(
@@ -80,17 +80,18 @@ def fit_calibration(
     y_true: npt.ArrayLike,
     groups: Iterable[Hashable | None] | None = None,
     *,
-    prior: Sequence[float],
+    shares: Sequence[float],
     training_prior: Sequence[float],
     bias: bool = False,
 ) -> Calibration:
-    """Fit the temperature that makes the probabilities at `prior` most likely (Guo et al. 2017,
+    """Fit the temperature that makes the probabilities at a case mix most likely (Guo et al. 2017,
     arXiv:1706.04599), and with `bias` a bias for each class besides (Alexandari et al. 2020, arXiv:1901.06852).
 
-    Minimises the negative log-likelihood of `softmax(logits / T + bias + log prior - log training_prior)` over T in
-    0.05..20. It is convex in 1 / T and the biases, so there is one minimum. Each lesion counts once, however many
-    images it has, and classes are weighted to have the shares of `prior`. Where a class has no images, no bias is
-    fitted. Where every image is classified correctly, a smaller T is always likelier: T then stays 1 and all biases 0.
+    Minimises the negative log-likelihood of `softmax(logits / T + bias + log shares - log training_prior)` over T in
+    0.05..20. It is convex in 1 / T and the biases, so there is one minimum. Each lesion counts once in its class,
+    however many images it has, and classes are weighted to have the shares of the mix. Where a class has no images, no
+    bias is fitted. Where every image is classified correctly, a smaller T is always likelier: T then stays 1 and all
+    biases 0.
 
     A rare class has ten lesions here, so its bias alone would follow chance: each bias has a normal prior around 0
     with variance 1/2, which changes a class's odds by a factor between 1/4 and 4 in 95 % (Greenland 2006,
@@ -102,16 +103,16 @@ def fit_calibration(
         logits: (n, classes) finite numbers, of images the network has not learned from.
         y_true: (n,) integers in 0..classes-1.
         groups: n lesion ids (None for unknown), or None: every image is its own lesion.
-        prior: (classes,) shares that the probabilities refer to; above 0, sum 1.
+        shares: (classes,) case mix that the probabilities refer to; above 0, sum 1.
         training_prior: (classes,) shares the network saw, after sampling.
         bias: also fit the biases, whether they help or not; `choose_calibration` tests that.
 
     Raises:
         DataError: (code `too_few_to_calibrate`) fewer than 20 lesions.
-        BundleError: logits of another shape or not finite; priors that are none.
+        BundleError: logits of another shape or not finite; shares that are none.
         UsageError: y_true or groups that do not match.
     """
-    return _fit(_sample(logits, y_true, groups, prior, training_prior), bias)
+    return _fit(_sample(logits, y_true, groups, shares, training_prior), bias)
 
 
 def choose_calibration(
@@ -119,20 +120,20 @@ def choose_calibration(
     y_true: npt.ArrayLike,
     groups: Iterable[Hashable | None] | None = None,
     *,
-    prior: Sequence[float],
+    shares: Sequence[float],
     training_prior: Sequence[float],
     seed: int,
 ) -> tuple[Calibration, BiasTest]:
     """Fit the temperature, and the biases where they help on other lesions; see `fit_calibration`.
 
     The lesions of each class are split into five parts; both are fitted on four and measured on the fifth, in four
-    repeats. The biases are kept when the log loss at the prior falls by more than its standard error over lesions.
+    repeats. The biases are kept when the log loss at the case mix falls by more than its standard error over lesions.
     Every class needs five lesions for this, one in each part.
 
     Args:
         seed: splits the lesions. The other arguments and the errors are those of `fit_calibration`.
     """
-    sample = _sample(logits, y_true, groups, prior, training_prior)
+    sample = _sample(logits, y_true, groups, shares, training_prior)
     found = _compare(sample, seed)
     return _fit(sample, found.kept), found
 
@@ -141,11 +142,11 @@ def _sample(
     logits: npt.ArrayLike,
     y_true: npt.ArrayLike,
     groups: Iterable[Hashable | None] | None,
-    prior: Sequence[float],
+    shares: Sequence[float],
     training_prior: Sequence[float],
 ) -> _Sample:
-    start = Calibration(1.0, _floats(prior), _floats(training_prior))
-    probabilities(logits, start)  # raises for a wrong shape and for NaN
+    start, shares = Calibration(1.0, _floats(training_prior)), _floats(shares)
+    probabilities(logits, start, shares)  # raises for a wrong shape and for NaN
     scores = np.asarray(logits, dtype=np.float64)
     lesions = lesion_index(range(len(scores)) if groups is None else groups, len(scores))
     if (found := len(np.unique(lesions))) < MIN_LESIONS:
@@ -162,13 +163,13 @@ def _sample(
             remedy="Pass one label per row of logits, in the same order.",
             code="shape",
         )
-    return _Sample(scores, truth, lesions, start)
+    return _Sample(scores, truth, lesions, start, shares)
 
 
 def _compare(sample: _Sample, seed: int) -> BiasTest:
     """Cross-validate the temperature alone against the temperature with biases."""
     classes = lesion_classes(sample.truth, sample.lesions)
-    fewest = int(np.bincount(classes, minlength=len(sample.start.prior)).min())
+    fewest = int(np.bincount(classes, minlength=len(sample.shares)).min())
     if fewest < PARTS:
         reason = f"a class has {fewest} lesions to fit a bias on, each needs {PARTS}"
         return BiasTest(False, reason, seed=seed)
@@ -180,7 +181,7 @@ def _compare(sample: _Sample, seed: int) -> BiasTest:
         for number in range(PARTS):
             known, new = sample.pick(np.flatnonzero(part != number)), np.flatnonzero(part == number)
             for row, bias in enumerate((False, True)):
-                shares = probabilities(sample.scores[new], _fit(known, bias))
+                shares = probabilities(sample.scores[new], _fit(known, bias), sample.shares)
                 losses[row, new] += log_errors(sample.truth[new], shares) / REPEATS
     weights = _image_weights(sample)
     before, after = (losses @ weights) / weights.sum()
@@ -209,9 +210,9 @@ def _standard_error(values: Floats, weights: Floats, lesions: Ints) -> float:
 def _fit(sample: _Sample, bias: bool) -> Calibration:
     start, weights = sample.start, _image_weights(sample)
     temperature = _temperature(sample, weights)
-    missing = np.bincount(sample.truth, minlength=len(start.prior)).min() == 0
+    missing = np.bincount(sample.truth, minlength=len(sample.shares)).min() == 0
     if not bias or temperature == 1.0 or missing:
-        return Calibration(temperature, start.prior, start.training_prior)
+        return Calibration(temperature, start.training_prior)
     return _with_bias(sample, weights, temperature)
 
 
@@ -221,7 +222,7 @@ def _temperature(sample: _Sample, weights: Floats) -> float:
 
     def slope(inverse: float) -> float:
         """Return the derivative of the negative log-likelihood by 1 / T; it rises with 1 / T."""
-        expected = np.sum(probabilities(scores * inverse, sample.start) * scores, axis=1)
+        expected = np.sum(probabilities(scores * inverse, sample.start, sample.shares) * scores, axis=1)
         return float(np.sum(weights * (expected - observed)))
 
     low, high = (1.0 / bound for bound in reversed(TEMPERATURE_RANGE))  # in 1 / T
@@ -246,7 +247,7 @@ def _with_bias(sample: _Sample, weights: Floats, temperature: float) -> Calibrat
     if not low <= found[0] <= high:  # the minimum over a convex set then lies on its border
         found[0] = min(max(found[0], low), high)
         found = _newton(found, np.arange(len(found)) > 0, sample, weights)
-    return Calibration(float(1.0 / found[0]), sample.start.prior, sample.start.training_prior, _floats(found[1:]))
+    return Calibration(float(1.0 / found[0]), sample.start.training_prior, _floats(found[1:]))
 
 
 def _newton(found: Floats, free: npt.NDArray[np.bool_], sample: _Sample, weights: Floats) -> Floats:
@@ -287,9 +288,7 @@ def _objective(found: Floats, sample: _Sample, weights: Floats) -> tuple[float, 
 
 
 def _image_weights(sample: _Sample) -> Floats:
-    per_lesion, prior = 1.0 / np.bincount(sample.lesions)[sample.lesions], np.array(sample.start.prior)
-    shares = np.bincount(sample.truth, weights=per_lesion, minlength=len(prior)) / per_lesion.sum()
-    return np.asarray(per_lesion * prior[sample.truth] / shares[sample.truth], np.float64)
+    return mix_weights(sample.truth, sample.lesions, sample.shares) * len(np.unique(sample.lesions))
 
 
 def _floats(shares: Iterable[float]) -> tuple[float, ...]:

@@ -9,8 +9,8 @@ import numpy as np
 from rich.console import Console
 
 from dermlens.bundle.bundle import Bundle
-from dermlens.bundle.decision import decide, probabilities
-from dermlens.bundle.trust import grave_codes
+from dermlens.bundle.limits import grave_codes
+from dermlens.bundle.probabilities import probabilities
 from dermlens.data.images import Pixels
 from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import sampled_figure, weightings
@@ -125,6 +125,6 @@ def answer_changes(
             advance(len(part))
     result = {}
     for name, parts in logits.items():
-        probability = probabilities(np.concatenate(parts), bundle.calibration)
-        result[name] = probability, decide(probability, bundle.calibration, bundle.decision_rule)
+        probability = probabilities(np.concatenate(parts), bundle.calibration, bundle.case_mix.of(bundle.codes))
+        result[name] = probability, probability.argmax(axis=1)
     return result

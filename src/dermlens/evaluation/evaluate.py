@@ -26,7 +26,7 @@ from dermlens.evaluation.controls import run_controls
 from dermlens.evaluation.report import write_report
 from dermlens.evaluation.scores import score
 from dermlens.evaluation.subgroups import groups_of, skin_tone_sentence, subgroups, typology_angle
-from dermlens.evaluation.trust_sections import Answers, answers_of, calibration, decision_rules, trust_sections
+from dermlens.evaluation.trust_sections import Answers, answers_of, calibration, trust_sections
 from dermlens.files import write_csv, write_text
 from dermlens.inference.prediction import Prediction
 from dermlens.inference.predictor import DECODE_THREADS, Predictor
@@ -104,7 +104,7 @@ def evaluate(
         [row.lesion for row, _, _ in scored],
     )
     report = {
-        "schema": "dermlens/metrics/1",
+        "schema": "dermlens/metrics/2",
         "model": {"name": bundle.name, "version": bundle.version, "sha256": bundle.sha256},
         "data": str(dataset.root),
         "manifest_sha256": manifest_sha256(dataset),
@@ -117,7 +117,13 @@ def evaluate(
         "leaky": bundle.leaky,
         "fingerprint": data_fingerprint(records, hashes),
         **score(
-            answers.y_true, answers.probability, answers.decision, answers.lesions.tolist(), bundle.codes, seed=seed
+            answers.y_true,
+            answers.probability,
+            answers.decision,
+            answers.lesions.tolist(),
+            bundle.codes,
+            mix=answers.mix,
+            seed=seed,
         ),
         **_trust(answers, chosen, seed=seed, controls=controls, console=console),
         "baselines": compare_on(
@@ -220,7 +226,6 @@ def _trust(
     table = subgroups(groups, answers, seed=seed)
     return {
         "calibration": calibration(answers, seed=seed),
-        "decision_rules": decision_rules(answers),
         **trust_sections(answers, seed=seed),
         "subgroups": table,
         "skin_tone": skin_tone_sentence(table),
@@ -245,15 +250,16 @@ def _nothing_to_score(bundle: Bundle, counts: Mapping[str, Any], out: Path) -> D
 def _table(rows: Sequence[Row], codes: Sequence[str]) -> Iterator[Sequence[object]]:
     """Yield the rows of predictions.csv, its header first."""
     header = ("image", "lesion_id", "label", "diagnosis", "status", "reason", "decision")
-    yield [*header, *(f"p_{code}" for code in codes), "answer_status", "prediction_set"]
+    yield [*header, *(f"p_{code}" for code in codes), "answer_status", "advice", "prediction_set"]
     for row in rows:
         record, answer = row.record, row.answer
         cells = [record.image, record.lesion_id or "", record.diagnosis, row.diagnosis or "", row.status, row.reason]
         if answer is None or answer.error:
-            yield [*cells, *[""] * (len(codes) + 3)]
+            yield [*cells, *[""] * (len(codes) + 4)]
             continue
         shares = [f"{answer.probabilities[code]:.6f}" for code in codes]
-        yield [*cells, answer.diagnosis_code, *shares, answer.status, " ".join(answer.prediction_set or ())]
+        advice = answer.advice.code if answer.advice else ""
+        yield [*cells, answer.diagnosis_code, *shares, answer.status, advice, " ".join(answer.prediction_set or ())]
 
 
 @contextmanager

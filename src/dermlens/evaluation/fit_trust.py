@@ -1,8 +1,9 @@
 """A calibrated model and its images by role -> what it needs to know its own limits.
 
-Prediction sets, operating points, the novelty score, limits of image quality, and the index of training lesions that
-`predict --neighbours` names. Fitted on the calibrate role (the novelty score also on training images), measured on the
-test role, all on the outputs of the runtime that will serve. Nothing is ever fitted on the test role.
+The lesions that sets, doubt and referral are computed from, the kind of sets, the novelty score, limits of image
+quality, and the index of training lesions that `predict --neighbours` names. Fitted on the calibrate role (the novelty
+score also on training images; the kind of sets chosen on the select role), measured on the test role, all on the
+outputs of the runtime that will serve. Nothing is ever fitted on the test role.
 """
 
 from __future__ import annotations
@@ -18,24 +19,38 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from dermlens.bundle.decision import Calibration, DecisionRule, decide, probabilities
+from dermlens.bundle.bundle import LESIONS_FILE, TRUST_FILE
+from dermlens.bundle.case_mix import CaseMix
+from dermlens.bundle.limits import (
+    LEVEL,
+    METHODS,
+    MIN_LESIONS,
+    ROLES,
+    SENSITIVITIES,
+    Lesions,
+    Limits,
+    SetMethod,
+    SetRule,
+    fit_limits,
+    fit_set_limit,
+    measure_sets,
+    mix_weights,
+    order_of,
+    set_scores,
+)
 from dermlens.bundle.nearest import TEXTS, TrainingExamples, place_of
 from dermlens.bundle.novelty import Novelty, normalised
+from dermlens.bundle.probabilities import Calibration, probabilities
 from dermlens.bundle.quality import DEFAULT_LIMITS, Quality, QualityLimits, measure
 from dermlens.bundle.trust import Trust, TrustFacts
 from dermlens.data.images import InputSpec, Pixels, load_image
 from dermlens.data.records import Record
 from dermlens.errors import ImageError
-from dermlens.evaluation.conformal import fit_sets, measure_sets
-from dermlens.evaluation.metrics import Bools, Floats, Ints
-from dermlens.evaluation.thresholds import REFERRAL, fit_points, measure_point, not_measured
+from dermlens.evaluation.metrics import Floats, Ints
+from dermlens.inference.judge import ADVICE, Judgement, Scope, judge
 from dermlens.inference.predictor import DECODE_THREADS
 from dermlens.inference.runtime import BATCH, Runtime
 from dermlens.reporting.progress import track
-
-LOW_CONFIDENCE_SHARE = 0.2  # the share of calibration answers with low confidence
-SURE = 0.5  # a diagnosis as probable as all others together never has low confidence
-MIN_LESIONS = 20
 
 ACCEPTED_SHARE = 0.95  # of the calibration lesions, by the novelty threshold
 DIRECTIONS = 64
@@ -56,7 +71,9 @@ class Calibrated(Protocol):
     @property
     def calibration(self) -> Calibration: ...
     @property
-    def decision_rule(self) -> DecisionRule: ...
+    def case_mix(self) -> CaseMix: ...
+    @property
+    def modality(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -74,7 +91,10 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Sample:
-    """The readable images of one role: classes (n,), lesion numbers (n,), and the model's outputs for them."""
+    """The readable images of one role: classes (n,), lesion numbers (n,), and the model's outputs for them.
+
+    Probabilities are those of the model's own case mix.
+    """
 
     y_true: Ints
     lesions: Ints
@@ -84,30 +104,39 @@ class Sample:
     qualities: tuple[Quality, ...]
     logits: npt.NDArray[np.float32]
 
+    @property
+    def known(self) -> Lesions:
+        """What the bundle stores of it."""
+        return Lesions(self.logits, self.y_true, self.lesions)
+
 
 def fit_trust(
-    model: Calibrated, runtime: Runtime, roles: Mapping[str, Labelled], *, seed: int, console: Console
-) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]]]:
-    """Fit prediction sets, operating points, novelty score and quality limits.
+    model: Calibrated,
+    runtime: Runtime,
+    roles: Mapping[str, Labelled],
+    *,
+    sensitivity: float = SENSITIVITIES[0],
+    seed: int,
+    console: Console,
+) -> tuple[dict[str, Any], dict[str, dict[str, npt.NDArray[Any]]]]:
+    """Fit the kind of sets, the novelty score and the quality limits, and measure what answers reach.
 
     Args:
         runtime: the model's graph.
-        roles: of "train", "calibrate" and "test"; the first may be a part, the last may be missing.
+        roles: of "train", "select", "calibrate" and "test"; the first may be a part, select and test may be missing.
+        sensitivity: of the operating point that answers follow.
 
     Returns:
-        The `trust` object of bundle.json and the arrays of trust.npz.
+        The `trust` object of bundle.json, and the arrays of trust.npz and lesions.npz by file name.
     """
     known = roles["train"].pick(sample_per_class(roles["train"].y_true, seed=seed))
     train = run_model(model, runtime, known, console, "Novelty, train")
-    fitted_on = run_model(model, runtime, roles["calibrate"], console, "Novelty, calibrate")
-    lesions = len(np.unique(fitted_on.lesions))
-    labelled = fitted_on.probability, fitted_on.y_true, fitted_on.lesions
-    sets = None
-    if lesions >= MIN_LESIONS:
-        fitted, basis = fit_sets(*labelled, model.calibration.prior)
-        sets = fitted.as_dict() | {"basis": dict(zip(model.codes, basis, strict=True))}
+    samples = {
+        role: run_model(model, runtime, roles.get(role, Labelled((), *_NOBODY)), console, f"Limits, {role}")
+        for role in ("select", *ROLES)
+    }
+    fitted_on, lesions = samples["calibrate"], len(np.unique(samples["calibrate"].lesions))
     novelty = fit_novelty(train.embedding, train.y_true, fitted_on.embedding, fitted_on.lesions)
-    points = fit_points(*labelled, model.codes)
     facts: dict[str, Any] = {
         "fitted_on": {
             "role": "calibrate",
@@ -115,26 +144,84 @@ def fit_trust(
             "lesions": lesions,
             "training_images": len(train.y_true),
         },
-        "prediction_sets": sets,
-        "min_confidence": _min_confidence(fitted_on) if lesions >= MIN_LESIONS else 0.0,
-        "operating_points": points,
-        "referral": REFERRAL if any(point["name"] == REFERRAL for point in points) else None,
+        "prediction_sets": choose_sets(model, fitted_on.known, samples["select"].known),
+        "sensitivity": sensitivity,
         "novelty": None if novelty is None else novelty.as_dict(),
         "quality": fit_quality(fitted_on.qualities).as_dict(),
     }
-    role, sample = "calibrate", fitted_on
-    if "test" in roles and len(roles["test"].records):
-        role, sample = "test", run_model(model, runtime, roles["test"], console, "Novelty, test")
-    for point in points:
-        if role == "test":
-            point |= measure_point(point, sample.probability, sample.y_true, sample.lesions, model.codes, seed=seed)
-        else:  # what a threshold reaches on the lesions that it was chosen on is no promise for others
-            point |= not_measured("no test lesions")
-    arrays = {} if novelty is None else novelty.arrays()
-    typed = msgspec.convert({**facts, "measured": None}, TrustFacts)
-    trust = Trust.read(typed, "", arrays)  # the modality changes only the words of a reason
-    facts["measured"] = {"role": role, **_measure(model, sample, trust)} if len(sample.y_true) else None
-    return facts, arrays
+    trust = {} if novelty is None else novelty.arrays()
+    measured = measure_answers(model, samples, facts, trust)
+    stored = {name: array for role in ROLES for name, array in samples[role].known.arrays(role).items()}
+    return {**facts, "measured": measured}, {TRUST_FILE: trust, LESIONS_FILE: stored}
+
+
+_NOBODY = np.zeros(0, np.int64), np.zeros(0, np.int64)
+
+
+def choose_sets(model: Calibrated, fitted_on: Lesions, select: Lesions) -> dict[str, Any] | None:
+    """Return the `SetRule` whose lists are shorter on the select lesions; None where too few lesions are known."""
+    if len(np.unique(fitted_on.lesions)) < MIN_LESIONS:
+        return None
+    shares = model.case_mix.of(model.codes)
+    shown, seen = (probabilities(each.logits, model.calibration, shares) for each in (fitted_on, select))
+    weights = mix_weights(select.classes, select.lesions, shares)
+    lengths: dict[SetMethod, float] = {}
+    for method in METHODS:
+        limit = fit_set_limit(shown, fitted_on, model.codes, shares, method, LEVEL)
+        inside = set_scores(seen, method) <= limit
+        lengths[method] = float(weights @ np.maximum(inside.sum(axis=1), 1)) if len(weights) else 0.0
+    method = min(METHODS, key=lambda name: lengths[name])
+    return SetRule(method, LEVEL, lengths if len(weights) else None).as_dict()
+
+
+def limits_for(model: Calibrated, known: Mapping[str, Lesions], facts: Mapping[str, Any]) -> Limits:
+    """Return the limits at the model's own case mix, from the lesions of both roles and a `trust` object."""
+    rule = facts["prediction_sets"]
+    rule = None if rule is None else msgspec.convert(rule, SetRule)
+    mix, sensitivity = model.case_mix, facts["sensitivity"]
+    return fit_limits(mix, model.codes, model.calibration, known, rule=rule, sensitivity=sensitivity)
+
+
+def measure_answers(
+    model: Calibrated,
+    samples: Mapping[str, Sample],
+    facts: Mapping[str, Any],
+    arrays: Mapping[str, npt.NDArray[np.floating]],
+) -> dict[str, Any] | None:
+    """Return status, advice and sets on the test role, else on the lesions that the limits were fitted on."""
+    role = "test" if len(samples["test"].y_true) else "calibrate"
+    sample = samples[role]
+    if not len(sample.y_true):
+        return None
+    limits = limits_for(model, {name: samples[name].known for name in ROLES}, facts)
+    trust = Trust.read(msgspec.convert({**facts, "measured": None}, TrustFacts), arrays)
+    judged = judge_sample(model, trust, limits, sample)
+    status = np.array([each["status"] for each in judged])
+    right, inside = sample.decision == sample.y_true, limits.sets(sample.probability)
+    shares = {
+        name: {
+            "share": float((status == name).mean()),
+            "accuracy": float(right[status == name].mean()) if (status == name).any() else None,
+        }
+        for name in ("ok", "uncertain", "rejected")
+    }
+    return {
+        "role": role,
+        "images": len(right),
+        "lesions": len(np.unique(sample.lesions)),
+        "accuracy": float(right.mean()),
+        "status": shares,
+        "advice": {code: n for code in ADVICE if (n := sum(each["advice"].code == code for each in judged))},
+        "prediction_sets": None if inside is None else measure_sets(inside, sample.known, model.codes, limits.shares),
+    }
+
+
+def judge_sample(model: Calibrated, trust: Trust, limits: Limits, sample: Sample) -> list[Judgement]:
+    """Return what each answer says beside its probabilities."""
+    scores = [None] * len(sample.y_true) if trust.novelty is None else trust.novelty.score(sample.embedding).tolist()
+    scope = Scope(model.codes, trust, model.modality)
+    rows = zip(sample.probability, scores, sample.qualities, strict=True)
+    return [judge(scope, limits, *row) for row in rows]
 
 
 def run_model(model: Calibrated, runtime: Runtime, images: Labelled, console: Console, what: str) -> Sample:
@@ -160,59 +247,17 @@ def run_model(model: Calibrated, runtime: Runtime, images: Labelled, console: Co
                 qualities += [measure(pixels) for pixels in batch]
             advance(len(loaded))
     scores = np.concatenate([np.zeros((0, len(model.codes)), np.float32), *logits])
-    probability = probabilities(scores, model.calibration)
+    probability = probabilities(scores, model.calibration, model.case_mix.of(model.codes))
     chosen = np.array(rows, dtype=np.int64)
     return Sample(
         images.y_true[chosen],
         images.lesions[chosen],
         np.concatenate(embeddings) if embeddings else np.zeros((0, 0), np.float32),
         probability,
-        decide(probability, model.calibration, model.decision_rule),
+        np.asarray(order_of(probability)[:, 0], np.int64),
         tuple(qualities),
         scores,
     )
-
-
-def _min_confidence(sample: Sample) -> float:
-    """Return the largest probability of the diagnosis in the least certain fifth of the lesions; 1/2 at most.
-
-    Each lesion counts once: an image of a lesion with m images weighs 1 / m.
-    """
-    chosen = sample.probability[np.arange(len(sample.decision)), sample.decision]
-    return min(SURE, lesion_quantile(chosen, sample.lesions, LOW_CONFIDENCE_SHARE))
-
-
-def statuses_of(trust: Trust, model: Calibrated, sample: Sample) -> tuple[npt.NDArray[np.str_], Bools | None]:
-    """Return the status of each answer, (n,), and which classes its set contains, (n, classes) or None."""
-    scores = None if trust.novelty is None else trust.novelty.score(sample.embedding)
-    inside = None
-    if trust.sets is not None:
-        inside = trust.sets.apply(sample.probability, model.calibration.prior, sample.decision)
-    statuses = []
-    for row, quality in enumerate(sample.qualities):
-        score = None if scores is None else float(scores[row])
-        size = None if inside is None else int(inside[row].sum())
-        statuses.append(trust.judge(quality, score, size, float(sample.probability[row, sample.decision[row]]))[0])
-    return np.array(statuses), inside
-
-
-def _measure(model: Calibrated, sample: Sample, trust: Trust) -> dict[str, Any]:
-    status, inside = statuses_of(trust, model, sample)
-    right = sample.decision == sample.y_true
-    shares = {
-        name: {
-            "share": float((status == name).mean()),
-            "accuracy": float(right[status == name].mean()) if (status == name).any() else None,
-        }
-        for name in ("ok", "uncertain", "rejected")
-    }
-    return {
-        "images": len(right),
-        "lesions": len(np.unique(sample.lesions)),
-        "accuracy": float(right.mean()),
-        "status": shares,
-        "prediction_sets": None if inside is None else measure_sets(inside, sample.y_true, sample.lesions, model.codes),
-    }
 
 
 def sample_per_class(y_true: Ints, *, seed: int, most: int = PER_CLASS) -> Ints:

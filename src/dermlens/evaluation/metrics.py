@@ -111,20 +111,25 @@ def sensitivity_at_specificity(positive: npt.ArrayLike, score: npt.ArrayLike, sp
     return float(sensitivity_at(_curve(positive, score), specificity)[0])
 
 
-def brier_loss(y_true: npt.ArrayLike, probability: npt.ArrayLike) -> float:
+def brier_loss(y_true: npt.ArrayLike, probability: npt.ArrayLike, weights: Floats | None = None) -> float:
     """Return the Brier score, 0..2: the mean squared error, summed over the classes (Brier 1950).
 
     For two classes this is twice the one-column form that scikit-learn gives by default.
+
+    Args:
+        weights: (n,) of the images; all alike when None.
     """
-    return float(np.mean(squared_errors(*check_probability(y_true, probability))))
+    return float(np.average(squared_errors(*check_probability(y_true, probability)), weights=weights))
 
 
-def log_loss(y_true: npt.ArrayLike, probability: npt.ArrayLike) -> float:
+def log_loss(y_true: npt.ArrayLike, probability: npt.ArrayLike, weights: Floats | None = None) -> float:
     """Return the mean negative natural log of the true class's probability, 0..36 (clipped at 2.2e-16)."""
-    return float(np.mean(log_errors(*check_probability(y_true, probability))))
+    return float(np.average(log_errors(*check_probability(y_true, probability)), weights=weights))
 
 
-def expected_calibration_error(y_true: npt.ArrayLike, probability: npt.ArrayLike, bins: int = ECE_BINS) -> float:
+def expected_calibration_error(
+    y_true: npt.ArrayLike, probability: npt.ArrayLike, bins: int = ECE_BINS, weights: Floats | None = None
+) -> float:
     """Return the expected calibration error of the largest probability, 0..1, over bins of equal mass.
 
     Bins hold equally many images (Nixon et al. 2019, arXiv:1904.01685) because a good model's confidences
@@ -133,11 +138,12 @@ def expected_calibration_error(y_true: npt.ArrayLike, probability: npt.ArrayLike
 
     Args:
         bins: at least 1; default 15 (Guo et al. 2017).
+        weights: (n,) of the images; all alike when None.
     """
     truth, values = check_probability(y_true, probability)
     confidence, correct = top_label(truth, values)
-    ones = np.ones((1, len(truth)))
-    return float(calibration_error(confidence, correct, equal_mass_bins(confidence, bins), ones)[0])
+    weights = np.ones(len(truth)) if weights is None else weights
+    return float(calibration_error(confidence, correct, equal_mass_bins(confidence, bins, weights), weights[None])[0])
 
 
 def top_label(y_true: Ints, probability: Floats) -> tuple[Floats, Bools]:
@@ -145,11 +151,15 @@ def top_label(y_true: Ints, probability: Floats) -> tuple[Floats, Bools]:
     return probability.max(axis=1), probability.argmax(axis=1) == y_true
 
 
-def equal_mass_bins(confidence: Floats, bins: int = ECE_BINS) -> Ints:
-    """Return each image's bin, (n,) int64 in 0..bins-1, cut at quantiles; equal confidences share one."""
+def equal_mass_bins(confidence: Floats, bins: int = ECE_BINS, weights: Floats | None = None) -> Ints:
+    """Return each image's bin, (n,) int64 in 0..bins-1, cut at (weighted) quantiles; equal confidences share one."""
     if bins < 1:
         raise UsageError(f"Bins must be at least 1: got {bins}.", remedy="Use 10 to 20 bins.", code="bins")
-    edges = np.quantile(confidence, np.linspace(0.0, 1.0, bins + 1)[1:-1])
+    places = np.linspace(0.0, 1.0, bins + 1)[1:-1]
+    if weights is None:
+        edges = np.quantile(confidence, places)
+    else:
+        edges = np.quantile(confidence, places, weights=weights, method="inverted_cdf")
     return np.searchsorted(edges, confidence, side="right").astype(np.int64)
 
 

@@ -14,17 +14,18 @@ import cv2
 import numpy as np
 
 from dermlens.bundle.card_text import bias_words
-from dermlens.bundle.trust import grave_codes
+from dermlens.bundle.case_mix import mix_words
+from dermlens.bundle.limits import aims, grave_codes
 from dermlens.data.images import Pixels
 from dermlens.diagnoses import DISCLAIMER, display_name
 from dermlens.evaluation import metrics
 from dermlens.evaluation.baselines import describe_images, method_name
 from dermlens.evaluation.checklist import checklist
 from dermlens.evaluation.subgroups import MIN_LESIONS
-from dermlens.evaluation.thresholds import aims
 from dermlens.evaluation.trust_sections import Answers
 from dermlens.html import data_uri, write_page
 from dermlens.inference.explain import Explanation
+from dermlens.inference.judge import ADVICE
 from dermlens.reporting.plots import benefit_png, confusion_png, curves_png, reliability_by_class_png, reliability_png
 from dermlens.reporting.terminal import neighbours_words
 from dermlens.text import figure
@@ -65,6 +66,8 @@ def write_report(
         bundle=bundle,
         card=bundle.card,
         role_names=_ROLES,
+        mix_words=mix_words(answers.mix),
+        advice_words=ADVICE,
         title=f"{bundle.name} {bundle.version}",
         lesions=describe_lesions(report["counts"]),
         source=Path(report["data"]).name or report["data"],
@@ -118,7 +121,8 @@ def _small_groups(table: Mapping[str, Any]) -> list[str]:
 
 def _plots(report: Mapping[str, Any], answers: Answers) -> dict[str, bytes]:
     """Return the plots as PNG by name; empty where there is nothing to plot."""
-    matrix, calibration = report["confusion_matrix"], [report["calibration"][when] for when in ("before", "after")]
+    found = report["calibration"]["at"][report["calibration"]["case_mix"]]
+    matrix, calibration = report["confusion_matrix"], [found[when] for when in ("before", "after")]
     curves = report["decision_curves"]
     return {
         "confusion": confusion_png(matrix["value"], matrix["classes"]),
@@ -159,13 +163,14 @@ def _gallery(answers: Answers, names: Sequence[str], explain: Explain) -> list[d
     for row in worst_errors(answers):
         explanation, prediction = explain(row), answers.predictions[row]
         truth, given = (display_name(bundle.codes[int(c)]) for c in (answers.y_true[row], answers.decision[row]))
-        share = answers.probability[row, answers.decision[row]] * 100
+        share, advice = answers.probability[row, answers.decision[row]] * 100, prediction.advice
         embedding = prediction.embedding
         near = () if examples is None or embedding is None else examples.nearest(embedding, NEIGHBOURS)
         shots.append(
             {
                 "pictures": [_jpeg(explanation.image), _jpeg(explanation.overlay())],
-                "label": f"{truth}, called {given} ({share:.0f} %), {prediction.status}",
+                "label": f"{truth}, called {given} ({share:.0f} %), {prediction.status}"
+                + (f": {ADVICE[advice.code].lower()}" if advice else ""),
                 "name": names[row],
                 "nearest": neighbours_words(near) if near else "",
             }
@@ -272,7 +277,8 @@ def _artefact_words(controls: Mapping[str, Any]) -> str:
 def _calibration_words(found: Mapping[str, Any], n: int) -> str:
     if n < metrics.MIN_ECE_IMAGES:
         return "There are too few images to say whether its probabilities mean what they say."
-    ece, chance = found["after"]["ece"], found["chance"]["high"]
+    at_mix = found["at"][found["case_mix"]]
+    ece, chance = at_mix["after"]["ece"]["value"], at_mix["chance"]["high"]
     words, limit = "Its probabilities are not well calibrated", ""
     if ece <= GOOD_ECE:
         words = "Its probabilities mean roughly what they say"
@@ -281,7 +287,7 @@ def _calibration_words(found: Mapping[str, Any], n: int) -> str:
         limit = f", where chance alone gives up to {chance * 100:.1f}"
     return (
         f"{words}. On average, the probability of the most probable class differs by {ece * 100:.1f} points from how "
-        f"often that class is correct{limit}. (The diagnosis may be another class: it follows the decision rule.)"
+        f"often that class is correct{limit}. Each diagnosis counts by its share in the case mix ({found['case_mix']})."
     )
 
 

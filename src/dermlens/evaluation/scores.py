@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dermlens.bundle.case_mix import CaseMix
+from dermlens.bundle.limits import mix_weights
 from dermlens.errors import UsageError
 from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import (
@@ -41,6 +43,7 @@ class _Images:
     lesions: Ints
     cells: Ints
     ece_bins: Ints
+    mixed: Floats
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def score(
     groups: Iterable[Hashable | None],
     class_codes: Sequence[str],
     *,
+    mix: CaseMix | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
@@ -92,15 +96,17 @@ def score(
     Args:
         y_true: (n,) integers in 0..classes-1.
         probabilities: (n, classes), calibrated, rows sum to 1.
-        decisions: (n,) integers in 0..classes-1, from the bundle's decision rule.
+        decisions: (n,) integers in 0..classes-1.
         groups: n lesion ids; None for an image whose lesion is not known, which counts as its own.
         class_codes: the codes in the model's order.
+        mix: the case mix of the probabilities: in ECE, Brier score and log loss each class counts as much as its share
+            in it. None: the images count as they come.
         seed: of the bootstrap; resamples: 1000 by default.
 
     Raises:
         UsageError: no images, rows or classes that do not match, values that are not probabilities.
     """
-    data = _check(y_true, probabilities, decisions, groups, class_codes)
+    data = _check(y_true, probabilities, decisions, groups, class_codes, mix)
     figures = _bootstrap(data, resamples, seed)
     n, n_lesions = len(data.truth), int(data.lesions.max()) + 1
     one_class = "the images are all of one class"
@@ -109,6 +115,7 @@ def score(
         "n_lesions": n_lesions,
         "classes": list(class_codes),
         "interval": {"level": LEVEL, "method": METHOD, "resamples": resamples, "seed": seed},
+        "case_mix": "as the images come" if mix is None else mix.name,
         "accuracy": figures["accuracy"].figure(reason="no images", lesions=n_lesions),
         "balanced_accuracy": figures["balanced_accuracy"].figure(reason="no images"),
         "macro_auc": figures["macro_auc"].figure(reason=one_class),
@@ -126,6 +133,7 @@ def _check(
     decisions: npt.ArrayLike,
     groups: Iterable[Hashable | None],
     class_codes: Sequence[str],
+    mix: CaseMix | None,
 ) -> _Images:
     truth, probability = metrics.check_probability(y_true, probabilities)
     decision = metrics.check_classes("decisions", decisions, probability.shape[1])
@@ -136,8 +144,14 @@ def _check(
             remedy="Pass one row per image and one column per class, in the model's order.",
             code="shape",
         )
-    cells, bins = truth * probability.shape[1] + decision, metrics.equal_mass_bins(probability.max(axis=1))
-    return _Images(truth, probability, decision, lesion_index(groups, len(truth)), cells, bins)
+    lesions, mixed = lesion_index(groups, len(truth)), np.full(len(truth), 1 / len(truth))
+    if mix is not None:
+        mixed = mix_weights(truth, lesions, mix.of(class_codes))
+    cells, bins = (
+        truth * probability.shape[1] + decision,
+        metrics.equal_mass_bins(probability.max(axis=1), weights=mixed),
+    )
+    return _Images(truth, probability, decision, lesions, cells, bins, mixed)
 
 
 def _bootstrap(data: _Images, resamples: int, seed: int) -> dict[str, _Measured]:
@@ -160,15 +174,16 @@ def _measure(data: _Images, weights: Floats) -> dict[str, Floats]:
     auc, at_specificity = (np.stack(columns, axis=1) for columns in zip(*pairs, strict=True))
     brier, log_loss = (loss(data.truth, data.probability) for loss in (metrics.squared_errors, metrics.log_errors))
     confidence, correct = metrics.top_label(data.truth, data.probability)
-    ece = metrics.calibration_error(confidence, correct, data.ece_bins, weights)[:, None]
+    mixed = weights * data.mixed
+    ece = metrics.calibration_error(confidence, correct, data.ece_bins, mixed)[:, None]
     occurring, unknown = np.unique(data.truth), np.full((len(weights), 1), np.nan)
     return {
         "accuracy": metrics.accuracy(counts)[:, None],
         "balanced_accuracy": metrics.balanced_accuracy(counts, occurring)[:, None],
         "macro_auc": auc[:, occurring].mean(axis=1, keepdims=True) if len(occurring) > 1 else unknown,
         "ece": ece if len(data.truth) >= metrics.MIN_ECE_IMAGES else unknown,
-        "brier": metrics.mean_loss(brier, weights)[:, None],
-        "log_loss": metrics.mean_loss(log_loss, weights)[:, None],
+        "brier": metrics.mean_loss(brier, mixed)[:, None],
+        "log_loss": metrics.mean_loss(log_loss, mixed)[:, None],
         "sensitivity": metrics.sensitivity(counts),
         "specificity": metrics.specificity(counts),
         "auc": auc,

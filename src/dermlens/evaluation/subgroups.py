@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dermlens.bundle.trust import grave_codes
+from dermlens.bundle.limits import grave_codes, mix_weights
 from dermlens.data.records import Record
 from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import no_figure, sampled_figure, weightings
@@ -169,12 +169,14 @@ def _separation(part: Answers, weights: Floats) -> dict[str, Any]:
 
 
 def _probabilities(part: Answers, weights: Floats, count: int) -> dict[str, Any]:
-    """Calibration error (of enough lesions), Brier score and log loss."""
+    """Calibration error (of enough lesions), Brier score and log loss, at the case mix."""
+    mixed = mix_weights(part.y_true, part.lesions, part.limits.shares)
+    weights = weights * mixed
     if count < metrics.MIN_ECE_IMAGES:
         ece = no_figure(f"fewer than {metrics.MIN_ECE_IMAGES} lesions")
     else:
         confidence, correct = metrics.top_label(part.y_true, part.probability)
-        bins = metrics.equal_mass_bins(confidence)
+        bins = metrics.equal_mass_bins(confidence, weights=mixed)
         ece = sampled_figure(metrics.calibration_error(confidence, correct, bins, weights), reason=_FEW)
     losses = {"brier": metrics.squared_errors, "log_loss": metrics.log_errors}
     return {"ece": ece} | {

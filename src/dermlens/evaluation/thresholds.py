@@ -1,4 +1,4 @@
-"""Thresholds for referral at stated sensitivities, and what they cost.
+"""What a threshold for referral gives and costs on labelled images.
 
 Net benefit weighs a needless referral against a missed disease by the odds of the threshold:
 true positives / n - false positives / n * t / (1 - t) (Vickers and Elkin 2006, doi 10.1177/0272989X06295361).
@@ -11,56 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dermlens.bundle.trust import grave_codes
 from dermlens.evaluation.bootstrap import RESAMPLES, no_figure, sampled_figure
 from dermlens.evaluation.metrics import Bools, Floats, Ints, share
-
-SENSITIVITIES = (0.95, 0.9)
-REFERRAL = "malignant_95"
-MIN_LESIONS = 20  # fewer, and 90 or 95 % of them is one lesion more or less
-
-
-def aims(codes: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return what a model of these classes can look for: name -> codes."""
-    grave = grave_codes(codes)
-    found = {"malignant": grave} if grave and len(grave) < len(codes) else {}
-    return {**found, **({"melanoma": ("MEL",)} if "MEL" in codes else {})}
-
-
-def fit_points(probability: Floats, y_true: Ints, lesions: Ints, codes: Sequence[str]) -> list[dict[str, Any]]:
-    """Choose the thresholds on calibration lesions: the largest that keeps the stated share of the positive lesions.
-
-    Returns:
-        For each aim and sensitivity `{"name", "codes", "aim", "threshold", "fitted_on"}`; none for an aim with fewer
-        than 20 positive or 20 other lesions.
-    """
-    points = []
-    for aim, members in aims(codes).items():
-        columns = [codes.index(code) for code in members]
-        positive, score = np.isin(y_true, columns), probability[:, columns].sum(axis=1)
-        counts = [len(np.unique(lesions[side])) for side in (positive, ~positive)]
-        if min(counts) < MIN_LESIONS:
-            continue
-        weights = 1.0 / np.bincount(lesions)[lesions]
-        for sensitivity in SENSITIVITIES:
-            threshold = _threshold(score[positive], weights[positive], sensitivity)
-            points.append(
-                {
-                    "name": f"{aim}_{sensitivity * 100:.0f}",
-                    "aim": aim,
-                    "codes": list(members),
-                    "aimed_at": sensitivity,
-                    "threshold": threshold,
-                    "fitted_on": {"positive_lesions": counts[0], "other_lesions": counts[1]},
-                }
-            )
-    return points
-
-
-def _threshold(score: Floats, weights: Floats, sensitivity: float) -> float:
-    order = np.argsort(-score, kind="stable")
-    reached = np.cumsum(weights[order]) / weights.sum()
-    return float(score[order][np.searchsorted(reached, sensitivity - 1e-9)])
 
 
 def measure_point(

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from dermlens.bundle.bundle import Bundle, find_bundle, load_bundle
-from dermlens.bundle.decision import decide, probabilities
+from dermlens.bundle.probabilities import probabilities
 from dermlens.data.images import load_image
 from dermlens.errors import UsageError, WeightsError, os_errors
 from dermlens.export.formats import FORMATS, OUTPUTS, Format, facts, write_openvino
@@ -153,8 +153,9 @@ def compare(bundle: Bundle, found: list[np.ndarray], expected: list[np.ndarray],
     outputs = {name: _difference(a, b) for name, a, b in zip(OUTPUTS, found, expected, strict=True)}
     if not np.isfinite(list(outputs.values())).all():
         return Agreement(outputs, float("nan"), 0, len(expected[0]), reference)
-    shares = [probabilities(logits, bundle.calibration) for logits in (found[0], expected[0])]
-    named = [decide(share, bundle.calibration, bundle.decision_rule) for share in shares]
+    mix = bundle.case_mix.of(bundle.codes)
+    shares = [probabilities(logits, bundle.calibration, mix) for logits in (found[0], expected[0])]
+    named = [share.argmax(axis=1) for share in shares]
     moved = float(np.abs(shares[0] - shares[1]).max())
     return Agreement(outputs, moved, int((named[0] == named[1]).sum()), len(named[0]), reference)
 

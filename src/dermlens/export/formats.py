@@ -73,9 +73,9 @@ def facts(bundle: Bundle, chosen: Format) -> dict[str, str]:
         "input": _input(bundle.input_spec, chosen),
         "outputs": list(OUTPUTS),
         "calibration": {**bundle.calibration.as_dict(), "fitted": bundle.calibrated},
-        "probabilities": "softmax(logits / temperature + bias + log(prior) - log(training_prior))",
-        "decision_rule": bundle.decision_rule.as_dict(),
-        "diagnosis": _diagnosis(bundle.decision_rule.kind),
+        "case_mix": bundle.case_mix.as_dict(),
+        "probabilities": "softmax(logits / temperature + bias + log(case_mix) - log(training_prior))",
+        "diagnosis": "the class with the largest probability",
         "licence": bundle.card.licence.as_dict(),
         "not_in_this_file": "novelty, picture quality, prediction sets, referral thresholds: see the bundle",
     }
@@ -86,12 +86,6 @@ def _input(spec: InputSpec, chosen: Format) -> dict[str, Any]:
     n = chosen.batch or "n"
     pixels = {"name": "pixels", "type": "uint8", "colour": "RGB", "range": [0, 255]}
     return {**pixels, "shape": [n, spec.size_px, spec.size_px, 3], **spec.as_dict()}
-
-
-def _diagnosis(kind: str) -> str:
-    if kind == "prior_adjusted":
-        return "the class with the largest probability / (exp(bias) * prior ** strength)"
-    return "the class with the largest probability"
 
 
 def write_openvino(graph_path: Path, texts: Mapping[str, str], path: Path) -> None:

@@ -1,99 +1,215 @@
-"""What an answer says beside its diagnosis: status, set, referral, novelty, quality; one batch at a time."""
+"""What an answer says beside its probabilities: status and why, what cannot be ruled out, and what to do.
+
+    rejected    no lesion, an unusable picture, or one that is unlike those the model knows
+    uncertain   too many diagnoses remain possible, or the first is too improbable
+    ok          none of these
+
+The advice is the first that holds: take it again, have it seen, refer, no referral; or why there is none.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from dermlens.bundle.bundle import Bundle
-from dermlens.bundle.novelty import METHOD
-from dermlens.bundle.quality import measure
-from dermlens.bundle.trust import Reason, Trust, grave_codes
-from dermlens.inference.runtime import Outputs
+from dermlens.bundle.limits import MIN_LESIONS, Limits, OperatingPoint, grave_codes, order_of
+from dermlens.bundle.novelty import METHOD, Novelty
+from dermlens.bundle.quality import Quality, faults
+from dermlens.bundle.trust import Trust
+from dermlens.diagnoses import display_name
+from dermlens.text import percent
+
+NAMED = 3  # diagnoses between which an uncertain answer cannot decide
+ADVICE = {
+    "retake": "Take the picture again",
+    "see_clinician": "Have a clinician see it",
+    "refer": "Refer to a specialist",
+    "no_referral": "No referral",
+    "not_assessed": "Not assessed",
+}
+"""Every advice and its short form; the order is that in which they are tried."""
+
+_ADVISED = {"refer": True, "see_clinician": True, "no_referral": False}
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What is to be known of an answer: a stable snake_case code for programs, a sentence for people."""
+
+    code: str
+    text: str
+
+    def as_dict(self) -> dict[str, str]:
+        """Return `{"code", "text"}`."""
+        return {"code": self.code, "text": self.text}
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What of a model an answer is judged by, beside its limits."""
+
+    codes: tuple[str, ...]
+    trust: Trust
+    modality: str
 
 
 class Judgement(TypedDict):
-    """The fields of a `Prediction` that follow from the bundle's trust facts."""
+    """The fields of a `Prediction` that follow from the bundle's limits."""
 
     status: str
+    why: str
     reasons: tuple[Reason, ...]
+    advice: Reason
     prediction_set: tuple[str, ...] | None
     malignant_probability: float | None
-    referral: dict[str, Any] | None
+    referral: dict[str, Any]
     novelty: dict[str, Any] | None
-    quality: dict[str, float] | None
+    quality: dict[str, float]
 
 
 def judge(
-    bundle: Bundle,
-    pixels: npt.NDArray[np.uint8],
-    outputs: Outputs,
-    probability: npt.NDArray[np.float64],
-    decisions: npt.NDArray[np.int64],
-) -> list[Judgement]:
-    """Judge the answers of one batch.
+    scope: Scope, limits: Limits, probability: npt.NDArray[np.float64], novelty: float | None, quality: Quality
+) -> Judgement:
+    """Judge one answer.
 
     Args:
-        pixels: (n, height, width, 3) as the network saw them; outputs: what came out.
-        probability: (n, classes), calibrated; decisions: (n,) classes.
+        probability: (classes,) at the case mix of `limits`.
+        novelty: of the picture; None where the model has no such score.
     """
-    grave = [bundle.codes.index(code) for code in grave_codes(bundle.codes)]
-    malignant = [float(row[grave].sum()) if grave else None for row in probability]
-    trust = bundle.trust
-    novelty = None if trust.novelty is None else trust.novelty.score(outputs.embedding)
-    sets = _sets(bundle, trust, probability, decisions)
-    judgements = []
-    for row, decision in enumerate(decisions):
-        quality = measure(pixels[row])
-        score = None if novelty is None else float(novelty[row])
-        size = None if sets is None else len(sets[row])
-        status, reasons = trust.judge(quality, score, size, float(probability[row, decision]))
-        meant = status != "rejected"  # the probabilities of a rejected image mean nothing
-        judgements.append(
-            Judgement(
-                status=status,
-                reasons=reasons,
-                prediction_set=None if sets is None else sets[row],
-                malignant_probability=malignant[row] if meant else None,
-                referral=_referral(bundle, probability[row]) if meant else None,
-                novelty=_novelty(trust, score),
-                quality=quality.as_dict(),
-            )
+    codes, trust, order = scope.codes, scope.trust, order_of(probability[None])[0]
+    inside = limits.sets(probability[None])
+    possible = None if inside is None else tuple(codes[c] for c in order if inside[0, c])
+    grave = grave_codes(codes)
+    malignant = float(sum(probability[codes.index(code)] for code in grave)) if grave else None
+    seen = faults(quality, trust.facts.quality)
+    unusable, framing = ([Reason(code, text) for code, text, bad in seen if bad == side] for side in (True, False))
+    familiarity = trust.familiarity(novelty, quality)
+    rejections = [*unusable, *([Reason(familiarity, _WHY[familiarity])] if familiarity != "familiar" else [])]
+    if familiarity == "no_lesion":
+        rejections.reverse()
+    doubts = _doubts(limits, probability, possible)
+    if rejections:
+        status, why = "rejected", rejections[0].text
+        advice = _rejected(rejections[0].code, scope.modality)
+    else:
+        status = "uncertain" if doubts else "ok"
+        why = f"It cannot decide between {_listed(_between(codes, order, possible), 'and')}." if doubts else _OK
+        advice = _referral_advice(codes, limits, probability, possible or ())
+        if framing:
+            advice = Reason(advice.code, " ".join([advice.text, *(reason.text for reason in framing)]))
+    return Judgement(
+        status=status,
+        why=why,
+        reasons=tuple(rejections or [*doubts, *framing]),
+        advice=advice,
+        prediction_set=possible,
+        malignant_probability=None if rejections else malignant,
+        referral=_referral(limits.referral, advice.code),
+        novelty=_novelty(trust.novelty, novelty),
+        quality=quality.as_dict(),
+    )
+
+
+_OK = "The picture is usable and familiar, and one diagnosis stands out."
+_WHY = {
+    "no_lesion": "This does not look like a picture of a skin lesion.",
+    "unfamiliar": "This picture is unlike those that the model learned from.",
+}
+
+
+def _doubts(limits: Limits, probability: npt.NDArray[np.float64], possible: Sequence[str] | None) -> list[Reason]:
+    doubts = []
+    if possible is not None and len(possible) > limits.max_set:
+        doubts.append(Reason("many_diagnoses_possible", f"{len(possible)} diagnoses cannot be ruled out."))
+    if (share := float(probability.max())) < limits.min_confidence:
+        words = (
+            f"The most probable diagnosis has {percent(share)}; below {percent(limits.min_confidence)} it is uncertain."
         )
-    return judgements
+        doubts.append(Reason("low_confidence", words))
+    return doubts
 
 
-def _sets(
-    bundle: Bundle, trust: Trust, probability: npt.NDArray[np.float64], decisions: npt.NDArray[np.int64]
-) -> list[tuple[str, ...]] | None:
-    if trust.sets is None:
-        return None
-    inside = trust.sets.apply(probability, bundle.calibration.prior, decisions)
-    order = np.argsort(-probability, axis=1, kind="stable")
-    return [tuple(bundle.codes[c] for c in order[row] if inside[row, c]) for row in range(len(inside))]
+def _between(codes: Sequence[str], order: Sequence[int], possible: Sequence[str] | None) -> list[str]:
+    """Name the first two or three diagnoses, no more than cannot be ruled out."""
+    count = min(NAMED, max(2, len(possible or codes)))
+    return [display_name(codes[c]) for c in order[:count]]
 
 
-def _referral(bundle: Bundle, probability: npt.NDArray[np.float64]) -> dict[str, Any] | None:
-    point = bundle.trust.operating_point
+def _rejected(code: str, modality: str) -> Reason:
+    how = " through a dermatoscope" if modality == "dermoscopy" else ""
+    if code == "no_lesion":
+        words = f"Take a picture of one skin lesion{how}, so that it fills about half of the frame."
+        return Reason("retake", words)
+    if code == "unfamiliar":
+        words = (
+            "Have a clinician see the lesion. The model cannot judge this picture, which says nothing about the lesion."
+        )
+        return Reason("see_clinician", words)
+    return Reason("retake", "Take the picture again, or have the lesion seen.")
+
+
+def _referral_advice(
+    codes: Sequence[str], limits: Limits, probability: npt.NDArray[np.float64], possible: Sequence[str]
+) -> Reason:
+    point = limits.referral
     if point is None:
-        return None
-    total = sum(float(probability[bundle.codes.index(code)]) for code in point.codes)
-    return {
-        "advised": total >= point.threshold,
-        "operating_point": point.name,
-        "threshold": round(point.threshold, 6),
-        "sensitivity": _rounded(point.sensitivity["value"]),
-        "specificity": _rounded(point.specificity["value"]),
-    }
+        return Reason("not_assessed", _no_point(codes))
+    share = float(sum(probability[codes.index(code)] for code in point.codes))
+    found, limit = f"malignant or premalignant: {percent(share, 1)}", percent(point.threshold, 1)
+    if share >= point.threshold:
+        return Reason("refer", f"Refer to a specialist ({found}; the limit is {limit}).")
+    words = f"No referral by this picture alone ({found}; the limit is {limit}{_reached(point)})."
+    grave = [display_name(code) for code in possible if code in point.codes]
+    if grave:
+        words += (
+            f" But {_listed(grave, 'and')} cannot be ruled out: have the lesion seen if it is new, grows, changes, "
+            "itches or bleeds."
+        )
+    return Reason("no_referral", words)
+
+
+def _reached(point: OperatingPoint) -> str:
+    sensitivity, specificity = point.sensitivity["value"], point.specificity["value"]
+    if sensitivity is None or specificity is None:
+        return "; not measured on other lesions"
+    return f"; on unseen lesions its sensitivity is {percent(sensitivity)}, its specificity {percent(specificity)}"
+
+
+def _no_point(codes: Sequence[str]) -> str:
+    grave = grave_codes(codes)
+    if not grave:
+        return "No advice on referral: the model has no malignant class."
+    if len(grave) == len(codes):
+        return "No advice on referral: every class of the model is malignant or premalignant."
+    few = f"fewer than {MIN_LESIONS} malignant or {MIN_LESIONS} other lesions"
+    return f"No advice on referral: the model was fitted on {few}."
+
+
+def _referral(point: OperatingPoint | None, advice: str) -> dict[str, Any]:
+    facts: dict[str, Any] = {"operating_point": None, "threshold": None, "sensitivity": None, "specificity": None}
+    if point is not None:
+        facts = {
+            "operating_point": point.name,
+            "threshold": round(point.threshold, 6),
+            "sensitivity": _rounded(point.sensitivity["value"]),
+            "specificity": _rounded(point.specificity["value"]),
+        }
+    return {"advised": _ADVISED.get(advice), **facts}
 
 
 def _rounded(share: float | None) -> float | None:
     return None if share is None else round(share, 4)
 
 
-def _novelty(trust: Trust, score: float | None) -> dict[str, Any] | None:
-    if trust.novelty is None or score is None:
+def _novelty(novelty: Novelty | None, score: float | None) -> dict[str, Any] | None:
+    if novelty is None or score is None:
         return None
-    return {"score": round(score, 4), "threshold": round(trust.novelty.threshold, 4), "method": METHOD}
+    return {"score": round(score, 4), "threshold": round(novelty.threshold, 4), "method": METHOD}
+
+
+def _listed(names: Sequence[str], last: str) -> str:
+    return f"{', '.join(names[:-1])} {last} {names[-1]}" if len(names) > 1 else names[0]

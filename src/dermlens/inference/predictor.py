@@ -1,4 +1,4 @@
-"""Predictor: image -> Prediction. The one place where pixels, network, calibration and decision rule meet."""
+"""Predictor: image -> Prediction. The one place where pixels, network, calibration and limits meet."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dermlens.bundle.bundle import Bundle, find_bundle, load_bundle
 from dermlens.bundle.card_text import fact_lines, warnings
-from dermlens.bundle.decision import decide, probabilities
+from dermlens.bundle.case_mix import CaseMix, read_mix
+from dermlens.bundle.limits import Limits, order_of
 from dermlens.bundle.nearest import Neighbour, TrainingExamples
-from dermlens.bundle.trust import Reason
+from dermlens.bundle.probabilities import probabilities
+from dermlens.bundle.quality import Quality, measure
 from dermlens.data.images import DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS, load_image
 from dermlens.errors import ImageError, UsageError
 from dermlens.inference.explain import Explanation, explain
-from dermlens.inference.judge import Judgement, judge
+from dermlens.inference.judge import Reason, Scope, judge
 from dermlens.inference.notebook import in_notebook
 from dermlens.inference.prediction import Prediction
 from dermlens.inference.runtime import Outputs, Run, Runtime, check_views, run_views
@@ -52,6 +55,11 @@ class Predictor:
         max_bytes: of one image, checked before it is read.
         max_pixels: width x height of one image, checked before it is decoded.
         views: test-time views whose probabilities are averaged: 1, 2, 4 or 8 quarter turns and mirror images.
+        case_mix: how common each diagnosis is beforehand: "equal", "training", the name of a CSV or JSON file of code
+            and share, or a `CaseMix`; the model's own when None.
+
+    Raises:
+        BundleError: there is no such model, or it is damaged. UsageError: views or case mix are none.
     """
 
     def __init__(
@@ -62,12 +70,15 @@ class Predictor:
         max_bytes: int = DEFAULT_MAX_BYTES,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         views: int = 1,
+        case_mix: str | CaseMix | None = None,
     ) -> None:
         self.views = check_views(views)
         self.bundle: Bundle = load_bundle(find_bundle(model))
+        self._scope = Scope(self.bundle.codes, self.bundle.trust, self.bundle.card.modality)
+        self._limits_now = self._limits_at(case_mix)
         self._runtime = Runtime(self.bundle.graph_path, threads=threads)
         self._workers = self._runtime.lanes + 1  # one more, so that a core is not idle while another reads a file
-        self._limits = {"max_bytes": max_bytes, "max_pixels": max_pixels}
+        self._bounds = {"max_bytes": max_bytes, "max_pixels": max_pixels}
         self._pixels = PixelBudget(PIXELS_AT_ONCE)
         self._head: tuple[np.ndarray, np.ndarray] | None = None
         self._examples: TrainingExamples | None = None
@@ -147,6 +158,31 @@ class Predictor:
         for answered in self._run_many(_jobs(images, names, frame_aspects), explaining=True):
             yield answered.prediction, self._explanation(answered, None)
 
+    @property
+    def case_mix(self) -> CaseMix:
+        """The mix at which it answers."""
+        return self._limits_now.mix
+
+    def at_mix(self, answer: Prediction, case_mix: str | CaseMix | None) -> Prediction:
+        """Return an answer of this predictor at another case mix, without running the network again.
+
+        Raises:
+            UsageError: (code `case_mix`) it is no mix of the model's classes.
+        """
+        limits = self._limits_at(case_mix)
+        if answer.logits is None or answer.look is None:
+            return replace(answer, case_mix=limits.mix)
+        novelty = self.bundle.trust.novelty
+        score = None if novelty is None or answer.embedding is None else novelty.score(answer.embedding[None]).item()
+        probability = probabilities(answer.logits[None], self.bundle.calibration, limits.shares)[0]
+        return replace(answer, **self._fields(limits, probability, score, answer.look))
+
+    def _limits_at(self, case_mix: str | CaseMix | None) -> Limits:
+        card = self.bundle.card
+        if isinstance(case_mix, str):
+            case_mix = read_mix(case_mix, self.bundle.codes, card.training_mix)
+        return self.bundle.limits(case_mix or card.case_mix)
+
     def _repr_html_(self) -> str:
         facts = self.bundle.facts()
         return in_notebook(
@@ -197,7 +233,7 @@ class Predictor:
             if isinstance(job.image, ImageError):
                 raise job.image
             spec, hold = self.bundle.input_spec, self._pixels.hold
-            pixels = load_image(job.image, spec, frame_aspect=job.frame_aspect, hold=hold, **self._limits)
+            pixels = load_image(job.image, spec, frame_aspect=job.frame_aspect, hold=hold, **self._bounds)
             error = None
         except ImageError as caught:
             pixels, error = None, caught
@@ -223,44 +259,46 @@ class Predictor:
         return answered
 
     def _classify(self, pixels: np.ndarray, outputs: Outputs) -> list[Prediction]:
-        bundle = self.bundle
-        probability = probabilities(outputs.logits, bundle.calibration)
-        decisions = decide(probability, bundle.calibration, bundle.decision_rule)
-        judgements = judge(bundle, pixels, outputs, probability, decisions)
+        bundle, limits, novelty = self.bundle, self._limits_now, self.bundle.trust.novelty
+        probability = probabilities(outputs.logits, bundle.calibration, limits.shares)
+        scores = [None] * len(pixels) if novelty is None else novelty.score(outputs.embedding).tolist()
         return [
-            self._prediction(outputs, probability, row, int(decision), judgement)
-            for row, (decision, judgement) in enumerate(zip(decisions, judgements, strict=True))
+            Prediction(
+                image="",
+                model=self._model,
+                elapsed_ms=0.0,
+                views=self.views,
+                logits=outputs.logits[row],
+                embedding=outputs.embedding[row],
+                look=look,
+                **self._fields(limits, probability[row], score, look),
+            )
+            for row, (score, look) in enumerate(zip(scores, map(measure, pixels), strict=True))
         ]
 
-    def _prediction(
-        self, outputs: Outputs, probability: np.ndarray, row: int, decision: int, judgement: Judgement
-    ) -> Prediction:
+    def _fields(self, limits: Limits, probability: np.ndarray, novelty: float | None, look: Quality) -> dict[str, Any]:
+        """Return the fields of an answer that depend on the case mix."""
         bundle = self.bundle
-        by_code = {code: float(p) for code, p in zip(bundle.codes, probability[row], strict=True)}
-        return Prediction(
-            image="",
-            diagnosis_code=bundle.codes[decision],
-            diagnosis_name=bundle.names[decision],
-            probability=by_code[bundle.codes[decision]],
-            probabilities=by_code,
-            decision_rule=bundle.decision_rule.kind,
-            model=self._model,
-            elapsed_ms=0.0,
-            views=self.views,
-            logits=outputs.logits[row],
-            embedding=outputs.embedding[row],
-            **judgement,
-        )
+        order = order_of(probability[None])[0]
+        return {
+            "diagnosis_code": bundle.codes[order[0]],
+            "diagnosis_name": bundle.names[order[0]],
+            "probability": float(probability[order[0]]),
+            "probabilities": {bundle.codes[c]: float(probability[c]) for c in order},
+            "case_mix": limits.mix,
+            **judge(self._scope, limits, probability, novelty, look),
+        }
 
     def _failed(self, name: str, item: _Pixels) -> Prediction:
         return Prediction(
             image=name,
             status="error",
+            why="" if item.error is None else item.error.message,
             diagnosis_code=None,
             diagnosis_name=None,
             probability=None,
             probabilities={},
-            decision_rule=self.bundle.decision_rule.kind,
+            case_mix=self.case_mix,
             model=self._model,
             elapsed_ms=item.elapsed_ms,
             error=None if item.error is None else item.error.as_dict(),

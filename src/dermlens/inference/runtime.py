@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from dermlens.bundle.decision import softmax
+from dermlens.bundle.probabilities import softmax
 from dermlens.errors import BundleError, UsageError
 
 BATCH = 16  # images that a caller without threads of its own does well to hand over at once

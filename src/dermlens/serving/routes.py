@@ -156,7 +156,7 @@ def _relevance_png(found: Explanation) -> bytes:
 
 def model_facts(bundle: Bundle, settings: Settings) -> dict[str, Any]:
     """Return the model as one JSON object: classes in plain words, test figures with their intervals, limits."""
-    known = card_text.model_facts(bundle.card)
+    known, rule = card_text.model_facts(bundle.card), bundle.trust.facts.prediction_sets
     shared = ("modality", "calibrated", "leaky", "input", "tested_on", "not_tested_on", "licence")
     return {
         "name": bundle.name,
@@ -167,12 +167,13 @@ def model_facts(bundle: Bundle, settings: Settings) -> dict[str, Any]:
         "scope": bundle.scope,
         **{name: known[name] for name in shared},
         "classes": [_class(code, name) for code, name in zip(bundle.codes, bundle.names, strict=True)],
-        "decision_rule": bundle.decision_rule.as_dict(),
+        "case_mix": bundle.case_mix.as_dict(),
+        "training_mix": bundle.card.training_mix.as_dict(),
         "metrics": {name: getattr(bundle.card.metrics, name) for name in FIGURES},
-        "operating_points": [point.as_dict() for point in bundle.trust.facts.operating_points],
-        "prediction_set_level": None if bundle.trust.sets is None else bundle.trust.sets.level,
+        "operating_points": [point.as_dict() for point in bundle.limits(bundle.case_mix).points],
+        "prediction_set_level": None if rule is None else rule.level,
         "limits": settings.limits(),
-        "card": card_text.model_card(bundle.card),
+        "card": bundle.model_card(),
     }
 
 

@@ -17,18 +17,18 @@ import openvino as ov
 from rich.console import Console
 
 from dermlens.audit.findings import summary
-from dermlens.bundle.bundle import BASELINES_FILE, HASH_CHARS, NEIGHBOURS_FILE, TRUST_FILE, write_bundle
+from dermlens.bundle.bundle import BASELINES_FILE, HASH_CHARS, NEIGHBOURS_FILE, write_bundle
 from dermlens.bundle.card import make_card
 from dermlens.bundle.card_text import versions
-from dermlens.bundle.decision import Calibration, DecisionRule
-from dermlens.data.images import InputSpec
+from dermlens.bundle.case_mix import TRAINING, CaseMix, read_mix
+from dermlens.bundle.probabilities import Calibration
 from dermlens.data.manifest import manifest_sha256
 from dermlens.data.records import Dataset, data_fingerprint
 from dermlens.diagnoses import display_name
 from dermlens.errors import DataError, StorageError
 from dermlens.evaluation.baselines import AnswersOnTest, compare_test_answers
 from dermlens.evaluation.bootstrap import paired_difference
-from dermlens.evaluation.calibration import BALANCED_RULE, MIN_LESIONS, SEPARATED, BiasTest, choose_calibration
+from dermlens.evaluation.fit_model import Fit
 from dermlens.evaluation.fit_trust import Calibrated, Labelled, Sample, fit_examples, fit_trust, run_model
 from dermlens.evaluation.scores import score
 from dermlens.files import write_csv
@@ -41,7 +41,7 @@ from dermlens.training.material import Material
 from dermlens.training.network import Stem, head_of, save_keras
 from dermlens.training.probe import STRENGTHS, Probe
 from dermlens.training.recipe import Recipe
-from dermlens.training.split import role_table
+from dermlens.training.split import ROLES, role_table
 from dermlens.training.step import answer_prior
 from dermlens.training.views import plain_view
 
@@ -80,22 +80,6 @@ class Candidate:
     seen: Mapping[str, Mapping[str, list[str]]]
 
 
-@dataclass(frozen=True)
-class Fit:
-    """The calibration from the calibrate role, with what an answer needs beside the graph.
-
-    `reason` says why the probabilities could not be calibrated, None where they are.
-    """
-
-    codes: tuple[str, ...]
-    input_spec: InputSpec
-    calibration: Calibration
-    decision_rule: DecisionRule
-    reason: str | None = None
-    lesions: int = 0
-    bias: BiasTest | None = None
-
-
 def finish(
     candidate: Candidate, out: Path, about: About, dataset: Dataset, *, started: float, console: Console
 ) -> Path:
@@ -118,7 +102,7 @@ def finish(
             remedy = "Free some space there; the same command continues from the trained network."
             raise StorageError(f"The graph could not be written in {out}: {error}.", remedy=remedy) from error
         runtime = Runtime(Path(folder, "graph.xml"))
-        fit = _calibrate(candidate, runtime, images["calibrate"], console)
+        fit = _calibrate(candidate, about, runtime, images["calibrate"], console)
         test = _answers(fit, runtime, images["test"], console, "Outputs, test")
         facts, arrays = trust_facts(fit, runtime, images, neighbours=about.neighbours, seed=seed, console=console)
     baselines = _test_answers(candidate, test)
@@ -144,20 +128,20 @@ def trust_facts(
     """Fit what a model knows of its own limits: the `trust` object of bundle.json, and arrays by file name.
 
     Args:
-        roles: images of "train" and "calibrate", to fit on, and of "test", to measure on.
+        roles: images of "train", "select" and "calibrate", to fit on, and of "test", to measure on.
         neighbours: store the names of the training lesions and their embeddings; otherwise no image is named.
     """
     started = time.monotonic()
-    facts, novelty = fit_trust(model, runtime, roles, seed=seed, console=console)
+    facts, arrays = fit_trust(model, runtime, roles, seed=seed, console=console)
     examples = fit_examples(model, runtime, roles["train"], seed=seed, console=console) if neighbours else None
     facts["neighbours"] = None if examples is None else {"lesions": len(examples.places)}
     facts["fitted_in_s"] = round(time.monotonic() - started, 1)
-    return facts, {TRUST_FILE: novelty, NEIGHBOURS_FILE: {} if examples is None else examples.arrays()}
+    return facts, {**arrays, NEIGHBOURS_FILE: {} if examples is None else examples.arrays()}
 
 
 def _images_by_role(material: Material) -> dict[str, Labelled]:
     lesions = np.array(material.lesions(), dtype=np.int64)
-    rows = {role: material.rows(role) for role in ("train", "calibrate", "test")}
+    rows = {role: material.rows(role) for role in ROLES}
     return {role: Labelled(material.pick(r), material.labels[r], lesions[r]) for role, r in rows.items()}
 
 
@@ -173,26 +157,20 @@ def _answers(fit: Fit, runtime: Runtime, images: Labelled, console: Console, wha
     return sample
 
 
-def _calibrate(candidate: Candidate, runtime: Runtime, images: Labelled, console: Console) -> Fit:
-    """Fit temperature and prior on the calibrate role, or say why they could not be fitted."""
+def _calibrate(candidate: Candidate, about: About, runtime: Runtime, images: Labelled, console: Console) -> Fit:
     material, recipe = candidate.material, candidate.recipe
     batch_prior = answer_prior(material.labels[material.rows("train")], len(material.codes), recipe)
-    prior, training_prior = material.lesion_prior(), tuple(float(p) for p in batch_prior)
-    rule = BALANCED_RULE if recipe.decision_rule == "prior_adjusted" else DecisionRule("largest_probability", 0.0)
-    calibration, reason, bias = Calibration(1.0, prior, training_prior), None, None
-    fit = Fit(material.codes, candidate.stem.spec, calibration, rule)
-    count = len(set(images.lesions.tolist()))
-    if count < MIN_LESIONS:
-        reason = f"{count} lesions in the calibrate role, at least {MIN_LESIONS} are needed"
-    else:
-        logits = _answers(fit, runtime, images, console, "Outputs, calibrate").logits
-        calibration, bias = choose_calibration(
-            logits, images.y_true, images.lesions, prior=prior, training_prior=training_prior, seed=recipe.seed
-        )
-        reason = SEPARATED if calibration.temperature == 1.0 else None
-    if reason is not None:
-        console.print(f"The probabilities are not calibrated: {reason}.", style="yellow")
-    return Fit(material.codes, candidate.stem.spec, calibration, rule, reason, count, bias)
+    uncalibrated = Calibration(1.0, tuple(float(p) for p in batch_prior))
+    mix = read_mix(recipe.case_mix, material.codes, _training_mix(material))
+    fit = Fit(material.codes, candidate.stem.spec, uncalibrated, mix, about.modality)
+    fit = fit.calibrated_on(_answers(fit, runtime, images, console, "Outputs, calibrate").known, seed=recipe.seed)
+    if fit.reason is not None:
+        console.print(f"The probabilities are not calibrated: {fit.reason}.", style="yellow")
+    return fit
+
+
+def _training_mix(material: Material) -> CaseMix:
+    return CaseMix(TRAINING, dict(zip(material.codes, material.lesion_prior(), strict=True)))
 
 
 def _test_answers(candidate: Candidate, test: Sample) -> AnswersOnTest:
@@ -211,9 +189,8 @@ def _card(candidate: Candidate, about: About, dataset: Dataset, fit: Fit, test: 
     material, row, history = candidate.material, candidate.stem.row, candidate.history
     names = [display_name(code) for code in material.codes]
     scope = about.scope or f"Reads images like those it was trained on, of {len(names)} classes: {', '.join(names)}."
-    metrics = score(
-        test.y_true, test.probability, test.decision, test.lesions.tolist(), material.codes, seed=candidate.recipe.seed
-    )
+    lesions, seed = test.lesions.tolist(), candidate.recipe.seed
+    metrics = score(test.y_true, test.probability, test.decision, lesions, material.codes, mix=fit.case_mix, seed=seed)
     best = history.rows[history.best_epoch]
     return {
         "name": about.name,
@@ -224,14 +201,8 @@ def _card(candidate: Candidate, about: About, dataset: Dataset, fit: Fit, test: 
         "classes": [{"code": c, "name": n} for c, n in zip(material.codes, names, strict=True)],
         "input": candidate.stem.spec.as_dict(),
         "backbone": {"name": row.name, "title": row.title, "weights": candidate.recipe.weights, "licence": row.licence},
-        "calibration": fit.calibration.as_dict(),
-        "calibration_fit": {
-            "fitted": fit.reason is None,
-            "reason": fit.reason,
-            "lesions": fit.lesions,
-            "bias": None if fit.bias is None else fit.bias.as_dict(),
-        },
-        "decision_rule": fit.decision_rule.as_dict(),
+        **fit.as_dict(),
+        "training_mix": _training_mix(material).as_dict(),
         "recipe": candidate.recipe.as_dict(),
         "data": _data(candidate, about, dataset),
         "training": {
@@ -341,7 +312,9 @@ def _trust_lines(facts: Mapping[str, Any]) -> list[str]:
     ok, sets = facts["measured"]["status"]["ok"], facts["measured"]["prediction_sets"]
     accuracy = "" if ok["accuracy"] is None else f", with an accuracy of {ok['accuracy']:.3f}"
     coverage = (
-        "" if sets is None else f"; prediction sets contain the diagnosis for {figure(sets['coverage'])} of the lesions"
+        ""
+        if sets is None
+        else f"; what cannot be ruled out holds the diagnosis for {figure(sets['coverage'])} of the lesions"
     )
     lines = [f"  answers without a warning: {ok['share']:.1%}{accuracy}{coverage}"]
     if facts["novelty"] is None:

@@ -66,7 +66,8 @@ class Recipe:
             alternative to `class_balance`, which should then be 0.
         patience: training stops after so many epochs without a better one on select; 0 never stops early.
         train, select, calibrate, test: shares of the lesions in the four roles.
-        decision_rule: "prior_adjusted" (best for balanced accuracy) or "largest_probability".
+        case_mix: for which case mix the model states its probabilities by default: "equal", "training", or the name
+            of a CSV or JSON file of code and share.
         precision: "float32", "mixed_float16" or "mixed_bfloat16"; "auto" takes float32 on a processor, and on a GPU
             whichever a short trial finds faster.
         deterministic: use operations that give the same bits each time on one machine.
@@ -107,7 +108,7 @@ class Recipe:
     select: float = _between(0.01, 0.09, 0.9)
     calibrate: float = _between(0.01, 0.10, 0.9)
     test: float = _between(0.01, 0.15, 0.9)
-    decision_rule: str = _one_of("prior_adjusted", "largest_probability", default="prior_adjusted")
+    case_mix: str = "equal"
     precision: str = _one_of("auto", "float32", "mixed_float16", "mixed_bfloat16", default="auto")
     deterministic: bool = True
     devices: int = _between(0, 0, 64)
