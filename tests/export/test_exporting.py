@@ -20,9 +20,9 @@ import tensorflow as tf
 
 import tiny
 from dermlens import cli
-from dermlens.bundle.bundle import BASELINES_FILE, find_bundle, load_bundle, write_bundle
+from dermlens.bundle.bundle import BASELINES_FILE, LESIONS_FILE, find_bundle, load_bundle, write_bundle
 from dermlens.bundle.card import make_card
-from dermlens.bundle.decision import probabilities
+from dermlens.bundle.probabilities import probabilities
 from dermlens.cli import options
 from dermlens.diagnoses import DISCLAIMER
 from dermlens.errors import DermlensError, UsageError, WeightsError
@@ -61,7 +61,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         head=model.get_layer("logits").get_weights(),
         seen={},
         write_graph=lambda path: ov.save_model(to_openvino(model), path, compress_to_fp16=False),
-        arrays={BASELINES_FILE: tiny.baselines()},
+        arrays={BASELINES_FILE: tiny.baselines(), LESIONS_FILE: tiny.lesions()},
     )
     return folder
 
@@ -145,13 +145,14 @@ def test_every_format_agrees_with_keras_and_says_what_it_is(run: Path, made: tup
 
 def test_the_facts_are_enough_to_get_the_probabilities(run: Path, honest: Answer) -> None:
     told = honest.facts
-    assert told["probabilities"] == "softmax(logits / temperature + bias + log(prior) - log(training_prior))"
+    assert told["probabilities"] == "softmax(logits / temperature + bias + log(case_mix) - log(training_prior))"
     fitted = json.loads(told["calibration"])
     logits = np.array([[1.0, -2.0, 0.5]])
-    shift = np.log(fitted["prior"]) - np.log(fitted["training_prior"])
+    mix = list(json.loads(told["case_mix"])["shares"].values())
+    shift = np.log(mix) - np.log(fitted["training_prior"])
     scores = logits / fitted["temperature"] + fitted["bias"] + shift
     by_hand = np.exp(scores) / np.exp(scores).sum()
-    assert np.allclose(by_hand, probabilities(logits, load_bundle(run / "bundle").calibration))
+    assert np.allclose(by_hand, probabilities(logits, load_bundle(run / "bundle").calibration, mix))
 
 
 def test_as_many_images_as_it_says_go_through_at_once(made: tuple[str, Exported]) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import tiny
 from dermlens import Predictor
-from dermlens.bundle.decision import probabilities
+from dermlens.bundle.probabilities import probabilities
 from dermlens.inference.predictor import AHEAD
 from dermlens.inference.runtime import BATCH, Runtime
 
@@ -32,28 +32,11 @@ def test_path_bytes_and_array_give_the_same_answer(predictor: Predictor, tmp_pat
 
 def test_probabilities_and_diagnosis_follow_the_bundle(predictor: Predictor) -> None:
     answer = predictor.predict(tiny.colour("RED"))
-    expected = probabilities(answer.logits[None], predictor.bundle.calibration)[0]  # type: ignore[index]
-    assert list(answer.probabilities) == list(tiny.CODES)
-    np.testing.assert_allclose(list(answer.probabilities.values()), expected)
+    expected = probabilities(answer.logits[None], predictor.bundle.calibration, (1 / 3,) * 3)[0]  # type: ignore[index]
+    np.testing.assert_allclose([answer.probabilities[code] for code in tiny.CODES], expected)
+    assert list(answer.probabilities.values()) == sorted(expected, reverse=True)
     assert answer.probability == answer.probabilities["RED"]
     assert sum(answer.probabilities.values()) == pytest.approx(1)
-
-
-def test_the_rule_may_differ_from_the_largest_probability(tmp_path: Path) -> None:
-    calibration = {"temperature": 2.0, "prior": [0.02, 0.03, 0.95], "training_prior": [1 / 3] * 3}
-    adjusted = Predictor(tiny.write(tmp_path / "a", calibration=calibration))
-    largest = Predictor(
-        tiny.write(
-            tmp_path / "l",
-            calibration=calibration,
-            decision_rule={"kind": "largest_probability", "strength": 0.0},
-        )
-    )
-    image = np.full((28, 28, 3), 100, np.uint8)
-    image[:, :, 1] = 130
-    assert largest.predict(image).diagnosis_code == "RED"
-    assert adjusted.predict(image).diagnosis_code == "GREEN"
-    assert adjusted.predict(image).probabilities == largest.predict(image).probabilities
 
 
 def test_many_answers_come_in_order_one_for_each_input(predictor: Predictor, tmp_path: Path) -> None:
@@ -113,16 +96,17 @@ def test_the_json_object_has_the_promised_fields(predictor: Predictor) -> None:
         "schema",
         "image",
         "status",
+        "why",
+        "advice",
         "diagnosis",
         "probability",
         "probabilities",
-        "decision_rule",
-        "model",
+        "case_mix",
     ]
-    fields += ["elapsed_ms", "error", "reasons", "prediction_set", "malignant_probability", "referral", "novelty"]
-    fields += ["quality"]
+    fields += ["prediction_set", "malignant_probability", "referral", "reasons", "novelty", "quality"]
+    fields += ["model", "elapsed_ms", "error"]
     assert list(good) == fields == list(bad)
-    assert good["schema"] == "dermlens/prediction/1"
+    assert good["schema"] == "dermlens/prediction/2"
     assert good["diagnosis"] == {"code": "RED", "name": "red"} and good["error"] is None and good["image"] == "a.png"
     assert bad["status"] == "error" and bad["diagnosis"] is None and set(bad["error"]) == {"code", "message", "remedy"}
     assert set(good["model"]) == {"name", "version", "sha256"}

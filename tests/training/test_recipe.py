@@ -32,7 +32,7 @@ def test_toml_below_flags(tmp_path: Path) -> None:
         ({"epochs": -1}, "Allowed is 0 to 1000"),
         ({"dropout": 2.0}, "Allowed is 0.0 to 0.9"),
         ({"framing": "stretch"}, "centre_crop, squash, pad"),
-        ({"decision_rule": "best"}, "prior_adjusted"),
+        ({"loss": "best"}, "focal"),
         ({"train": 0.9}, "add up to"),
     ],
 )

@@ -17,7 +17,7 @@ from dermlens.bundle.probabilities import Calibration, Facts
 from dermlens.bundle.trust import TrustFacts
 from dermlens.data.images import InputSpec
 from dermlens.errors import BundleError, DermlensError
-from dermlens.text import Figure, nearest
+from dermlens.text import Figure, nearest, one_line
 
 SCHEMA = "dermlens/bundle/3"
 RECIPE_FIELDS = ("backbone", "weights", "fine_tune", "precision")  # those that a bundle is read for
@@ -281,14 +281,14 @@ def write_card(card: Card) -> bytes:
 def damaged(why: str) -> BundleError:
     """Return the error for a bundle that was changed or cut off."""
     return BundleError(
-        f"The model bundle is damaged: {why.rstrip('.')}{'' if why.endswith('?') else '.'}",
+        f"The model bundle is damaged: {(why := one_line(why)).rstrip('.')}{'' if why.endswith('?') else '.'}",
         remedy="Copy the bundle again, reinstall dermlens, or train the model again.",
         code="bundle_damaged",
     )
 
 
 class _Schema(msgspec.Struct):
-    schema: str | None = None
+    schema: Any = None
 
 
 def _checked(read: Callable[[], Card], place: str) -> Card:

@@ -65,7 +65,7 @@ def make_mix(name: str, shares: Mapping[str, float], codes: Sequence[str]) -> Ca
     """
     given = {_code(name, codes): share for name, share in shares.items()}
     if len(given) < len(shares):
-        raise _wrong(f"The case mix {name!r} names a class twice: {', '.join(shares)}.")
+        raise _wrong(f"The case mix {name!r} names a class twice: {', '.join(shares)}.", codes)
     if unknown := [code for code in given if code not in codes]:
         hint = nearest(unknown[0], codes)
         raise _wrong(f"The case mix {name!r} has {unknown[0]!r}, which is no class of the model.{hint}", codes)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from dermlens.bundle.bundle import Bundle
 from dermlens.bundle.card_text import class_words, fact_lines, model_facts, warnings
-from dermlens.bundle.decision import OperatingPoint
+from dermlens.bundle.limits import OperatingPoint
 from dermlens.bundle.nearest import Neighbour
 from dermlens.diagnoses import DISCLAIMER, display_name
 from dermlens.inference.prediction import Prediction

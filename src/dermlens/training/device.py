@@ -173,20 +173,20 @@ def check_memory(model: keras.Model, recipe: Recipe, *, begun: bool = False) -> 
     """Refuse a batch that the machine's memory cannot hold; a run or search that has `begun` must keep its batch.
 
     Raises:
-        RecipeError: names the batch that fits. On a GPU, or where the free memory is unknown, nothing is refused.
+        RecipeError: names the batch that fits, for a start from the beginning. On a GPU, or where the free memory is unknown, nothing is refused.
     """
     free = None if on_gpu() else free_bytes()
     if free is None or recipe.batch_size <= (fits := _batch_that_fits(model, free)):
         return
     need = fixed_bytes(model) + recipe.batch_size * bytes_per_image(model)
     remedy = f"A batch of {fits} fits: --set batch_size={fits}."
-    if begun:
-        remedy = "Free some memory and give the same command again, or start anew in another --out."
-    elif fits < 1:
+    if fits < 1:
         remedy = "Choose a smaller backbone or size_px, or train less of it with --fine-tune top."
+    if begun:
+        remedy = f"Free some memory and give the same command again, or start anew in another --out. {remedy}"
     raise RecipeError(
-        f"A training step with batch_size {recipe.batch_size} needs about {need / 1e9:.1f} GB"
-        f"{' as before' if begun else ''}; {free / 1e9:.1f} GB are free.",
+        f"A training step with batch_size {recipe.batch_size} needs about {need / 1e9:.1f} GB; "
+        f"{free / 1e9:.1f} GB are free.",
         remedy=remedy,
         code="memory_too_small",
     )
@@ -201,8 +201,8 @@ def out_of_memory(recipe: Recipe) -> RecipeError:
     half = max(1, recipe.batch_size // 2)
     return RecipeError(
         f"The device ran out of memory with batch_size {recipe.batch_size} at {recipe.size_px} px.",
-        remedy=f"On a GPU the batch is not chosen by memory. Try --set batch_size={half}; with --overwrite the run "
-        "continues from its caches.",
+        remedy=f"{'On a GPU the batch is not chosen by memory. ' if on_gpu() else ''}Try --set batch_size={half}; with "
+        "--overwrite the run continues from its caches.",
         code="memory_too_small",
     )
 

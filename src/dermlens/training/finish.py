@@ -25,7 +25,7 @@ from dermlens.bundle.probabilities import Calibration
 from dermlens.data.manifest import manifest_sha256
 from dermlens.data.records import Dataset, data_fingerprint
 from dermlens.diagnoses import display_name
-from dermlens.errors import DataError, StorageError
+from dermlens.errors import DataError, StorageError, os_errors
 from dermlens.evaluation.baselines import AnswersOnTest, compare_test_answers
 from dermlens.evaluation.bootstrap import paired_difference
 from dermlens.evaluation.fit_model import Fit
@@ -95,12 +95,15 @@ def finish(
     sample = np.stack([plain_view(r, stem.spec) for r in material.pick(material.rows("test")[:8])])
     difference = check_export(candidate.whole, graph, sample)
     images = _images_by_role(material)
-    with tempfile.TemporaryDirectory(prefix=".graph-", dir=out, ignore_cleanup_errors=True) as folder:
+    remedy = "Free some space there; the same command continues from the trained network."
+    with os_errors(f"The graph could not be written in {out}", remedy):
+        made = tempfile.TemporaryDirectory(prefix=".graph-", dir=out, ignore_cleanup_errors=True)
+    with made as folder:
         try:
             ov.save_model(graph, Path(folder, "graph.xml"), compress_to_fp16=False)
         except RuntimeError as error:  # OpenVINO's word for a full disk
-            remedy = "Free some space there; the same command continues from the trained network."
-            raise StorageError(f"The graph could not be written in {out}: {error}.", remedy=remedy) from error
+            said = f"The graph could not be written in {out}; the disk may be full ({error})."
+            raise StorageError(said, remedy=remedy) from error
         runtime = Runtime(Path(folder, "graph.xml"))
         fit = _calibrate(candidate, about, runtime, images["calibrate"], console)
         test = _answers(fit, runtime, images["test"], console, "Outputs, test")

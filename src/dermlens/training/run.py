@@ -128,7 +128,8 @@ def train(
     network = add_head(stem, settings, len(material.codes))
     state = read_state(out)
     model, key_of = network.last_stage(settings.fine_tune), partial(_key, stem=stem, material=material)
-    settings, chosen = _choose_batch(recipe.batch_size, settings, model, key_of, state, console)
+    trained = bool(state.get("history")) and (out / "model.keras").is_file()
+    settings, chosen = _choose_batch(recipe.batch_size, settings, model, key_of, state, trained, console)
     key = key_of(settings)
     seen = {**material.seen(isic_ids_of_lesion or {}), **seen_before}
     engine = engine or local_engine
@@ -161,6 +162,7 @@ def _choose_batch(
     model: keras.Model,
     key_of: Callable[[Recipe], str],
     state: Mapping[str, Any],
+    trained: bool,
     console: Console,
 ) -> tuple[Recipe, int | None]:
     """Return the recipe with a batch that the memory holds, and its size where the user gave none (`given` is 0).
@@ -173,7 +175,7 @@ def _choose_batch(
     if not (given or same):
         recipe = fit_batch(model, recipe, console)
         return recipe, recipe.batch_size
-    if not (same and state.get("history")):
+    if not (same and trained):
         check_memory(model, earlier, begun=same)
     return earlier, chosen or None if same else None
 
@@ -232,6 +234,8 @@ def _prepare_folder(run: _Run, about: About, *, allow_leakage: bool) -> dict[str
         out.mkdir(parents=True, exist_ok=True)
         for left_over in out.glob(".*-new.*"):  # of a process that was killed while it wrote
             left_over.unlink()
+        for folder in out.glob(".graph-*"):
+            shutil.rmtree(folder, ignore_errors=True)
         if not trained:
             (out / "model.keras").unlink(missing_ok=True)
         if not same:

@@ -100,8 +100,9 @@ def tune(
     try:
         out.mkdir(parents=True, exist_ok=True)
         study = _open_study(out, key, recipe, parallel is not None)
-        if not asked.batch_size:
-            recipe = _choose_batch(study, recipe, _cuts(recipe, varied), len(material.codes), console)
+        if parallel is None and len(study.get_trials(deepcopy=False, states=ENDED)) < limits.trials:
+            recipe = _choose_batch(study, recipe, asked, _cuts(recipe, varied), len(material.codes), console)
+        study.set_user_attr("key", key)
         bench = Bench(material, folds_of(material, limits.folds, recipe.seed), out, console, engine=engine)
         return _Search(study, bench, recipe, given, varied, limits, out, console, reading, parallel).run()
     except (OSError, optuna.exceptions.StorageInternalError) as error:
@@ -138,13 +139,18 @@ def _cuts(recipe: Recipe, varied: Mapping[str, Range]) -> tuple[int, ...]:
     return varied["cut_block"].choices if "cut_block" in varied else (recipe.cut_block,)
 
 
-def _choose_batch(study: Any, recipe: Recipe, cuts: Sequence[int], classes: int, console: Console) -> Recipe:
-    """Return the recipe with a batch that fits with the lowest cut, which trains most; later calls keep it."""
+def _choose_batch(
+    study: Any, recipe: Recipe, asked: Recipe, cuts: Sequence[int], classes: int, console: Console
+) -> Recipe:
+    """Return the recipe with a batch that fits with the lowest cut, which trains most; later calls keep it.
+
+    For trials in this process only: what a Ray worker's memory holds is not known here.
+    """
     earlier = study.user_attrs.get("batch_size")
     lowest = replace(recipe, cut_block=min(cuts), batch_size=earlier or recipe.batch_size)
     model = add_head(open_backbone(lowest), lowest, classes).last_stage(lowest.fine_tune)
-    if earlier:
-        check_memory(model, lowest, begun=True)
+    if earlier or asked.batch_size:
+        check_memory(model, lowest, begun=bool(earlier))
     else:
         lowest = fit_batch(model, lowest, console)
         study.set_user_attr("batch_size", lowest.batch_size)
@@ -160,13 +166,12 @@ def _open_study(out: Path, key: str, recipe: Recipe, parallel: bool) -> Any:
     study = optuna.create_study(
         storage=storage, study_name="dermlens", direction="maximize", pruner=pruner, load_if_exists=True
     )
-    if study.user_attrs.get("key") not in (None, key):
+    if study.user_attrs.get("key") not in (None, key) and study.get_trials(deepcopy=False):
         raise UsageError(
             f"{out} holds a search over other images, settings, weights or folds.",
             remedy="Choose another --out, or give the data and settings of that search to continue it.",
             code="another_search",
         )
-    study.set_user_attr("key", key)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):  # of a process that was killed
         study.tell(trial.number, state=TrialState.FAIL)
     # Another seed for each call: the same one would propose again what an earlier call has tried.
