@@ -152,7 +152,7 @@ def test_the_settings_of_a_recipe_are_those_of_trainings() -> None:
 
 def test_facts_that_make_no_model_card_are_a_bundle_error() -> None:
     facts = load_bundle(MODELS_DIR / "default").card.as_dict()
-    del facts["baselines"]["methods"]["majority"]["accuracy"]["value"]
+    facts["trust"]["measured"]["prediction_sets"]["coverage"] = None
     with pytest.raises(BundleError, match="make no model card") as caught:
         model_card(make_card(facts), ())
     assert caught.value.code == "bundle_damaged"
