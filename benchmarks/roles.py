@@ -19,4 +19,4 @@ def embedded_roles(bundle: Bundle, data: Path) -> dict[str, Labelled]:
     from scripts.default_model.dataset import default_dataset
     from scripts.default_model.facts import roles_of
 
-    return roles_of(bundle, default_dataset(data, CONSOLE), CONSOLE)
+    return roles_of(bundle, default_dataset(data, CONSOLE), CONSOLE)[0]

@@ -230,10 +230,14 @@ def weighted_share(hits: npt.ArrayLike, weights: Floats, lesions: Ints) -> Figur
     if not len(weights) or weights.sum() <= 0:
         return {"value": None, "low": None, "high": None, "reason": "no lesions of that kind"}
     value = min(1.0, float(np.asarray(hits, np.float64) @ weights / weights.sum()))
-    by_lesion = np.bincount(lesions, weights=weights)
-    worth = by_lesion.sum() ** 2 / np.sum(by_lesion**2)
-    low, high = wilson_interval(value, max(1.0, float(worth)))
+    low, high = wilson_interval(value, lesions_worth(weights, lesions))
     return {"value": value, "low": low, "high": high}
+
+
+def lesions_worth(weights: Floats, lesions: Ints) -> float:
+    """Return how many lesions of equal weight tell as much as these, 1 or more (Kish 1965); both (n,), by image."""
+    by_lesion = np.bincount(lesions, weights=weights)
+    return max(1.0, float(by_lesion.sum() ** 2 / np.sum(by_lesion**2)))
 
 
 def grave_codes(codes: Sequence[str]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dermlens.bundle.limits import mix_weights
+from dermlens.bundle.limits import lesions_worth, mix_weights
 from dermlens.bundle.probabilities import Calibration, probabilities, softmax
 from dermlens.errors import DataError, UsageError
 from dermlens.evaluation.bootstrap import lesion_classes, lesion_index
@@ -238,9 +238,7 @@ def _temperature(sample: _Sample, weights: Floats) -> float:
 
 def _with_bias(sample: _Sample, weights: Floats, temperature: float) -> Calibration:
     """Fit 1 / T and the biases by Newton's method, starting at the temperature alone."""
-    by_lesion = np.bincount(sample.lesions, weights=weights)
-    worth = by_lesion.sum() ** 2 / np.sum(by_lesion**2)  # lesions of equal weight that tell as much (Kish 1965)
-    weights = weights * worth / weights.sum()
+    weights = weights * lesions_worth(weights, sample.lesions) / weights.sum()
     found = np.concatenate([[1.0 / temperature], np.zeros(sample.scores.shape[1])])
     found = _newton(found, np.ones(len(found), dtype=bool), sample, weights)
     low, high = (1.0 / bound for bound in reversed(TEMPERATURE_RANGE))

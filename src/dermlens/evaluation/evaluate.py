@@ -54,6 +54,11 @@ class Row:
     reason: str = ""
     answer: Prediction | None = None
 
+    @property
+    def is_scored(self) -> bool:
+        """Whether its answer counts."""
+        return self.status == "scored"
+
 
 def evaluate(
     predictor: Predictor,
@@ -75,14 +80,7 @@ def evaluate(
     Raises:
         DataError: no image can be scored. StorageError: `out` cannot be written.
     """
-    bundle = predictor.bundle
-    records = [r for r in dataset.records if split is None or r.split == split]
-    if not records:
-        found = sorted({str(r.split) for r in dataset.records})
-        raise DataError(
-            f"No images in split {split!r}. The data set has {', '.join(found)}.",
-            remedy="Choose one of these, or leave --split out.",
-        )
+    bundle, records = predictor.bundle, _records(dataset, split)
     for note in dataset.notes:
         console.print(note, highlight=False, markup=False)
     with track("Reading and hashing", len(records), console) as advance:
@@ -93,42 +91,25 @@ def evaluate(
         write_csv(out / "predictions.csv", _table(rows, bundle.codes))
     counts = _counts(bundle, rows, hashes)
     _print_counts(counts, findings, console)
-    scored = [(row, digest, row.answer) for row, digest in zip(rows, hashes, strict=True) if row.status == "scored"]
+    scored = [
+        (row, digest, row.answer) for row, digest in zip(rows, hashes, strict=True) if row.is_scored and row.answer
+    ]
     if not scored:
         raise _nothing_to_score(bundle, counts, out)
     chosen = [row.record for row, _, _ in scored]
     answers = answers_of(
         bundle,
-        [answer for _, _, answer in scored if answer],
+        [answer for _, _, answer in scored],
         [row.diagnosis or "" for row, _, _ in scored],
         [row.lesion for row, _, _ in scored],
     )
     report = {
-        "schema": "dermlens/metrics/2",
-        "model": {"name": bundle.name, "version": bundle.version, "sha256": bundle.sha256},
-        "data": str(dataset.root),
-        "manifest_sha256": manifest_sha256(dataset),
-        "notes": list(dataset.notes),
-        "split": split,
-        "seed": seed,
-        "views": predictor.views,
+        **_about(predictor, dataset, split, seed),
         "counts": counts,
         "audit": findings,
         "leaky": bundle.leaky,
         "fingerprint": data_fingerprint(records, hashes),
-        **score(
-            answers.y_true,
-            answers.probability,
-            answers.decision,
-            answers.lesions.tolist(),
-            bundle.codes,
-            mix=answers.mix,
-            seed=seed,
-        ),
-        **_trust(answers, chosen, seed=seed, controls=controls, console=console),
-        "baselines": compare_on(
-            bundle, [digest for _, digest, _ in scored], answers.y_true, answers.decision, answers.lesions, seed=seed
-        ),
+        **_figures(answers, chosen, [digest for _, digest, _ in scored], seed=seed, controls=controls, console=console),
     }
     with _writing(out):
         write_text(out / "metrics.json", json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
@@ -141,6 +122,57 @@ def evaluate(
     )
     _print_metrics(report, out, console)
     return bool(counts["unreadable"])
+
+
+def _records(dataset: Dataset, split: str | None) -> list[Record]:
+    records = [r for r in dataset.records if split is None or r.split == split]
+    if not records:
+        found = sorted({str(r.split) for r in dataset.records})
+        raise DataError(
+            f"No images in split {split!r}. The data set has {', '.join(found)}.",
+            remedy="Choose one of these, or leave --split out.",
+        )
+    return records
+
+
+def _about(predictor: Predictor, dataset: Dataset, split: str | None, seed: int) -> dict[str, Any]:
+    """Return what was measured: the model, the data and how."""
+    bundle = predictor.bundle
+    return {
+        "schema": "dermlens/metrics/2",
+        "model": {"name": bundle.name, "version": bundle.version, "sha256": bundle.sha256},
+        "data": str(dataset.root),
+        "manifest_sha256": manifest_sha256(dataset),
+        "notes": list(dataset.notes),
+        "split": split,
+        "seed": seed,
+        "views": predictor.views,
+    }
+
+
+def _figures(
+    answers: Answers,
+    records: Sequence[Record],
+    hashes: Sequence[str | None],
+    *,
+    seed: int,
+    controls: bool,
+    console: Console,
+) -> dict[str, Any]:
+    """Return every figure of the scored images."""
+    truth, decision, lesion_numbers = answers.y_true, answers.decision, answers.lesions
+    scores = score(
+        truth,
+        answers.probability,
+        decision,
+        lesion_numbers.tolist(),
+        answers.bundle.codes,
+        mix=answers.mix,
+        seed=seed,
+    )
+    trust = _trust(answers, records, seed=seed, controls=controls, console=console)
+    baselines = compare_on(answers.bundle, list(hashes), truth, decision, lesion_numbers, seed=seed)
+    return {**scores, **trust, "baselines": baselines}
 
 
 def _sort(bundle: Bundle, records: Sequence[Record], hashes: Sequence[str | None]) -> list[Row]:

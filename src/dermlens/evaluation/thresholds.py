@@ -1,43 +1,51 @@
-"""What a threshold for referral gives and costs on labelled images.
+"""What a threshold for referral gives and costs on labelled images, averaged by the case mix.
 
 Net benefit weighs a needless referral against a missed disease by the odds of the threshold:
-true positives / n - false positives / n * t / (1 - t) (Vickers and Elkin 2006, doi 10.1177/0272989X06295361).
+true positives / n - false positives / n * t / (1 - t) (Vickers and Elkin 2006, doi 10.1177/0272989X06295361). It hangs
+on how common the disease is. Probabilities are those of a case mix, so the lesions are weighted to have that mix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from dermlens.evaluation.bootstrap import RESAMPLES, no_figure, sampled_figure
+from dermlens.bundle.limits import lesions_worth, mix_weights
+from dermlens.evaluation.bootstrap import no_figure, sampled_figure, weightings
 from dermlens.evaluation.metrics import Bools, Floats, Ints, share
 
 
 def measure_point(
-    point: dict[str, Any], probability: Floats, y_true: Ints, lesions: Ints, codes: Sequence[str], *, seed: int = 0
+    point: Mapping[str, Any],
+    probability: Floats,
+    y_true: Ints,
+    lesions: Ints,
+    codes: Sequence[str],
+    shares: Sequence[float],
+    *,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Return sensitivity, specificity and net benefit of a threshold, each with a 95 % interval over lesions."""
+    """Return sensitivity, specificity, share referred and net benefit of a threshold, with 95 % intervals over lesions.
+
+    Args:
+        point: `codes`, whose probabilities are added up, and `threshold`: at or above it a lesion is referred.
+        probability: (n, classes) at the case mix.
+        lesions: (n,) lesion numbers.
+        shares: (classes,) of the case mix: each class counts as much as its share, each lesion once in its class.
+    """
     if not len(y_true):
         return not_measured("no lesions")
     columns = [codes.index(code) for code in point["codes"]]
     positive, referred = np.isin(y_true, columns), probability[:, columns].sum(axis=1) >= point["threshold"]
-    generator = np.random.default_rng(seed)
-    numbers = np.unique(lesions, return_inverse=True)[1]
-    of_lesion = np.zeros(numbers.max() + 1, bool)
-    of_lesion[numbers[positive]] = True
-    draws = np.empty((RESAMPLES, len(of_lesion)))
-    for side in (of_lesion, ~of_lesion):
-        n = int(side.sum())
-        if n:
-            draws[:, side] = generator.multinomial(n, np.full(n, 1 / n), RESAMPLES)
-    weights = np.concatenate([np.ones((1, len(y_true))), draws[:, numbers]])
-    values = _rates(weights, positive, referred, point["threshold"])
-    sides = {"sensitivity": of_lesion.sum(), "specificity": (~of_lesion).sum(), "referred": len(of_lesion)}
-    counts = {name: int(n) for name, n in sides.items()}
+    numbers = np.unique(lesions, return_inverse=True)[1].astype(np.int64)
+    mixed = mix_weights(y_true, numbers, shares)
+    values = _rates(weightings(y_true, numbers, seed=seed) * mixed, positive, referred, point["threshold"])
+    sides = {"sensitivity": positive, "specificity": ~positive, "referred": np.ones_like(positive)}
+    worth = {name: int(lesions_worth(mixed[side], numbers[side])) for name, side in sides.items() if side.any()}
     return {
-        name: sampled_figure(samples, reason="no lesions of that kind", lesions=counts.get(name))
+        name: sampled_figure(samples, reason="no lesions of that kind", lesions=worth.get(name))
         for name, samples in values.items()
     }
 
@@ -59,12 +67,20 @@ def not_measured(reason: str) -> dict[str, Any]:
     return {name: no_figure(reason) for name in ("sensitivity", "specificity", "referred", "net_benefit")}
 
 
-def decision_curve(probability: Floats, y_true: Ints, members: Sequence[int]) -> dict[str, list[float]]:
-    """Return net benefit by threshold: of following the model, of referring everyone, and (always 0) nobody."""
+def decision_curve(
+    probability: Floats, y_true: Ints, weights: Floats, members: Sequence[int]
+) -> dict[str, list[float]]:
+    """Return net benefit by threshold: of following the model, of referring everyone, and (always 0) nobody.
+
+    Args:
+        weights: (n,) of the images with the sum 1, at the case mix of the probabilities.
+        members: the columns of the classes to be found.
+    """
     positive, score = np.isin(y_true, members), probability[:, list(members)].sum(axis=1)
     thresholds = np.linspace(0.01, 0.6, 60)
     odds = thresholds / (1 - thresholds)
     called = score[None, :] >= thresholds[:, None]
-    model = (called & positive).mean(axis=1) - (called & ~positive).mean(axis=1) * odds
-    everyone = positive.mean() - (1 - positive.mean()) * odds
+    model = (called & positive) @ weights - (called & ~positive) @ weights * odds
+    grave = float(weights @ positive)
+    everyone = grave - (1 - grave) * odds
     return {"threshold": thresholds.tolist(), "model": model.tolist(), "everyone": everyone.tolist()}

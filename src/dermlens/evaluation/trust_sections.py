@@ -18,7 +18,7 @@ from dermlens.bundle.case_mix import CaseMix, equal_mix
 from dermlens.bundle.limits import Lesions, Limits, aims, grave_codes, measure_sets, mix_weights
 from dermlens.bundle.probabilities import Calibration, probabilities
 from dermlens.evaluation import metrics
-from dermlens.evaluation.bootstrap import RESAMPLES, sampled_figure, weightings
+from dermlens.evaluation.bootstrap import RESAMPLES, debiased_error, sampled_figure, weightings
 from dermlens.evaluation.metrics import Bools, Floats, Ints
 from dermlens.evaluation.thresholds import decision_curve, measure_point
 from dermlens.inference.judge import ADVICE
@@ -109,8 +109,9 @@ def calibration(answers: Answers, *, seed: int = 0) -> dict[str, Any]:
 
     Returns:
         `at`: for each mix the state "before" (temperature 1, no bias) and "after": calibration error, Brier score and
-        log loss, each with a 95 % interval over lesions, and the points of the reliability diagrams. `chance` is the
-        error that perfect probabilities would show on so few lesions.
+        log loss, each with a 95 % interval over lesions, and the points of the reliability diagrams. `ece_debiased` is
+        the error without its bias by chance; `chance` is the error that exact probabilities would show on so few
+        lesions.
     """
     bundle, codes = answers.bundle, answers.bundle.codes
     fitted = bundle.calibration
@@ -153,6 +154,7 @@ def _quality(answers: Answers, calibrated: Calibration, mix: CaseMix, seed: int)
     ece = metrics.calibration_error(confidence, correct, ece_bins, mixed)
     return {
         "ece": sampled_figure(ece, reason="no images"),
+        "ece_debiased": debiased_error(ece, reason="no images"),
         **{
             name: sampled_figure(metrics.mean_loss(loss(truth, probability), mixed), reason="no images")
             for name, loss in losses.items()
@@ -218,13 +220,16 @@ def _class_error(positive: Bools, probability: Floats, weights: Floats) -> float
 def trust_sections(answers: Answers, *, seed: int) -> dict[str, Any]:
     """Return sets, operating points, decision curves, statuses and novelty; null where a bundle lacks them."""
     bundle, limits, rule = answers.bundle, answers.limits, answers.bundle.trust.facts.prediction_sets
+    weights = mix_weights(answers.y_true, answers.lesions, limits.shares)
     curves = {
-        aim: decision_curve(answers.probability, answers.y_true, answers.places(members))
+        aim: decision_curve(answers.probability, answers.y_true, weights, answers.places(members))
         for aim, members in aims(bundle.codes).items()
     }
     points = []
     for point in (each.as_dict() for each in limits.points):
-        fresh = measure_point(point, answers.probability, answers.y_true, answers.lesions, bundle.codes, seed=seed)
+        fresh = measure_point(
+            point, answers.probability, answers.y_true, answers.lesions, bundle.codes, limits.shares, seed=seed
+        )
         points.append({key: point[key] for key in ("name", "codes", "threshold", "aimed_at")} | fresh)
     sets, inside = None, answers.inside
     if rule is not None and inside is not None:
