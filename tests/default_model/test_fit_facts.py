@@ -12,10 +12,11 @@ from rich.console import Console
 
 import tiny
 from dermlens import Predictor
-from dermlens.bundle.bundle import HASH_CHARS
+from dermlens.bundle.bundle import BASELINES_FILE, HASH_CHARS, load_bundle
 from dermlens.data.images import content_hash
 from dermlens.data.manifest import read_dataset
 from dermlens.errors import DataError
+from dermlens.evaluation.baselines import AnswersOnTest, read_test_answers
 from scripts.default_model.__main__ import main
 from scripts.default_model.facts import refit_facts
 
@@ -40,7 +41,12 @@ def made(tmp_path: Path) -> tuple[Path, Path]:
         seen[role] = {"content_hashes": hashes, "lesion_ids": [], "isic_ids": []}
     # the colours are swapped by cv2, so RED and BLUE change places: a model that errs on them
     data = {"fingerprint": "0" * 64, "leaky": False, "unreadable": ["Jane_Doe/broken.jpg"]}
-    return tiny.write(tmp_path / "b", seen=seen, data=data), tmp_path / "data"
+    folder = tiny.write(tmp_path / "b", seen=seen, data=data)
+    hashes, wrong = seen["test"]["content_hashes"], np.zeros(ROLES["test"], np.int64)
+    truth = np.array([load_bundle(folder).codes.index(tiny.CODES[index % 3]) for index in range(ROLES["test"])])
+    before = AnswersOnTest(tuple(hashes), np.arange(ROLES["test"]), truth, wrong, truth, majority=0)
+    tiny.add(folder, {BASELINES_FILE: before.arrays()})
+    return folder, tmp_path / "data"
 
 
 def test_facts_are_fitted_on_the_roles_of_the_bundle(made: tuple[Path, Path]) -> None:
@@ -51,6 +57,9 @@ def test_facts_are_fitted_on_the_roles_of_the_bundle(made: tuple[Path, Path]) ->
     assert facts.fitted_on["images"] == 60 and facts.fitted_on["training_images"] == 60
     assert facts.measured.role == "test" and facts.measured.images == 30 and facts.fitted_in_s >= 0
     assert "Fitted on 60 lesions" in (folder / "MODEL_CARD.md").read_text()
+    assert predictor.bundle.card.metrics.case_mix == "equal" and predictor.bundle.card.metrics.n == 30
+    assert predictor.bundle.lesions["calibrate"].counts(3).tolist() == [20, 20, 20]
+    assert len(set(read_test_answers(predictor.bundle).model.tolist())) > 1, "the answers are those of the model now"
     answer = predictor.predict(tiny.colour("GREEN"))
     assert answer.prediction_set is not None and answer.novelty is not None
     assert facts.neighbours == {"lesions": 60}

@@ -34,6 +34,27 @@ def test_lesions_are_drawn_whole_and_within_their_class() -> None:
     assert weights[:, 0].std() > 0
 
 
+@pytest.mark.parametrize("off", [0.0, 0.05, 0.1])
+def test_an_error_of_calibration_without_its_bias_is_nearer_to_the_truth_and_not_below_it(off: float) -> None:
+    """300 lesions, each probability too high by `off`: the plain error is too high, most of all where there is none."""
+    rng = np.random.default_rng(0)
+    confidence, y = rng.uniform(0.3, 1.0, 300), np.arange(300) % 3
+    weights, bins = bootstrap.weightings(y, np.arange(300), seed=0, resamples=200), metrics.equal_mass_bins(confidence)
+    true, found = confidence - off, []
+    for _ in range(60):
+        errors = metrics.calibration_error(confidence, rng.random(300) < true, bins, weights)
+        figure = bootstrap.debiased_error(errors, reason="no images")
+        found.append([errors[0], figure["value"], figure["low"] <= off <= figure["high"]])
+    plain, debiased, held = np.mean(found, axis=0)
+    assert off < plain - 0.005 and off - 0.01 < debiased < plain - 0.005
+    assert held > (0.8 if off else 0.1)
+
+
+def test_an_error_that_cannot_be_given_says_why() -> None:
+    assert bootstrap.debiased_error(np.array([np.nan, 0.1]), reason="no images")["reason"] == "no images"
+    assert bootstrap.debiased_error(np.array([0.1, 0.3, 0.3]), reason="")["value"] == 0, "below 0 there is none"
+
+
 def test_same_seed_same_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     y, lesions = np.arange(40) % 3, np.arange(40)
     np.testing.assert_array_equal(weights_of(y, lesions), weights_of(y, lesions))

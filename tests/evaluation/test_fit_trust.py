@@ -15,15 +15,24 @@ from rich.console import Console
 
 import tiny
 from dermlens import Predictor
-from dermlens.bundle.bundle import TRUST_FILE, Bundle, load_bundle
+from dermlens.bundle.bundle import LESIONS_FILE, TRUST_FILE, Bundle, load_bundle
+from dermlens.bundle.limits import ROLES, Lesions, no_lesions
 from dermlens.bundle.nearest import TrainingExamples
 from dermlens.data.records import Record
 from dermlens.evaluation import fit_trust as module
-from dermlens.evaluation.fit_trust import Labelled, first_of_lesion, fit_examples, fit_trust, most_per_class
+from dermlens.evaluation.fit_trust import (
+    Labelled,
+    choose_sets,
+    first_of_lesion,
+    fit_examples,
+    fit_trust,
+    limits_for,
+    most_per_class,
+)
+from dermlens.inference.judge import ADVICE
 from dermlens.inference.runtime import Runtime
-from dermlens.reporting.terminal import referral_words
 
-GRAVE = [{"code": code, "name": code} for code in ("BCC", "MEL", "NV")]
+GRAVE = tiny.named("BCC", "MEL", "NV")
 QUIET = Console(file=io.StringIO())
 
 
@@ -43,7 +52,7 @@ def images(folder: Path, n: int, seed: int) -> Labelled:
     return Labelled(records, np.array(labels), np.arange(n))
 
 
-def fitted(bundle: Bundle, roles: Mapping[str, Labelled]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def fitted(bundle: Bundle, roles: Mapping[str, Labelled]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     return fit_trust(bundle, Runtime(bundle.graph_path), roles, seed=0, console=QUIET)
 
 
@@ -62,11 +71,16 @@ def test_a_bundle_learns_its_limits_and_predict_applies_them(tmp_path: Path, rol
     assert facts["fitted_on"] == {"role": "calibrate", "images": 150, "lesions": 150, "training_images": 120}
     assert facts["measured"]["role"] == "test" and facts["measured"]["images"] == 90
     assert facts["measured"]["prediction_sets"]["coverage"]["value"] >= 0.8
-    assert facts["operating_points"] == [] and facts["referral"] is None, "no colour is malignant"
-    tiny.add(folder, {TRUST_FILE: arrays}, facts)
+    tiny.add(folder, arrays, facts)
     predictor = Predictor(folder)
     answers = list(predictor.predict_many([r.path for r in roles["test"].records]))
-    shares = facts["measured"]["status"]
+    bundle, measured = load_bundle(folder), facts["measured"]
+    assert bundle.limits(bundle.case_mix).referral is None, "no colour is malignant"
+    assert measured["advice"] == {
+        code: n for code in ADVICE if (n := sum(a.advice is not None and a.advice.code == code for a in answers))
+    }
+    assert sum(measured["advice"].values()) == 90
+    shares = measured["status"]
     for status in ("ok", "uncertain", "rejected"):
         assert np.mean([a.status == status for a in answers]) == pytest.approx(shares[status]["share"])
     assert all(a.prediction_set and a.diagnosis_code in a.prediction_set and a.novelty for a in answers)
@@ -74,26 +88,40 @@ def test_a_bundle_learns_its_limits_and_predict_applies_them(tmp_path: Path, rol
     assert strange.novelty is not None and strange.novelty["score"] > np.median([a.novelty["score"] for a in answers])
 
 
-def _fitted(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts without what was measured."""
-    measured = ("sensitivity", "specificity", "referred", "net_benefit")
-    points = [{k: v for k, v in point.items() if k not in measured} for point in facts["operating_points"]]
-    return {k: v for k, v in facts.items() if k != "measured"} | {"operating_points": points}
+def known(arrays: Mapping[str, dict[str, Any]]) -> dict[str, Lesions]:
+    return {role: Lesions.read(arrays[LESIONS_FILE], role) for role in ROLES}
 
 
 def test_the_test_role_has_no_part_in_the_fit(tmp_path: Path, roles: dict[str, Labelled]) -> None:
-    bundle = load_bundle(tiny.write(tmp_path / "b", classes=GRAVE))
+    bundle = load_bundle(tiny.write(tmp_path / "b", **GRAVE))
     other = {**roles, "test": images(tmp_path / "other", 60, 99)}
     (one, first), (two, second) = (fitted(bundle, r) for r in (roles, other))
-    assert [point["name"] for point in one["operating_points"]] == [
-        *("malignant_95", "malignant_90", "melanoma_95", "melanoma_90")
-    ]
-    assert _fitted(one) == _fitted(two)
-    assert one["measured"] != two["measured"]
-    low = [facts["operating_points"][0]["sensitivity"]["low"] for facts in (one, two)]
+    limits = [limits_for(bundle, known(arrays), facts) for facts, arrays in ((one, first), (two, second))]
+    for each in limits:
+        names = [point.name for point in each.points]
+        assert names == ["malignant_95", "malignant_90", "melanoma_95", "melanoma_90"]
+        assert each.referral is each.points[0]
+    assert len({(each.set_limit, each.min_confidence, *(p.threshold for p in each.points)) for each in limits}) == 1
+    assert {**one, "measured": None} == {**two, "measured": None} and one["measured"] != two["measured"]
+    low = [each.points[0].sensitivity["low"] for each in limits]
     assert low[0] != low[1], "what they reach was measured on other lesions"
-    for name, values in first.items():
-        np.testing.assert_array_equal(values, second[name])
+    for name, values in first[TRUST_FILE].items():
+        np.testing.assert_array_equal(values, second[TRUST_FILE][name])
+
+
+def test_the_select_role_chooses_the_kind_of_sets_and_nothing_else(tmp_path: Path, roles: dict[str, Labelled]) -> None:
+    bundle = load_bundle(tiny.write(tmp_path / "b"))
+    without, arrays = fitted(bundle, roles)
+    chosen, again = fitted(bundle, {**roles, "select": images(tmp_path / "select", 60, 5)})
+    assert without["prediction_sets"] == {"method": "probability"}
+    lengths = chosen["prediction_sets"]["lengths"]
+    assert set(lengths) == {"probability", "cumulative"} and min(lengths.values()) >= 1
+    assert chosen["prediction_sets"]["method"] == min(lengths, key=lengths.__getitem__)
+    for name in ("novelty", "quality", "fitted_on"):
+        assert without[name] == chosen[name]
+    for name, values in arrays[LESIONS_FILE].items():
+        np.testing.assert_array_equal(values, again[LESIONS_FILE][name])
+    assert choose_sets(bundle, no_lesions(3), known(arrays)["test"]) is None
 
 
 def test_too_few_lesions_leave_the_facts_empty_and_the_bundle_whole(tmp_path: Path, roles: dict[str, Labelled]) -> None:
@@ -103,48 +131,38 @@ def test_too_few_lesions_leave_the_facts_empty_and_the_bundle_whole(tmp_path: Pa
     folder = tiny.write(tmp_path / "b")
     small = {"train": few(roles["train"], 12), "calibrate": few(roles["calibrate"], 9), "test": few(roles["test"], 0)}
     facts, arrays = fitted(load_bundle(folder), small)
-    assert facts["prediction_sets"] is None and facts["novelty"] is None and arrays == {}
-    assert facts["measured"]["role"] == "calibrate" and facts["min_confidence"] == 0.0
-    tiny.add(folder, {TRUST_FILE: arrays}, facts)
+    assert facts["prediction_sets"] is None and facts["novelty"] is None and arrays[TRUST_FILE] == {}
+    assert facts["measured"]["role"] == "calibrate" and facts["measured"]["prediction_sets"] is None
+    tiny.add(folder, arrays, facts)
+    bundle = load_bundle(folder)
+    assert bundle.limits(bundle.case_mix).min_confidence == 0.0
     answer = Predictor(folder).predict(roles["test"].records[0].path)
     assert answer.prediction_set is None and answer.novelty is None and answer.quality is not None
 
 
 def test_without_test_lesions_a_threshold_claims_nothing(tmp_path: Path, roles: dict[str, Labelled]) -> None:
-    folder = tiny.write(tmp_path / "b", classes=GRAVE)
+    folder = tiny.write(tmp_path / "b", **GRAVE)
     without_test = {role: roles[role] for role in ("train", "calibrate")}
     facts, arrays = fitted(load_bundle(folder), without_test)
     assert facts["measured"]["role"] == "calibrate"
-    tiny.add(folder, {TRUST_FILE: arrays}, facts)
+    tiny.add(folder, arrays, facts)
     bundle = load_bundle(folder)
-    assert bundle.trust.operating_point is not None
-    point = bundle.trust.operating_point
-    assert point.threshold > 0 and point.sensitivity["value"] is None and point.specificity["value"] is None
-    assert "new to the model" not in referral_words(point)
+    point = bundle.limits(bundle.case_mix).referral
+    assert point is not None and point.threshold > 0
+    assert point.sensitivity["value"] is None and point.specificity["value"] is None
+    answers = [Predictor(folder).predict(record.path) for record in roles["test"].records[:9]]
+    words = [a.advice.text for a in answers if a.advice is not None and a.advice.code == "no_referral"]
+    assert words and all("not measured on other lesions" in each for each in words)
 
 
 def test_no_calibration_images_at_all_is_no_failure(tmp_path: Path, roles: dict[str, Labelled]) -> None:
     none = Labelled([], np.zeros(0, np.int64), np.zeros(0, np.int64))
     bundle = load_bundle(tiny.write(tmp_path / "b"))
     facts, arrays = fitted(bundle, {**roles, "calibrate": none, "test": none})
-    assert facts["measured"] is None and facts["prediction_sets"] is None and arrays == {}
+    assert facts["measured"] is None and facts["prediction_sets"] is None and arrays[TRUST_FILE] == {}
     facts, _ = fitted(bundle, {**roles, "calibrate": none})
     assert facts["measured"]["role"] == "test" and facts["measured"]["prediction_sets"] is None
     json.dumps(facts, allow_nan=False)
-
-
-def test_many_views_of_one_lesion_do_not_move_the_threshold_of_confidence(
-    tmp_path: Path, roles: dict[str, Labelled], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "SURE", 1.0)  # the model is so sure of the colours that the cap would hide it
-    bundle = load_bundle(tiny.write(tmp_path / "b"))
-    once = roles["calibrate"]
-    surest = Predictor(bundle.folder).predict_many([r.path for r in once.records])
-    row = int(np.argmax([answer.probability or 0.0 for answer in surest]))
-    rows = [*range(len(once.records)), *[row] * 300]
-    often = Labelled([once.records[i] for i in rows], once.y_true[rows], once.lesions[rows])
-    found = [fitted(bundle, {**roles, "calibrate": calibrate})[0]["min_confidence"] for calibrate in (once, often)]
-    assert found[0] == found[1]
 
 
 def test_an_unreadable_image_is_left_out(tmp_path: Path, roles: dict[str, Labelled]) -> None:

@@ -120,6 +120,16 @@ def test_bins_hold_equally_many() -> None:
     assert np.bincount(bins).tolist() == [100] * 15
 
 
+def test_bins_hold_equal_weight_and_equal_confidences_share_one() -> None:
+    rng = np.random.default_rng(0)
+    confidence, weights = rng.random(3000), rng.random(3000) ** 3
+    mass = np.bincount(metrics.equal_mass_bins(confidence, 15, weights), weights=weights)
+    np.testing.assert_allclose(mass / mass.sum(), 1 / 15, atol=0.002)
+    once, often = metrics.equal_mass_bins(confidence[:300], 15, np.full(300, 3.0)), np.repeat(confidence[:300], 3)
+    np.testing.assert_array_equal(np.repeat(once, 3), metrics.equal_mass_bins(often, 15))
+    np.testing.assert_array_equal(metrics.equal_mass_bins(np.full(40, 0.7), 15), 7)
+
+
 def test_losses_by_hand() -> None:
     p = [[0.5, 0.3, 0.2]]
     assert metrics.brier_loss([0], p) == pytest.approx(0.25 + 0.09 + 0.04)

@@ -152,15 +152,19 @@ def top_label(y_true: Ints, probability: Floats) -> tuple[Floats, Bools]:
 
 
 def equal_mass_bins(confidence: Floats, bins: int = ECE_BINS, weights: Floats | None = None) -> Ints:
-    """Return each image's bin, (n,) int64 in 0..bins-1, cut at (weighted) quantiles; equal confidences share one."""
+    """Return each image's bin, (n,) int64 in 0..bins-1; equal confidences share one.
+
+    Bins have equal weight, as far as single confidences allow: each lies where the middle of its weight lies.
+
+    Args:
+        weights: (n,) of the images, 0 or more; all alike when None.
+    """
     if bins < 1:
         raise UsageError(f"Bins must be at least 1: got {bins}.", remedy="Use 10 to 20 bins.", code="bins")
-    places = np.linspace(0.0, 1.0, bins + 1)[1:-1]
-    if weights is None:
-        edges = np.quantile(confidence, places)
-    else:
-        edges = np.quantile(confidence, places, weights=weights, method="inverted_cdf")
-    return np.searchsorted(edges, confidence, side="right").astype(np.int64)
+    _, place = np.unique(confidence, return_inverse=True)
+    weight = np.bincount(place, weights=weights).astype(np.float64)
+    middle = np.cumsum(weight) - weight / 2
+    return np.minimum(middle / weight.sum() * bins, bins - 1).astype(np.int64)[place]
 
 
 def squared_errors(y_true: Ints, probability: Floats) -> Floats:
