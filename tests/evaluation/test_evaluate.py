@@ -14,7 +14,8 @@ from rich.console import Console
 
 import tiny
 from dermlens import Predictor
-from dermlens.bundle.bundle import HASH_CHARS
+from dermlens.bundle.bundle import HASH_CHARS, load_bundle
+from dermlens.bundle.case_mix import make_mix
 from dermlens.data.images import content_hash
 from dermlens.data.manifest import read_dataset
 from dermlens.errors import DataError, StorageError
@@ -145,6 +146,21 @@ def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> No
             seed=0,
             console=Console(file=io.StringIO()),
         )
+
+
+def test_another_case_mix_is_said_and_followed(tmp_path: Path) -> None:
+    bundle = load_bundle(tiny.write(tmp_path / "b"))
+    mix = make_mix("clinic.csv", {"RED": 1, "GREEN": 1, "BLUE": 8}, bundle.codes)
+    predictor, data = Predictor(bundle.folder, case_mix=mix), read_dataset(paint(tmp_path / "data"))
+    evaluate(predictor, data, tmp_path / "out", split=None, seed=0, console=Console(file=io.StringIO()))
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["case_mix"] == metrics["calibration"]["case_mix"] == "clinic.csv"
+    assert set(metrics["calibration"]["at"]) == {"equal", "training", "clinic.csv"}
+    rows = rows_of(tmp_path / "out")
+    for row in rows:
+        shares = {code: float(row[f"p_{code}"]) for code in bundle.codes}
+        assert row["decision"] == max(shares, key=shares.__getitem__), "the first of the order at that mix"
+    assert {row["advice"] for row in rows} == {"not_assessed"}
 
 
 def test_labels_join_their_parent_only_for_a_model_of_isic_classes() -> None:

@@ -113,7 +113,7 @@ def test_the_select_role_chooses_the_kind_of_sets_and_nothing_else(tmp_path: Pat
     bundle = load_bundle(tiny.write(tmp_path / "b"))
     without, arrays = fitted(bundle, roles)
     chosen, again = fitted(bundle, {**roles, "select": images(tmp_path / "select", 60, 5)})
-    assert without["prediction_sets"] == {"method": "probability"}
+    assert without["prediction_sets"] == {"method": "probability", "level": 0.9, "lengths": None}
     lengths = chosen["prediction_sets"]["lengths"]
     assert set(lengths) == {"probability", "cumulative"} and min(lengths.values()) >= 1
     assert chosen["prediction_sets"]["method"] == min(lengths, key=lengths.__getitem__)

@@ -70,9 +70,9 @@ def test_a_model_with_limits_says_why_it_does_not_answer_and_what_other_threshol
     evaluate(Predictor("default"), data, tmp_path / "out", split=None, seed=0, console=quiet)
     report, page = (json.loads((tmp_path / "out" / "metrics.json").read_text()), (tmp_path / "out" / "report.html"))
     assert report["status"]["reasons"]["blank"] == 1
-    assert report["status"]["reason_words"]["blank"] == "The image is nearly one colour."
+    assert report["status"]["reason_words"]["blank"] == "The picture is nearly one colour."
     assert "All of these images are of one class" in page.read_text()
-    assert "<td>blank</td>" in page.read_text() and "The image is nearly one colour." in page.read_text()
+    assert "<td>blank</td>" in page.read_text() and "The picture is nearly one colour." in page.read_text()
     rows = report["novelty"]["by_threshold"]
     assert [row["kept"] for row in rows] == sorted(row["kept"] for row in rows) and sum(r["in_use"] for r in rows) == 1
 
@@ -114,7 +114,10 @@ def test_the_verdict_says_what_the_figures_say(done: tuple[Predictor, Path, dict
         (0.07, 0.08, "may or may not be well calibrated"),
         (0.07, 0.06, "are not well calibrated"),
     ):
-        made = {**found, "after": {**found["after"], "ece": ece}, "chance": {"mean": 0.03, "high": chance}}
+        value = {"value": ece, "low": 0.0, "high": 0.1}
+        at_mix = {**found["at"]["equal"], "chance": {"mean": 0.03, "high": chance}}
+        at_mix["after"] = {**at_mix["after"], "ece": value, "ece_debiased": value}
+        made = {**found, "at": {**found["at"], "equal": at_mix}}
         assert said in " ".join(verdict({**report, "n": 500, "calibration": made}))
     leaky = verdict({**report, "leaky": True, "controls": None})
     assert leaky[0].startswith("LEAKY") and "--controls" in leaky[-1]
@@ -157,24 +160,35 @@ def test_metrics_hold_all_that_the_page_tells(done: tuple[Predictor, Path, dict[
     assert (
         report["status"]["ok"]["n"] == report["status"]["all"]["n"] == report["n"] and not report["status"]["reasons"]
     )
-    assert report["calibration"]["after"]["log_loss"] != report["calibration"]["before"]["log_loss"]
-    by_class = report["calibration"]["after"]["classwise_reliability"]
+    assert report["case_mix"] == report["calibration"]["case_mix"] == "equal"
+    assert set(report["calibration"]["at"]) == {"equal", "training"}
+    for at_mix in report["calibration"]["at"].values():
+        assert at_mix["after"]["log_loss"] != at_mix["before"]["log_loss"]
+        assert at_mix["after"]["ece_debiased"]["value"] <= at_mix["after"]["ece"]["value"]
+    here = report["calibration"]["at"]["equal"]
+    by_class = here["after"]["classwise_reliability"]
     assert set(by_class) == set(tiny.CODES) and sum(by_class["RED"]["images"]) == 75
     assert len(by_class["RED"]["images"]) == 5, "five of the class are expected in each bin"
-    assert set(report["calibration"]["before"]["classwise_ece"]) == set(tiny.CODES)
-    rules = report["decision_rules"]
-    assert rules["prior adjusted"]["in_use"] and not rules["largest probability"]["in_use"]
+    assert set(here["before"]["classwise_ece"]) == set(tiny.CODES) and "decision_rules" not in report
+    assert sum(row["n"] for row in report["advice"].values()) == report["n"]
+    assert report["advice"]["not_assessed"] == {"n": report["n"], "grave": 0}, "no colour is malignant"
     assert set(report["controls"]["artefacts"]) >= {"ink marks", "ruler", "hair"}
     assert len(report["fingerprint"]) == 64
 
 
 def test_on_few_lesions_perfect_probabilities_show_an_error_too() -> None:
     confidence = np.random.default_rng(1).uniform(0.3, 1.0, 2000)
-    few, many = (error_by_chance(confidence[:n], np.arange(n), seed=0) for n in (100, 2000))
+
+    def chance(confidence: np.ndarray, lesions: np.ndarray) -> dict[str, float]:
+        return error_by_chance(confidence, lesions, np.full(len(confidence), 1 / len(confidence)), seed=0)
+
+    few, many = (chance(confidence[:n], np.arange(n)) for n in (100, 2000))
     assert 0.05 < few["mean"] < few["high"] and many["mean"] < few["mean"] / 3
-    alike = error_by_chance(confidence[:100].repeat(4), np.arange(400) // 4, seed=0)
-    apart = error_by_chance(confidence[:100].repeat(4), np.arange(400), seed=0)
+    alike = chance(confidence[:100].repeat(4), np.arange(400) // 4)
+    apart = chance(confidence[:100].repeat(4), np.arange(400))
     assert alike["mean"] > 1.2 * apart["mean"], "four pictures of one lesion are not four lesions"
+    uneven = np.where(np.arange(2000) < 100, 0.9 / 100, 0.1 / 1900)
+    assert error_by_chance(confidence, np.arange(2000), uneven, seed=0)["mean"] > 2 * many["mean"], "few count most"
 
 
 def test_figures_are_not_broken_over_lines(done: tuple[Predictor, Path, dict[str, Any]]) -> None:
@@ -206,11 +220,11 @@ def test_what_nobody_recorded_is_marked_missing(done: tuple[Predictor, Path, dic
 
 
 def test_a_missed_malignancy_comes_before_a_surer_harmless_error(tmp_path: Path) -> None:
-    classes = [{"code": code, "name": code} for code in ("DF", "MEL", "NV")]
-    bundle = load_bundle(tiny.write(tmp_path / "b", classes=classes))
+    bundle = load_bundle(tiny.write(tmp_path / "b", **tiny.named("DF", "MEL", "NV")))
     probability = np.array([[0.9, 0.05, 0.05], [0.1, 0.2, 0.7], [0.1, 0.8, 0.1], [0.1, 0.3, 0.6]])
     answers = Answers(
         bundle=bundle,
+        mix=bundle.case_mix,
         y_true=np.array([2, 1, 1, 1]),
         lesions=np.arange(4),
         probability=probability,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dermlens.bundle.case_mix import make_mix
 from dermlens.errors import UsageError
 from dermlens.evaluation import metrics
 from dermlens.evaluation.scores import score
@@ -71,6 +72,19 @@ def test_decisions_and_probabilities_are_scored_apart() -> None:
     assert one["balanced_accuracy"] != other["balanced_accuracy"]
     assert one["ece"] == other["ece"]
     assert one["macro_auc"] == other["macro_auc"]
+
+
+def test_probabilities_are_scored_at_their_mix_and_decisions_as_the_images_come() -> None:
+    y, p, d, groups = sample()
+    mix = make_mix("clinic", {code: 1.0 + c for c, code in enumerate(CODES)}, CODES)
+    plain, mixed = score(y, p, d, groups, CODES, resamples=20), score(y, p, d, groups, CODES, mix=mix, resamples=20)
+    assert (plain["case_mix"], mixed["case_mix"]) == ("as the images come", "clinic")
+    for name in ("accuracy", "balanced_accuracy", "macro_auc"):
+        assert plain[name] == mixed[name]
+    one_each = score(y, p, d, [None] * len(y), CODES, mix=mix, resamples=20)
+    per_class = [metrics.log_loss(y[y == c], p[y == c]) for c in range(8)]
+    assert one_each["log_loss"]["value"] == pytest.approx(np.average(per_class, weights=mix.of(CODES)))
+    assert one_each["ece"]["value"] != plain["ece"]["value"] and one_each["brier"]["value"] != plain["brier"]["value"]
 
 
 def test_same_seed_same_result() -> None:

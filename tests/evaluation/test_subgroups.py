@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from dermlens.bundle.case_mix import equal_mix
 from dermlens.data.records import Record
 from dermlens.evaluation.subgroups import (
     MEASURES,
@@ -59,13 +60,15 @@ def scored(y: np.ndarray, decision: np.ndarray, lesions: np.ndarray, *, limits: 
     """
     probability = np.where(decision[:, None] == np.arange(2), 0.9, 0.1)
     point = SimpleNamespace(codes=("MEL",), threshold=0.5) if limits else None
-    trust = SimpleNamespace(sets=limits or None, operating_point=point)
+    mix = equal_mix(("NV", "MEL"))
+    judged_by = SimpleNamespace(set_limit=0.9 if limits else None, referral=point, shares=mix.of(("NV", "MEL")))
     predictions = [
         SimpleNamespace(status="rejected" if limits and wrong else "ok", prediction_set=("MEL",))
         for wrong in decision != y
     ]
-    bundle: Any = SimpleNamespace(codes=("NV", "MEL"), trust=trust)
-    return Answers(bundle, y, lesions, probability, decision, np.log(probability), cast(list[Prediction], predictions))
+    bundle: Any = SimpleNamespace(codes=("NV", "MEL"), limits=lambda mix: judged_by)
+    answered = cast(list[Prediction], predictions)
+    return Answers(bundle, mix, y, lesions, probability, decision, np.log(probability), answered)
 
 
 def table(n_female: int) -> dict:

@@ -93,7 +93,7 @@ def mix_weights(classes: Ints, lesions: Ints, shares: Sequence[float]) -> Floats
     return np.asarray(weights / weights.sum(), np.float64)
 
 
-class SetRule(Facts, frozen=True):
+class SetRule(Facts, frozen=True, omit_defaults=False):
     """How prediction sets are made.
 
     Attributes:

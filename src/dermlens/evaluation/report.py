@@ -278,16 +278,18 @@ def _calibration_words(found: Mapping[str, Any], n: int) -> str:
     if n < metrics.MIN_ECE_IMAGES:
         return "There are too few images to say whether its probabilities mean what they say."
     at_mix = found["at"][found["case_mix"]]
-    ece, chance = at_mix["after"]["ece"]["value"], at_mix["chance"]["high"]
+    ece, error, chance = at_mix["after"]["ece"]["value"], at_mix["after"]["ece_debiased"], at_mix["chance"]["high"]
     words, limit = "Its probabilities are not well calibrated", ""
-    if ece <= GOOD_ECE:
+    if error["value"] <= GOOD_ECE:
         words = "Its probabilities mean roughly what they say"
     elif ece <= chance:
         words = "Its probabilities may or may not be well calibrated: there are too few images to say"
-        limit = f", where chance alone gives up to {chance * 100:.1f}"
+        limit = f"; with exact probabilities, chance alone shows up to {chance * 100:.1f} before that"
+    low, high = (f"{error[side] * 100:.1f}" for side in ("low", "high"))
     return (
-        f"{words}. On average, the probability of the most probable class differs by {ece * 100:.1f} points from how "
-        f"often that class is correct{limit}. Each diagnosis counts by its share in the case mix ({found['case_mix']})."
+        f"{words}. On average, the probability of the most probable class differs by {error['value'] * 100:.1f} points "
+        f"({low} to {high}) from how often that class is correct, what chance adds taken away{limit}. "
+        f"Each diagnosis counts by its share in the case mix ({found['case_mix']})."
     )
 
 
