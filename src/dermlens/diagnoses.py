@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -83,3 +84,13 @@ def to_isic2019(code: str) -> str | None:
     AKIEC may be AK or SCC: only a reference table can tell, so it gives None.
     """
     return next((row["isic2019"] or None for row in _ROWS if row["code"] == code), None)
+
+
+def map_label(diagnosis: str, codes: Sequence[str]) -> str | None:
+    """Return the class of the model that a label means, or None; to a model of the ISIC 2019 classes SK is BKL."""
+    if diagnosis in codes:
+        return diagnosis
+    if set(codes) <= set(ISIC2019):
+        parent = to_isic2019(diagnosis)
+        return parent if parent in codes else None
+    return None

@@ -18,8 +18,9 @@ from dermlens.bundle.bundle import HASH_CHARS, load_bundle
 from dermlens.bundle.case_mix import make_mix
 from dermlens.data.images import content_hash
 from dermlens.data.manifest import read_dataset
+from dermlens.diagnoses import map_label
 from dermlens.errors import DataError, StorageError
-from dermlens.evaluation.evaluate import evaluate, map_label
+from dermlens.evaluation.evaluate import evaluate
 
 pytestmark = pytest.mark.usefixtures("no_plots")
 

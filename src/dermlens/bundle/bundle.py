@@ -322,6 +322,25 @@ def rewrite_bundle(folder: Path, card: Card, arrays: Mapping[str, Arrays]) -> No
         _complete(staging, card, arrays)
 
 
+def derive_bundle(
+    bundle: Bundle,
+    folder: Path,
+    card: Card,
+    *,
+    seen: Mapping[str, Mapping[str, list[str]]],
+    arrays: Mapping[str, Arrays],
+) -> None:
+    """Write a bundle with the network of another one to `folder`; a file that is not in `arrays` is that of the other.
+
+    Raises:
+        StorageError: no space or no permission; what was in `folder` is untouched.
+    """
+    with _staged(folder) as staging:
+        bundle.copy_to(staging)
+        (staging / SEEN).write_text(json.dumps(seen, separators=(",", ":")) + "\n", encoding="utf-8")
+        _complete(staging, card, arrays)
+
+
 def _complete(folder: Path, card: Card, arrays: Mapping[str, Arrays]) -> None:
     """Write the arrays, the model card and, last, bundle.json with the SHA-256 of all of them."""
     for name, values in arrays.items():

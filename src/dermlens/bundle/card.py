@@ -14,6 +14,7 @@ import msgspec
 
 from dermlens.bundle.case_mix import CaseMix
 from dermlens.bundle.probabilities import Calibration, Facts
+from dermlens.bundle.site import Site
 from dermlens.bundle.trust import TrustFacts
 from dermlens.data.images import InputSpec
 from dermlens.errors import BundleError, DermlensError
@@ -199,6 +200,7 @@ class Card(Facts, frozen=True):
         case_mix: the model's own: what its probabilities are stated for unless another one is asked for.
         training_mix: how common each class is among the lesions of the training data.
         recipe: the settings of `training.recipe.Recipe`.
+        site: where the limits come from, if they were fitted again to a site's own lesions.
         files: the other files of the bundle and their SHA-256.
     """
 
@@ -225,6 +227,7 @@ class Card(Facts, frozen=True):
     baselines: Baselines
     trust: TrustFacts
     source_alone: SourceAlone | None = None
+    site: Site | None = None
     files: dict[str, str] = {}  # noqa: RUF012  msgspec makes a new one for each card
 
     def __post_init__(self) -> None:

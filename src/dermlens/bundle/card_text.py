@@ -15,6 +15,7 @@ from typing import Any
 from dermlens.bundle.card import Card, damaged
 from dermlens.bundle.case_mix import mix_words
 from dermlens.bundle.limits import OperatingPoint
+from dermlens.bundle.site import site_rows, site_sentences
 from dermlens.diagnoses import DISCLAIMER, display_name
 from dermlens.html import render
 from dermlens.text import figure, one_line, percent
@@ -60,6 +61,8 @@ def model_facts(card: Card) -> dict[str, Any]:
         "leaky": data.leaky,
         "calibrated": card.calibration_fit.fitted,
         "knows_its_limits": card.trust.novelty is not None,
+        "site": card.site
+        and {name: getattr(card.site, name) for name in ("data", "lesions_fitted", "lesions_held_out")},
     }
 
 
@@ -78,6 +81,9 @@ def fact_lines(facts: Mapping[str, Any]) -> dict[str, str]:
         "licence": f"weights {facts['licence']['weights']}; code {facts['licence']['code']}",
         "SHA-256": facts["sha256"],
     }
+    if site := facts.get("site"):
+        counts = f"{site['lesions_fitted']} lesions, measured on {site['lesions_held_out']} others"
+        lines["limits"] = f"fitted to {site['data']}: {counts}"
     return {label: one_line(words) for label, words in lines.items()}
 
 
@@ -128,6 +134,8 @@ def model_card(card: Card, points: Sequence[OperatingPoint]) -> str:
             compared=("balanced_accuracy", "accuracy", "macro_auc"),
             points=points,
             mix_words=mix_words,
+            site_rows=site_rows,
+            site_sentences=site_sentences,
             disclaimer=DISCLAIMER,
             bias_words=bias_words,
             class_words=class_words,

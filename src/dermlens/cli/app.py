@@ -10,6 +10,7 @@ import typer
 from dermlens.cli.audit import audit
 from dermlens.cli.backbones import backbones
 from dermlens.cli.batch import batch
+from dermlens.cli.calibrate import calibrate
 from dermlens.cli.doctor import cache, doctor
 from dermlens.cli.evaluate import evaluate
 from dermlens.cli.export import export
@@ -39,6 +40,7 @@ for _command, _example in (
     (train, "`dermlens train my_images --out runs/mine` (one folder per diagnosis)"),
     (tune, "`dermlens tune my_images --out search --trials 20`, then `train --recipe search/recipe.toml`"),
     (evaluate, "`dermlens evaluate runs/mine other_images --out scores`"),
+    (calibrate, "`dermlens calibrate default clinic.csv --out models/clinic`"),
     (export, "`dermlens export runs/mine --format onnx`"),
     (backbones, "`dermlens backbones --only lite0 --only b0 --latency`"),
     (package, "`dermlens package runs/mine --out mine.dermlens.zip`"),

@@ -19,7 +19,7 @@ from dermlens.bundle.bundle import Bundle
 from dermlens.data.images import Pixels, load_image
 from dermlens.data.manifest import manifest_sha256
 from dermlens.data.records import Dataset, Record, data_fingerprint, lesions
-from dermlens.diagnoses import DISCLAIMER, ISIC2019, to_isic2019
+from dermlens.diagnoses import DISCLAIMER, map_label
 from dermlens.errors import DataError, os_errors
 from dermlens.evaluation.baselines import compare_on, lines_of
 from dermlens.evaluation.controls import run_controls
@@ -188,16 +188,6 @@ def _sort(bundle: Bundle, records: Sequence[Record], hashes: Sequence[str | None
         return Row(record, label, lesion, "scored")
 
     return [row(*each) for each in zip(records, hashes, map(str, lesions(records, hashes)), strict=True)]
-
-
-def map_label(diagnosis: str, codes: Sequence[str]) -> str | None:
-    """Return the class of the model that a label means, or None; to a model of the ISIC 2019 classes SK is BKL."""
-    if diagnosis in codes:
-        return diagnosis
-    if set(codes) <= set(ISIC2019):
-        parent = to_isic2019(diagnosis)
-        return parent if parent in codes else None
-    return None
 
 
 def _answer(predictor: Predictor, rows: Sequence[Row], console: Console) -> list[Row]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -108,6 +108,11 @@ class Sample:
     def known(self) -> Lesions:
         """What the bundle stores of it."""
         return Lesions(self.logits, self.y_true, self.lesions)
+
+    def answered_by(self, model: Calibrated) -> Sample:
+        """Return it with the probabilities and decisions of another calibration or case mix of the same network."""
+        probability = probabilities(self.logits, model.calibration, model.case_mix.of(model.codes))
+        return replace(self, probability=probability, decision=np.asarray(order_of(probability)[:, 0], np.int64))
 
 
 def fit_trust(
