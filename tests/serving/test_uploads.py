@@ -41,7 +41,7 @@ def test_any_bytes_are_an_upload_or_a_problem(data: bytes, cut: int) -> None:
         (part("photo", b"x") + b"--XX--\r\n", "no_image"),
         (part("image", b"x"), "bad_multipart"),
         (b"garbage", "bad_multipart"),
-        (part("note", b"x" * 300) + b"--XX--\r\n", "bad_parameter"),
+        (part("note", b"x" * 4097) + b"--XX--\r\n", "bad_parameter"),
         (part("a", b"") * 70 + b"--XX--\r\n", "too_many_images"),
         (part("image", b"x", '"\r\nContent-Encoding: gzip') + b"--XX--\r\n", "content_encoding"),
         (b"--XX\r\n" + b"A: b\r\n" * 50 + b"\r\n", "bad_multipart"),

@@ -21,6 +21,7 @@ from dermlens.text import nearest
 EQUAL, TRAINING = "equal", "training"
 ALLOWED = "Allowed are equal, training, or a CSV or JSON file with a share above 0 for each class"
 MAX_MIX_BYTES = 1_000_000
+MAX_SHARE = 1e15  # a count may stand for a share; a number that no sum can hold may not
 _NUMBERS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
@@ -129,7 +130,7 @@ def _code(name: Any, codes: Sequence[str]) -> str:
 
 def _is_share(share: Any) -> bool:
     number = isinstance(share, int | float) and not isinstance(share, bool)
-    return number and math.isfinite(share) and share > 0
+    return number and 0 < share <= MAX_SHARE
 
 
 def _from_json(text: str) -> dict[str, Any]:

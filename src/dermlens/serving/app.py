@@ -22,6 +22,7 @@ from dermlens.diagnoses import DISCLAIMER
 from dermlens.html import render
 from dermlens.inference.predictor import Predictor
 from dermlens.serving.batching import Batcher
+from dermlens.serving.client_mix import MixDesk
 from dermlens.serving.envelope import Envelope, Life, Metrics
 from dermlens.serving.gate import Gate, UploadMemory
 from dermlens.serving.problems import KINDS, Problem
@@ -71,7 +72,7 @@ def create_app(predictor: Predictor, settings: Settings | None = None, life: Lif
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.include_router(api_routes(Service(predictor, batcher, settings, metrics)))
+    app.include_router(api_routes(Service(predictor, batcher, settings, metrics, MixDesk(predictor))))
     _add_health(app, life, metrics, batcher)
     _add_pages(app)
     for kind in (Problem, HTTPException, RequestValidationError, Exception):

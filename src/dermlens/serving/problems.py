@@ -38,6 +38,11 @@ KINDS: dict[str, Kind] = {
     "no_image": Kind(422, "No image", "Send the field `image` of a form, or the image itself as the body."),
     "too_many_images": Kind(422, "Too many images in one request", "Send them in several requests."),
     "unknown_class": Kind(422, "The model has no such class", "GET /api/v1/model lists its classes."),
+    "case_mix": Kind(
+        422,
+        "Not a case mix of this model",
+        "Send equal, training, or CSV or JSON text with a share above 0 for each class of GET /api/v1/model.",
+    ),
     "bad_parameter": Kind(422, "A parameter is not valid", "GET /openapi.json lists all parameters."),
     "too_many_pixels": Kind(422, "The image has too many pixels", "Save a smaller copy."),
     "too_small": Kind(422, "The image is too small", "Use the original picture, not a thumbnail."),

@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from dermlens import __version__
 from dermlens.bundle import card_text
-from dermlens.bundle.bundle import Bundle
+from dermlens.bundle.case_mix import CaseMix
 from dermlens.diagnoses import DIAGNOSES, DISCLAIMER
 from dermlens.errors import ImageError
 from dermlens.inference.explain import Explanation
@@ -23,13 +23,24 @@ from dermlens.inference.prediction import Prediction
 from dermlens.inference.predictor import Predictor
 from dermlens.serving import schemas
 from dermlens.serving.batching import Batcher
+from dermlens.serving.client_mix import MixDesk
 from dermlens.serving.envelope import Metrics
 from dermlens.serving.problems import MEDIA_TYPE, Problem, image_problem
 from dermlens.serving.settings import Settings
-from dermlens.serving.uploads import Upload, read_upload
+from dermlens.serving.uploads import MAX_FIELD_BYTES, Upload, read_upload
 
 NO_STORE = {"Cache-Control": "no-store"}
 IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/bmp", "image/tiff", "application/octet-stream")
+CaseMixParameter = Annotated[
+    str | None,
+    Query(
+        max_length=MAX_FIELD_BYTES,
+        description="How common each diagnosis is beforehand: `equal`, `training`, or JSON (code: share) or CSV (code, "
+        "share) text with a share above 0 for each class. It may be a form field instead. Default: `case_mix` of "
+        "GET /api/v1/model.",
+        examples=["equal", '{"MEL": 1, "NV": 9}'],
+    ),
+]
 FIGURES = ("accuracy", "balanced_accuracy", "macro_auc", "ece")
 
 
@@ -41,26 +52,31 @@ class Service:
     batcher: Batcher
     settings: Settings
     metrics: Metrics
+    mixes: MixDesk
 
     async def upload(self, request: Request) -> Upload:
         """Read the images of a request."""
         content_type = request.headers.get("content-type", "")
         return read_upload(await request.body(), content_type, max_images=self.settings.max_images)
 
-    async def predict(self, images: list[bytes]) -> list[Prediction]:
-        """Answer for images, named `image-1` and so on, within the time limit."""
+    async def predict(self, images: list[bytes], mix: CaseMix | None) -> list[Prediction]:
+        """Answer for images, named `image-1` and so on, within the time limit; at the server's mix when None."""
         names = [f"image-{n}" for n in range(1, len(images) + 1)]
-        answers: list[Prediction] = await self._in_time(self.batcher.predict(images, names))
+        answers: list[Prediction] = await self._in_time(self._predict(images, names, mix))
         for answer in answers:
             self.metrics.image(answer.status)
         return answers
 
-    async def explain(self, image: bytes, code: str | None) -> Explanation:
+    async def _predict(self, images: list[bytes], names: list[str], mix: CaseMix | None) -> list[Prediction]:
+        answers = await self.batcher.predict(images, names)
+        return answers if mix is None else await asyncio.to_thread(self.mixes.restate, answers, mix)
+
+    async def explain(self, image: bytes, code: str | None, mix: CaseMix | None) -> Explanation:
         """Return the evidence in one image for a class, the diagnosis when `code` is None. Raises Problem."""
         codes = self.predictor.bundle.codes
         if code is not None and code not in codes:
             raise Problem("unknown_class", f"The model has no class {code[:40]!r}. It has {', '.join(codes)}.")
-        work = self.batcher.call(lambda: self.predictor.explain(image, code, name="image-1"), image)
+        work = self.batcher.call(lambda: self.mixes.explain(image, code, mix, name="image-1"), image)
         try:
             found: Explanation = await self._in_time(work)
         except ImageError as error:
@@ -79,18 +95,18 @@ class Service:
 def api_routes(service: Service) -> APIRouter:
     """Return the routes under /api/v1."""
     router = APIRouter(prefix="/api/v1")
-    facts = json_response(model_facts(service.predictor.bundle, service.settings))
+    facts = json_response(model_facts(service.predictor, service.settings))
     upload_problems = _problems(400, 401, 403, 408, 413, 415, 422, 429, 503)
 
     @router.post(
         "/predictions",
         summary="Classify images",
         responses={200: _prediction_answers(), **upload_problems},
-        openapi_extra={"requestBody": _request_body()},
+        openapi_extra={"requestBody": _request_body("case_mix")},
     )
-    async def predictions(request: Request) -> Response:
+    async def predictions(request: Request, case_mix: CaseMixParameter = None) -> Response:
         upload = await service.upload(request)
-        answers = await service.predict(upload.images)
+        answers = await service.predict(upload.images, service.mixes.read(case_mix or upload.fields.get("case_mix")))
         if len(answers) > 1:
             return json_response({"predictions": [answer.as_dict() for answer in answers]})
         if answers[0].error is not None:
@@ -101,18 +117,20 @@ def api_routes(service: Service) -> APIRouter:
         "/explanations",
         summary="Show the evidence for a class in one image",
         responses={200: _explanation_answers(), **upload_problems},
-        openapi_extra={"requestBody": _request_body("code", several=False)},
+        openapi_extra={"requestBody": _request_body("code", "case_mix", several=False)},
     )
     async def explanations(
         request: Request,
         code: Annotated[str | None, Query(max_length=64, description="The class; default: the diagnosis.")] = None,
         picture: Annotated[Literal["overlay", "relevance"], Query(description="Which PNG.")] = "overlay",
         alpha: Annotated[float, Query(ge=0, le=1, description="Strength of the colours in the overlay.")] = 0.55,
+        case_mix: CaseMixParameter = None,
     ) -> Response:
         upload = await service.upload(request)
         if len(upload.images) > 1:
             raise Problem("too_many_images", f"The request has {len(upload.images)} images. One is allowed here.")
-        found = await service.explain(upload.images[0], code or upload.fields.get("code") or None)
+        mix = service.mixes.read(case_mix or upload.fields.get("case_mix"))
+        found = await service.explain(upload.images[0], code or upload.fields.get("code") or None, mix)
         if "application/json" in request.headers.get("accept", ""):
             return json_response(_explanation(found, alpha))
         png = found.as_png(alpha) if picture == "overlay" else _relevance_png(found)
@@ -154,8 +172,9 @@ def _relevance_png(found: Explanation) -> bytes:
     return bytes(code.tobytes())
 
 
-def model_facts(bundle: Bundle, settings: Settings) -> dict[str, Any]:
+def model_facts(predictor: Predictor, settings: Settings) -> dict[str, Any]:
     """Return the model as one JSON object: classes in plain words, test figures with their intervals, limits."""
+    bundle, mix = predictor.bundle, predictor.case_mix
     known, rule = card_text.model_facts(bundle.card), bundle.trust.facts.prediction_sets
     shared = ("modality", "calibrated", "leaky", "input", "tested_on", "not_tested_on", "licence")
     return {
@@ -167,10 +186,10 @@ def model_facts(bundle: Bundle, settings: Settings) -> dict[str, Any]:
         "scope": bundle.scope,
         **{name: known[name] for name in shared},
         "classes": [_class(code, name) for code, name in zip(bundle.codes, bundle.names, strict=True)],
-        "case_mix": bundle.case_mix.as_dict(),
+        "case_mix": mix.as_dict(),
         "training_mix": bundle.card.training_mix.as_dict(),
         "metrics": {name: getattr(bundle.card.metrics, name) for name in FIGURES},
-        "operating_points": [point.as_dict() for point in bundle.limits(bundle.case_mix).points],
+        "operating_points": [point.as_dict() for point in bundle.limits(mix).points],
         "prediction_set_level": None if rule is None else rule.level,
         "limits": settings.limits(),
         "card": bundle.model_card(),

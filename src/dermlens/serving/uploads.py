@@ -14,7 +14,7 @@ from dermlens.serving.problems import Problem
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-MAX_FIELD_BYTES = 256
+MAX_FIELD_BYTES = 4096  # a case mix of a hundred classes
 MAX_PARTS = 64
 RAW_TYPES = ("image/", "application/octet-stream")
 

@@ -1,4 +1,4 @@
-// The server as the engine of the page. An engine has three functions: describe() -> model, read(image) -> answer,
+// The server as the engine of the page. An engine has three functions: describe() -> model, read(image, mix) -> answer,
 // explain(image, code) -> heat map. All three throw Refused with what is wrong and what to do.
 import { dialog, h } from "./dom.js";
 import { S } from "./words.js";
@@ -16,14 +16,14 @@ export class Refused extends Error {
 
 export const server = {
   describe: () => call("/api/v1/model"),
-  read: (image) => call("/api/v1/predictions", image),
+  read: (image, mix) => call("/api/v1/predictions", image, mix), // mix: a name, JSON of shares, or null
   explain: (image, code) => call(`/api/v1/explanations?code=${encodeURIComponent(code)}`, image),
 };
 
-async function call(path, image) {
+async function call(path, image, mix) {
   for (let attempt = 0; ; attempt += 1) {
     const token = sessionStorage.getItem(TOKEN);
-    const response = await send(path, image, token);
+    const response = await send(path, { image, mix }, token);
     if (response.ok) return response.json();
     if (response.status === 401) {
       const given = await askToken(Boolean(token));
@@ -38,12 +38,13 @@ async function call(path, image) {
   }
 }
 
-function send(path, image, token) {
+function send(path, { image, mix }, token) {
   const headers = { Accept: "application/json", ...(token ? { Authorization: `Bearer ${token}` } : {}) };
   const options = { headers, cache: "no-store" };
   if (image) {
     const body = new FormData();
     body.append("image", image, "image"); // the server never sees the name of the file
+    if (mix) body.append("case_mix", mix);
     Object.assign(options, { method: "POST", body });
   }
   return fetch(path, options).catch(() => Promise.reject(new Refused({})));

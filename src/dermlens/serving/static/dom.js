@@ -20,12 +20,13 @@ export const dot = () => h("b", { class: "dot", "aria-hidden": "true" });
 export const capital = (text) => (text ? text[0].toUpperCase() + text.slice(1) : "");
 export const when = (at) => new Date(at).toLocaleString(S.lang, { dateStyle: "medium", timeStyle: "short" });
 
-export function percent(share) {
+export function percent(share, digits = 0) {
   if (share === null || share === undefined) return "";
   const value = share * 100;
-  if (value > 0 && value < 1) return "<1 %";
-  if (value > 99 && value < 100) return ">99 %";
-  return `${value.toFixed(0)} %`;
+  const least = 10 ** -digits; // what is not none is never shown as none, nor as all
+  if (value > 0 && value < least) return `<${least} %`;
+  if (value > 100 - least && value < 100) return `>${(100 - least).toFixed(digits)} %`;
+  return `${value.toFixed(digits)} %`;
 }
 
 export function say(text) {

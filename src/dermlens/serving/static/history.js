@@ -1,6 +1,6 @@
 // The history of results: in the IndexedDB of this browser and nowhere else. Without it the page works all the same.
+import { isCurrent, verdict } from "./advice.js";
 import { button, dialog, h, when } from "./dom.js";
-import { verdict } from "./result.js";
 import { S } from "./words.js";
 
 const STORE = "readings";
@@ -34,10 +34,13 @@ function isOn() {
   }
 }
 
-export async function remember({ name, at, sent, answer }) {
+export async function remember(item) {
+  // A picture that is read again, at another case mix or in another frame, keeps its place.
   if (!isOn()) return;
+  const { name, at, sent, answer, kept } = item;
+  const entry = { name, at, blob: sent, answer, ...(kept === undefined ? {} : { id: kept }) };
   try {
-    await within("readwrite", (store) => store.add({ name, at, blob: sent, answer }));
+    item.kept = await within("readwrite", (store) => store.put(entry));
     const ids = await within("readonly", (store) => store.getAllKeys());
     for (const id of ids.slice(0, Math.max(0, ids.length - MOST))) await forget(id);
   } catch {
@@ -47,7 +50,7 @@ export async function remember({ name, at, sent, answer }) {
 
 const forget = (id) => within("readwrite", (store) => store.delete(id));
 
-export async function openHistory(bring) {
+export async function openHistory(model, bring) {
   const list = h("ul", { class: "readings" });
   const keep = h("input", { type: "checkbox", id: "keep", checked: isOn() });
   keep.addEventListener("change", () => localStorage.setItem(SETTING, keep.checked ? "yes" : "no"));
@@ -70,7 +73,7 @@ export async function openHistory(bring) {
       bring(entry);
     };
     return h("li", {}, h("img", { src: url, alt: "", width: 56, height: 56 }),
-      h("div", {}, h("strong", {}, verdict(entry)), h("span", { class: "soft small" }, `${entry.name} · ${when(entry.at)}`)),
+      h("div", {}, h("strong", {}, isCurrent(entry.answer) ? verdict(entry, model) : S.history.old), h("span", { class: "soft small" }, `${entry.name} · ${when(entry.at)}`)),
       button(S.history.show, open, { "aria-label": `${S.history.show}: ${entry.name}` }),
       button(S.history.remove, () => forget(entry.id).then(refresh), { class: "quiet", "aria-label": `${S.history.remove}: ${entry.name}` }));
   }

@@ -1,16 +1,19 @@
 // The page: which images are on the bench, and what happens to them.
+import { adviceOf, headOf, isCurrent, statusOf, symbol, verdict } from "./advice.js";
 import { Refused, server } from "./api.js";
+import { compareView } from "./compare.js";
 import { button, capital, dialog, dot, h, reticle, say } from "./dom.js";
 import { openHistory, remember } from "./history.js";
+import { chosenMix, openMix, parameterOf } from "./mix.js";
 import { canvasOf, cut, framer, loadBitmap, openCamera, wholeFrame } from "./picture.js";
-import { codesOf, compareView, resultView, verdict } from "./result.js";
+import { codesOf, resultView } from "./result.js";
 import { fill, fillStatic, S } from "./words.js";
 
 const MOST = 24;
 const THUMB_PX = 144;
 const FORMATS = /\.(tiff?|bmp|jpe?g|png|webp)$/i;
 const stage = document.getElementById("stage");
-const state = { engine: server, model: null, items: [], current: 0, comparing: false, opacity: 0.45, busy: false, count: 0 };
+const state = { engine: server, model: null, mix: null, items: [], current: 0, comparing: false, opacity: 0.45, busy: false, count: 0 };
 
 const current = () => state.items[state.current];
 const answered = () => state.items.filter((item) => item.status === "done");
@@ -35,39 +38,52 @@ async function add(files, name) {
   show(Math.min(first, state.items.length - 1));
 }
 
-async function bring({ blob, name, answer, at }) {
-  // A result from the history, with picture and answer.
-  await put(blob, name, { sent: blob, status: "done", answer, at });
+async function bring({ id, blob, name, answer, at }) {
+  // A result from the history, with picture and answer; an answer in an older form is asked for again.
+  if (isCurrent(answer)) await put(blob, name, { sent: blob, status: "done", answer, at, kept: id });
+  else {
+    await put(blob, name, { kept: id });
+    say(fill(S.history.oldNote, { name }));
+  }
   show(state.items.length - 1);
 }
 
-async function readAll() {
+function changeMix() {
+  openMix(state.model, state.mix, (mix) => {
+    state.mix = mix;
+    readAll(answered(), true);
+  });
+}
+
+async function readAll(waiting = unread(), again = false) {
+  // Again: what has an answer is asked for at another case mix, and stays in sight meanwhile.
   if (state.busy) return;
-  const waiting = current().status === "done" ? [current()] : unread();
+  const before = current();
   const n = waiting.length;
   state.busy = true;
   try {
     for (const [index, item] of waiting.entries()) {
       if (!state.items.includes(item)) continue; // removed meanwhile
-      say(n > 1 ? fill(S.prepare.readingAll, { i: index + 1, n }) : S.prepare.reading);
-      item.status = "reading";
-      render();
+      say(again ? S.mix.again : n > 1 ? fill(S.prepare.readingAll, { i: index + 1, n }) : S.prepare.reading);
+      if (!again) {
+        Object.assign(item, { status: "reading", sent: undefined, heat: undefined });
+        render();
+      }
       await read(item);
-      say(`${item.name}: ${verdict(item)}`);
+      say([item.name, verdict(item, state.model), headOf(item)].filter(Boolean).join(". "));
     }
   } finally {
     state.busy = false;
   }
-  show(Math.max(0, state.items.indexOf(waiting[0])));
-  const answer = stage.querySelector("[data-focus]"); // on a phone it is below the picture
-  if (answer && answer.getBoundingClientRect().bottom > 0.8 * innerHeight) answer.scrollIntoView({ block: "center" });
+  show(Math.max(0, state.items.indexOf(waiting.includes(before) ? before : waiting[0])));
+  const advice = stage.querySelector(".advice"); // on a small screen it is below the picture
+  if (advice && advice.getBoundingClientRect().bottom > innerHeight) advice.scrollIntoView({ block: "end" });
 }
 
 async function read(item) {
   try {
-    item.sent = await cut(item, state.model.input.framing);
-    item.heat = undefined;
-    item.answer = await state.engine.read(item.sent);
+    item.sent ??= await cut(item, state.model.input.framing);
+    item.answer = await state.engine.read(item.sent, parameterOf(state.mix));
     Object.assign(item, { error: undefined, status: "done", at: Date.now() });
     await remember(item);
   } catch (error) {
@@ -119,24 +135,27 @@ function prepareView(item) {
       h("h2", {}, S.prepare.heading),
       h("p", { class: "soft" }, S.prepare.help),
       h("div", { class: "row" },
-        button(reading ? S.prepare.reading : all, readAll, { class: "primary", disabled: state.busy, "data-focus": "" }),
+        button(reading ? S.prepare.reading : all, () => readAll(), { class: "primary", disabled: state.busy, "data-focus": "" }),
         button(S.strip.remove, () => remove(item), { class: "quiet", disabled: reading }))));
 }
 
 function strip() {
-  const label = ({ status, answer }) =>
-    ({ done: answer?.status === "ok" ? answer.diagnosis.code : "?", failed: "!" })[status] ?? "·";
+  const isRead = ({ status }) => status === "done" || status === "failed";
+  const label = (item) => {
+    if (!isRead(item)) return "·";
+    return { ok: item.answer?.diagnosis.code, uncertain: `${item.answer?.diagnosis.code}?`, error: "!" }[statusOf(item)] ?? "?";
+  };
   const thumbs = state.items.map((item, index) => h("li", {}, h("button", {
     type: "button",
-    class: label(item) === "·" ? "thumb unread" : "thumb",
+    class: isRead(item) ? `thumb ${adviceOf(item)}` : "thumb unread",
     title: item.name,
-    "aria-label": `${fill(S.strip.show, { name: item.name })}: ${item.status === "done" ? verdict(item) : S.strip.unread}`,
+    "aria-label": `${fill(S.strip.show, { name: item.name })}: ${isRead(item) ? verdict(item, state.model) : S.strip.unread}`,
     "aria-current": index === state.current ? "true" : undefined,
     onclick: () => {
       state.current = index;
       render(".thumb[aria-current=true]");
     },
-  }, canvasOf(item, THUMB_PX, { "aria-hidden": "true" }), h("span", {}, label(item)))));
+  }, canvasOf(item, THUMB_PX, { "aria-hidden": "true" }), isRead(item) && symbol(adviceOf(item)), h("span", {}, label(item)))));
   const more = picker((open) => button("+", open, { class: "thumb more", "aria-label": S.strip.add, title: S.strip.add }));
   return h("ul", { class: "strip", "aria-label": S.strip.label }, thumbs, h("li", {}, more));
 }
@@ -151,7 +170,8 @@ function actionsOf(item) {
       state.comparing = true;
       render("h2");
     }),
-    retry: item.status === "failed" && readAll,
+    mix: state.busy ? undefined : changeMix,
+    retry: item.status === "failed" && (() => readAll()),
     again: () => remove(...state.items),
   };
 }
@@ -179,7 +199,7 @@ function render(focus) {
 function openAbout({ scope, metrics, tested_on: tested, not_tested_on: untested, classes, card }) {
   const list = (texts) => h("ul", {}, texts.map((text) => h("li", {}, text)));
   const figure = ({ value, low, high }) => `${value.toFixed(3)} [${low.toFixed(3)}, ${high.toFixed(3)}]`;
-  const figures = Object.entries(metrics).map(([name, found]) => h("tr", {},
+  const figures = Object.entries(metrics).filter(([, found]) => found.value !== null).map(([name, found]) => h("tr", {},
     h("th", { scope: "row" }, S.about.names[name] ?? name), h("td", { class: "number" }, figure(found))));
   const node = dialog(S.about.heading,
     h("p", {}, scope),
@@ -201,7 +221,7 @@ function openAbout({ scope, metrics, tested_on: tested, not_tested_on: untested,
 
 function listen() {
   document.getElementById("open-about").addEventListener("click", () => state.model && openAbout(state.model));
-  document.getElementById("open-history").addEventListener("click", () => state.model && openHistory(bring));
+  document.getElementById("open-history").addEventListener("click", () => state.model && openHistory(state.model, bring));
   addEventListener("paste", ({ clipboardData: { files } }) => files.length && add(files, (n) => fill(S.pasteName, { n })));
   addEventListener("dragover", (event) => {
     event.preventDefault();
@@ -225,6 +245,7 @@ async function begin() {
     stage.replaceChildren(h("p", { class: "complaint", role: "alert" }, `${error.message} ${error.remedy ?? ""}`));
     return;
   }
+  state.mix = chosenMix(state.model);
   const { name, version, software, scope, disclaimer } = state.model;
   document.getElementById("scope").textContent = scope;
   document.getElementById("disclaimer").textContent = disclaimer;
