@@ -19,6 +19,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 import live
 import tiny
 from dermlens import Predictor
+from dermlens.bundle.limits import SetRule
+from dermlens.bundle.quality import QualityLimits
+from dermlens.inference.judge import Reason
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
@@ -26,37 +29,17 @@ Open = Callable[..., Page]
 
 
 class Doubtful(Predictor):
-    """The tiny model with every kind of answer: red is sure, green uncertain, blue rejected."""
+    """The tiny model with every kind of answer: red is sure, grey uncertain, blue unfamiliar, black too dark."""
 
-    def predict_many(self, *arguments: Any, **options: Any) -> Iterator[Any]:
-        for answer in super().predict_many(*arguments, **options):
-            yield _WithTrust(answer)
-
-
-class _WithTrust:
-    """An answer with all members that the page shows."""
-
-    def __init__(self, answer: Any) -> None:
-        self._answer = answer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._answer, name)
-
-    def as_dict(self) -> dict[str, Any]:
-        found: dict[str, Any] = self._answer.as_dict()
-        if found["status"] == "error":
+    def _fields(self, *arguments: Any) -> dict[str, Any]:
+        found = super()._fields(*arguments)
+        if found["diagnosis_code"] != "NV":
             return found
-        code = self._answer.diagnosis_code
-        point = {"advised": True, "operating_point": "screening", "threshold": 0.2, "sensitivity": 0.95}
-        trust = {"prediction_set": [code], "malignant_probability": 0.7, "referral": {**point, "specificity": 0.6}}
-        if code == "GREEN":
-            reasons = [{"code": "close", "text": "Green and blue are about equally likely."}]
-            return {**found, **trust, "status": "uncertain", "diagnosis": None, "reasons": reasons}
-        if code == "BLUE":
-            reasons = [{"code": "novel", "text": "This does not look like a dermoscopic image."}]
-            nothing = {"malignant_probability": None, "referral": None, "diagnosis": None}
-            return {**found, **trust, **nothing, "status": "rejected", "reasons": reasons}
-        return {**found, **trust, "reasons": []}
+        strange = Reason("unfamiliar", "This picture is unlike those that the model learned from.")
+        advice = Reason("see_clinician", "Have a clinician see the lesion.")
+        referral = {**found["referral"], "advised": True}
+        nothing = {"malignant_probability": None, "referral": referral, "reasons": (strange,)}
+        return {**found, **nothing, "status": "rejected", "why": strange.text, "advice": advice}
 
 
 def _browser_path() -> str | None:
@@ -83,7 +66,15 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.write(tmp_path_factory.mktemp("browser") / "bundle")
+    """Blue is a nevus, green a keratosis, red a melanoma; it knows its sets, its doubts and when to refer."""
+    quality = QualityLimits(0.0, 0.0, 10.0, 1.0, 1.0, 0.0, 1.0).as_dict()
+    return tiny.write(
+        tmp_path_factory.mktemp("browser") / "bundle",
+        **tiny.named("NV", "BKL", "MEL"),
+        calibrate=tiny.known(),
+        test=tiny.known(seed=1),
+        trust={"prediction_sets": SetRule("probability").as_dict(), "quality": quality},
+    )
 
 
 @pytest.fixture(scope="session")
@@ -126,12 +117,13 @@ def watched(browser: Browser) -> Iterator[Open]:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return image files: red, green, blue, wide (red left, blue right) and broken."""
+    """Return image files: red, green, blue, grey, black, wide (red left, blue right) and broken."""
     import cv2
 
     folder = tmp_path_factory.mktemp("pictures")
     wide = np.concatenate([tiny.colour("RED", (80, 80)), tiny.colour("BLUE", (80, 80))], axis=1)
     made = {code.lower(): tiny.colour(code, (80, 80)) for code in tiny.CODES} | {"wide": wide}
+    made |= {name: np.full((80, 80, 3), grey, np.uint8) for name, grey in (("grey", 90), ("black", 0))}
     paths = {}
     for name, pixels in made.items():
         paths[name] = folder / f"{name}.png"

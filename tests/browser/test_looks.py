@@ -19,8 +19,24 @@ READ = re.compile("^Read")
 SCREENS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "light"},
     "dark": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "dark"},
+    "narrow": {
+        "viewport": {"width": 320, "height": 640},
+        "color_scheme": "light",
+        "has_touch": True,
+        "is_mobile": True,
+    },
     "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "has_touch": True, "is_mobile": True},
 }
+
+
+ADVICES = (
+    ("red", "refer"),
+    ("green", "no_referral"),
+    ("grey", "uncertain"),
+    ("blue", "unfamiliar"),
+    ("black", "retake"),
+    ("broken", "error"),
+)
 
 
 def findings(page: Page, where: str) -> list[str]:
@@ -32,7 +48,7 @@ def findings(page: Page, where: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "screen", ["light", *(pytest.param(name, marks=pytest.mark.long) for name in ("dark", "phone"))]
+    "screen", ["light", *(pytest.param(name, marks=pytest.mark.long) for name in ("dark", "phone", "narrow"))]
 )
 def test_every_state_is_accessible(
     watched: Open, real_address: str, address: str, pictures: dict[str, Path], screen: str
@@ -54,7 +70,12 @@ def test_every_state_is_accessible(
     look(page, "frame")
     page.get_by_role("button", name=READ).click()
     page.wait_for_selector(".heat[data-shown]")
+    page.get_by_text("Details").click()
     look(page, "result")
+    page.get_by_role("button", name="Change how common").click()
+    page.get_by_label("My own shares").check()
+    look(page, "case-mix")
+    page.keyboard.press("Escape")
     page.get_by_role("button", name="Compare two").click()
     look(page, "compare")
     page.get_by_role("button", name="About").click()
@@ -64,7 +85,7 @@ def test_every_state_is_accessible(
     page.wait_for_selector(".readings img")
     look(page, "history")
     doubtful = watched(address, tolerate="422", **SCREENS[screen])
-    for name, state in (("red", "referral"), ("green", "uncertain"), ("blue", "rejected"), ("broken", "error")):
+    for name, state in ADVICES:
         doubtful.set_input_files("#file", str(pictures[name]))
         doubtful.get_by_role("button", name=READ).click()
         doubtful.wait_for_selector(".verdict h2")
@@ -81,6 +102,8 @@ def test_print_shows_the_reading_and_no_controls(watched: Open, real_address: st
     page.wait_for_selector(".heat[data-shown]")
     page.emulate_media(media="print")
     assert page.locator(".verdict h2").is_visible() and page.locator(".reminder").is_visible()
+    assert page.locator(".advice .head").is_visible() and page.locator(".mix").is_visible()
     assert not page.locator("nav").is_visible() and not page.locator(".actions").is_visible()
     shoot(page, "print")
-    assert len(page.pdf()) > 10_000
+    pdf = page.pdf(format="A4")
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) == 1, "one sheet"

@@ -48,9 +48,7 @@ class CaseMixShape(Shape):
 
 class ReasonShape(Shape):
     code: str = _field("For programs: `low_confidence`, `unfamiliar`, `blurred` and so on.", "low_confidence")
-    text: str = _field(
-        "For people.", "The most probable diagnosis has 38 %; below 42 % it is uncertain."
-    )
+    text: str = _field("For people.", "The most probable diagnosis has 38 %; below 42 % it is uncertain.")
 
 
 class ReferralShape(Shape):
@@ -119,7 +117,16 @@ class PredictionShape(Shape):
     probability: float | None = _field("Of the diagnosis.", 0.381204, ge=0, le=1)
     probabilities: dict[str, float] = _field(
         "Of each class at this case mix, the largest first; not to be relied on where `status` is `rejected`.",
-        {"NV": 0.381204, "MEL": 0.352131, "BKL": 0.146722, "BCC": 0.048969, "DF": 0.03, "SCC": 0.02, "AK": 0.015, "VASC": 0.005974},
+        {
+            "NV": 0.381204,
+            "MEL": 0.352131,
+            "BKL": 0.146722,
+            "BCC": 0.048969,
+            "DF": 0.03,
+            "SCC": 0.02,
+            "AK": 0.015,
+            "VASC": 0.005974,
+        },
     )
     case_mix: CaseMixShape = _field(
         "How common each diagnosis is beforehand: what the probabilities are stated for.",

@@ -42,9 +42,9 @@ function headline(answer, model, actions) {
   const [first, ...others] = between(answer);
   const share = (code) => h("span", { class: "share" }, percent(answer.probabilities[code]));
   return h("div", { class: "verdict" },
-    others.length > 0 ? h("p", { class: "kind doubt" }, S.result.uncertain) : h("p", { class: "soft small" }, S.result.first),
+    others.length > 0 ? h("p", { class: "kind doubt" }, S.result.uncertain) : h("p", { class: "kind first" }, S.result.first,
+      h("span", { class: classOf(model, first).malignancy }, dot(), S.result.kinds[classOf(model, first).malignancy])),
     heading(capital(answer.diagnosis.name), " ", share(first)),
-    others.length === 0 && h("p", { class: `kind ${classOf(model, first).malignancy}` }, dot(), S.result.kinds[classOf(model, first).malignancy]),
     others.map((code) => h("p", { class: "other" }, S.result.or, " ", h("strong", {}, classOf(model, code).name), " ", share(code))),
     mixLine(answer, actions));
 }
@@ -135,7 +135,7 @@ function details(item, model) {
     h("th", { scope: "row" }, name), h("td", { class: "number" }, value)))));
   const share = (key) => /_share$|_border$/.test(key);
   const { plain, ...codes } = classOf(model, answer.diagnosis.code);
-  const point = referral?.operating_point && [
+  const point = isReadable(item) && referral?.operating_point && [
     h("h3", {}, S.details.point),
     rows([[S.details.threshold, percent(referral.threshold, 1)],
       ...(referral.sensitivity === null ? [] : [[S.details.sensitivity, percent(referral.sensitivity, 1)], [S.details.specificity, percent(referral.specificity, 1)]])]),
