@@ -34,7 +34,7 @@ $(VENV)/dev.stamp: requirements/dev.txt pyproject.toml scripts/venv.sh
 	@touch $(VENV)/core.stamp $(VENV)/serve.stamp $@
 
 demo: $(VENV)/core.stamp
-	@$(BIN)/dermlens predict examples/images --html demo/index.html --open
+	@$(BIN)/dermlens predict examples/images --proven examples/images/LICENCES.csv --html demo/index.html --open
 	@echo "To ask about your own images on a page in the browser: make serve   (dermlens serve --open)"
 
 serve: $(VENV)/serve.stamp

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from dermlens.batch import storage
 from dermlens.batch.output import Folder, Ledger, Part, PartWriter
 from dermlens.batch.sources import BYTES_AN_IMAGE, Listing, Source, Unit, read_listing, read_tar
 from dermlens.bundle.bundle import Bundle, find_bundle, load_bundle
+from dermlens.bundle.case_mix import CaseMix, read_mix
 from dermlens.data.images import DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS
 from dermlens.errors import ImageError, StorageError, UsageError
 from dermlens.inference import answers
@@ -38,12 +39,34 @@ READ_AHEAD, FETCH_THREADS = 32, 16
 
 @dataclass(frozen=True)
 class Settings:
-    """What changes the rows or how they are cut into parts; a resumed job must have the same."""
+    """What changes the rows or how they are cut into parts; a resumed job must have the same.
+
+    Attributes:
+        case_mix: as for `Predictor`; the model's own when None.
+    """
 
     part_rows: int = DEFAULT_PART_ROWS
     embedding: bool = False
     max_bytes: int = DEFAULT_MAX_BYTES
     max_pixels: int = DEFAULT_MAX_PIXELS
+    case_mix: str | CaseMix | None = None
+
+    def at_mix(self, bundle: Bundle) -> Settings:
+        """Return them with the case mix itself in place of its name."""
+        mix = self.case_mix or bundle.case_mix
+        if isinstance(mix, str):
+            mix = read_mix(mix, bundle.codes, bundle.card.training_mix)
+        return replace(self, case_mix=mix)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | ({"case_mix": self.case_mix.as_dict()} if isinstance(self.case_mix, CaseMix) else {})
+
+    def predictor(self, folder: str | Path, *, threads: int | None = None) -> Predictor:
+        """Return the predictor that gives such rows."""
+        bounds = {"max_bytes": self.max_bytes, "max_pixels": self.max_pixels}
+        return Predictor(folder, threads=threads, case_mix=self.case_mix, **bounds)
 
 
 @dataclass(frozen=True)
@@ -116,18 +139,20 @@ def open_job(
         shard: (i, n), i from 1: every n-th source from the i-th on. All shards may write to one folder.
         resume: continue what `out` holds; start where there is nothing.
     Raises:
-        UsageError: no images, a wrong shard, or `out` holds a batch (another one, or this one without `resume`).
+        UsageError: no images, a wrong shard, or `out` holds a batch (another one, or this one without `resume`); a
+            case mix that is none of the model's.
     """
     settings = settings or Settings()
     if not 1 <= shard[0] <= shard[1]:
         raise UsageError(f"The shard is {shard[0]}/{shard[1]}. Allowed: 1/n to n/n.", remedy="Count shards from 1.")
     folder = Folder.of(str(out), shard)
     bundle = load_bundle(find_bundle(model))
+    settings = settings.at_mix(bundle)
     listing = read_listing(map(str, inputs), images=images, frame_aspect=frame_aspect, shard=shard)
     common: dict[str, Mapping[str, Any]] = {
         "model": {"sha256": bundle.sha256, "name": bundle.name, "version": bundle.version},
         "inputs": {"sha256": listing.sha256, "sources": listing.sources},
-        "settings": asdict(settings),
+        "settings": settings.as_dict(),
     }
     name = hashlib.sha256(json.dumps({**common, "shards": shard[1]}, sort_keys=True).encode()).hexdigest()[:16]
     ledger = Ledger(folder, {**common, "shard": {"index": shard[0], "count": shard[1]}}, name)
@@ -158,7 +183,7 @@ def run_job(job: Job, engine: Engine | None = None, report: Report = lambda prog
 def run_local(job: Job, stop: Stop, report: Report, clock: Clock = time.monotonic) -> bool:
     """The engine of one process: the network on all cores, files read and decoded in threads."""
     settings, ledger = job.settings, job.ledger
-    predictor = Predictor(job.bundle.folder, max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
+    predictor = settings.predictor(job.bundle.folder)
     for part in answer(predictor, job.work(), settings, ledger.folder, ledger.job, stop, report, clock):
         ledger.record(part)
     return not stop.requested

@@ -23,6 +23,7 @@ from dermlens.cli.options import (
     FrameAspect,
     MaxBytes,
     MaxPixels,
+    Mix,
     Model,
     Workers,
     console_of_messages,
@@ -61,6 +62,7 @@ def batch(
     frame_aspect: FrameAspect = None,
     max_bytes: MaxBytes = DEFAULT_MAX_BYTES,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    case_mix: Mix = None,
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Write JSON lines to stderr instead of messages for people.")
     ] = False,
@@ -81,7 +83,7 @@ def batch(
             inputs,
             out,
             model=model,
-            settings=Settings(part_rows, embedding, max_bytes, max_pixels),
+            settings=Settings(part_rows, embedding, max_bytes, max_pixels, case_mix),
             images=images,
             frame_aspect=frame_aspect,
             shard=_shard(shard),

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from dermlens.cli.options import EXIT_IMAGE_FAILED, FrameAspect, Images, Reference, Views, console_of_messages, need
+from dermlens.cli.options import (
+    EXIT_IMAGE_FAILED,
+    FrameAspect,
+    Images,
+    Mix,
+    Reference,
+    Views,
+    console_of_messages,
+    need,
+)
 
 
 def evaluate(
@@ -22,6 +31,7 @@ def evaluate(
         bool, typer.Option("--controls", help="Also test the effect of ink, rulers, hair, light and a hidden lesion.")
     ] = False,
     views: Views = 1,
+    case_mix: Mix = None,
     as_json: Annotated[bool, typer.Option("--json", help="Also print metrics.json.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
 ) -> None:
@@ -36,7 +46,7 @@ def evaluate(
     from dermlens.evaluation.evaluate import evaluate as run_evaluation
     from dermlens.inference.predictor import Predictor
 
-    predictor = Predictor(model, views=views)
+    predictor = Predictor(model, views=views, case_mix=case_mix)
     repaired = reference is not None and set(predictor.bundle.codes) <= set(ISIC2019)
     dataset = read_dataset(
         data, images=images, reference=reference, task="isic2019" if repaired else "as_is", frame_aspect=frame_aspect

@@ -34,6 +34,14 @@ FrameAspect = Annotated[
 ]
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster; by default one on this machine.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Ray workers; every core of the cluster by default.")]
+Mix = Annotated[
+    str | None,
+    typer.Option(
+        "--case-mix",
+        metavar="equal|training|FILE",
+        help="How common each diagnosis is beforehand; FILE: CSV or JSON of code and share. Default: the model's own.",
+    ),
+]
 Views = Annotated[int, typer.Option(help="Average over 1, 2, 4 or 8 turned and mirrored views; each takes a pass.")]
 
 

@@ -19,6 +19,7 @@ from dermlens.cli.options import (
     FrameAspect,
     MaxBytes,
     MaxPixels,
+    Mix,
     Model,
     Views,
 )
@@ -45,22 +46,31 @@ def predict(
     neighbours: Annotated[
         int | None, typer.Option(metavar="K", min=1, help="Also name the K most similar training lesions.")
     ] = None,
+    case_mix: Mix = None,
+    proven: Annotated[
+        Path | None, typer.Option(help="CSV of image and diagnosis: also show what was proven, and what is right.")
+    ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the HTML page in a browser.")] = False,
     frame_aspect: FrameAspect = None,
     max_bytes: MaxBytes = DEFAULT_MAX_BYTES,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
     views: Views = 1,
 ) -> None:
-    """Say what each image shows. `rejected`: the model gives no answer; `error`: the file cannot be opened."""
+    """Say what each image shows and what to do. `rejected`: do not rely on it; `error`: the file cannot be opened."""
     from dermlens.inference.inputs import expand
     from dermlens.inference.predictor import Predictor
 
     messages = text.console(stderr=True)
     _check_page(html, open_page)
+    known = None
+    if proven is not None:
+        from dermlens.reporting.proven import read_proven
+
+        known = read_proven(proven)
     inputs = expand(images)
     for note in inputs.notes:
         messages.print(note, style="yellow", soft_wrap=True)
-    predictor = Predictor(model, max_bytes=max_bytes, max_pixels=max_pixels, views=views)
+    predictor = Predictor(model, max_bytes=max_bytes, max_pixels=max_pixels, views=views, case_mix=case_mix)
     if neighbours:
         predictor.bundle.examples()  # a model without them is refused before any work is done
     if views > 1:
@@ -80,13 +90,13 @@ def predict(
     if not as_json:
         from dermlens.reporting.terminal import show
 
-        show(answers, predictor.bundle, top=top, console=text.console())
+        show(answers, predictor.bundle, top=top, console=text.console(), proven=known)
     if heatmap is not None:
         messages.print(f"Heat maps: {heatmap.resolve()}", soft_wrap=True)
     if html is not None:
         from dermlens.reporting.page import open_in_browser, write_page
 
-        write_page(answers, predictor.bundle, html, top=top)
+        write_page(answers, predictor.bundle, html, top=top, proven=known)
         messages.print(f"Page: {html.resolve()}", soft_wrap=True)
         if open_page and not open_in_browser(html):
             messages.print("No browser found here; open that file in one.")

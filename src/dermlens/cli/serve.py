@@ -11,6 +11,7 @@ from dermlens.cli.options import (
     DEFAULT_MAX_PIXELS,
     MaxBytes,
     MaxPixels,
+    Mix,
     Model,
     console_of_messages,
     need,
@@ -39,6 +40,7 @@ def serve(
     drain: Annotated[float, typer.Option(min=0, help="Seconds of new requests still answered after SIGTERM.")] = 3.0,
     max_bytes: MaxBytes = DEFAULT_MAX_BYTES,
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS,
+    case_mix: Mix = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print no line per request.")] = False,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
@@ -65,7 +67,7 @@ def serve(
     log_to_stderr(logging.WARNING if quiet else logging.INFO)
     if not local and token is None:
         console.print("Anyone on the network can use this server. Set --token to protect it.", style="yellow")
-    predictor = Predictor(model, max_bytes=max_bytes, max_pixels=max_pixels)
+    predictor = Predictor(model, max_bytes=max_bytes, max_pixels=max_pixels, case_mix=case_mix)
     run(predictor, settings, host, port, console=console, open_page=open_page)
 
 

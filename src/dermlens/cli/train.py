@@ -12,6 +12,7 @@ from dermlens.cli.options import (
     EngineName,
     FrameAspect,
     Images,
+    Mix,
     Reference,
     Workers,
     console_of_messages,
@@ -65,6 +66,7 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of split, views and training.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any recipe setting, as name=value.")] = None,
+    case_mix: Mix = None,
     images: Images = None,
     reference: Reference = None,
     task: TaskOption = "as_is",
@@ -98,7 +100,7 @@ def train(
             remedy="Choose another --out, or add --overwrite; --resume continues a run that was stopped.",
         )
     flags: dict[str, Any] = {"backbone": backbone, "weights": weights, "epochs": epochs, "views": views, "seed": seed}
-    flags |= _blocks(fine_tune, unfreeze) | {"devices": device_count(devices)}
+    flags |= _blocks(fine_tune, unfreeze) | {"devices": device_count(devices), "case_mix": case_mix}
     console = console_of_messages()
     from dermlens.data.manifest import isic_ids_of_lesions, read_dataset
     from dermlens.training.recipe import make_recipe
@@ -176,7 +178,7 @@ def device_count(devices: str | None) -> int | None:
 def _earlier_run(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return settings and notes of the run that --resume continues."""
     from dermlens.training.checkpoint import read_state
-    from dermlens.training.recipe import make_recipe, read_recipe
+    from dermlens.training.recipe import FREE, make_recipe, read_recipe
 
     if not (out / "recipe.json").is_file():
         raise UsageError(
@@ -185,14 +187,14 @@ def _earlier_run(out: Path, given: dict[str, Any]) -> tuple[dict[str, Any], dict
             code="nothing_to_resume",
         )
     saved, asked = read_recipe(out / "recipe.json"), make_recipe(given).as_dict()
-    other = [name for name in given if name in saved and name != "devices" and asked[name] != saved[name]]
+    other = [name for name in given if name in saved and name not in FREE and asked[name] != saved[name]]
     if other:
         differ = ", ".join(f"{name} is {saved[name]!r}, got {asked[name]!r}" for name in other)
         raise UsageError(
             f"--resume continues with the settings of the run: {differ}.",
             remedy="Leave them out, or start a new run in another --out.",
         )
-    return saved | {name: value for name, value in given.items() if name == "devices"}, read_state(out)
+    return saved | {name: value for name, value in given.items() if name in FREE}, read_state(out)
 
 
 def check_network(recipe: Recipe, out: Path) -> None:

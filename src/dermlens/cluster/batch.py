@@ -81,8 +81,7 @@ class _Worker:
         with tempfile.TemporaryDirectory(prefix="dermlens-model-") as place:
             for name, data in files.items():
                 Path(place, name).write_bytes(data)
-            settings = self._settings
-            predictor = Predictor(place, threads=1, max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
+            predictor = self._settings.predictor(place, threads=1)
             blank = np.zeros((predictor.bundle.input_spec.size_px,) * 2 + (3,), np.uint8)
             list(predictor.predict_many([blank] * (BATCH + 1)))  # compiles while the files are there
         return predictor

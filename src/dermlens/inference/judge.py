@@ -9,6 +9,7 @@ The advice is the first that holds: take it again, have it seen, refer, no refer
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
@@ -32,6 +33,8 @@ ADVICE = {
     "not_assessed": "Not assessed",
 }
 """Every advice and its short form; the order is that in which they are tried."""
+SYMBOLS = {"retake": "↻", "see_clinician": "◆", "refer": "▲", "no_referral": "○", "not_assessed": "–"}
+"""A sign for each advice beside its colour, which not everybody sees."""
 
 _ADVISED = {"refer": True, "see_clinician": True, "no_referral": False}
 
@@ -46,6 +49,18 @@ class Reason:
     def as_dict(self) -> dict[str, str]:
         """Return `{"code", "text"}`."""
         return {"code": self.code, "text": self.text}
+
+
+def spoken(advice: Reason) -> tuple[str, str]:
+    """Return what to do, and what there is to say beside it ("" where there is nothing), without the picture's figures.
+
+    So answers with the same advice have the same words.
+    """
+    first, stop, rest = _FIGURES.sub("", advice.text).partition(". ")
+    return (f"{first}." if stop else first), rest
+
+
+_FIGURES = re.compile(r" \(malignant or premalignant: [^)]*\)")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import webbrowser
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -18,34 +19,44 @@ from dermlens.bundle.card_text import model_facts, warnings
 from dermlens.data.images import load_image
 from dermlens.diagnoses import DIAGNOSES, DISCLAIMER, display_name
 from dermlens.errors import ImageError
+from dermlens.inference.judge import ADVICE, SYMBOLS, spoken
 from dermlens.inference.prediction import Prediction
-from dermlens.reporting.terminal import neighbours_words, referral_words, shown
+from dermlens.reporting.proven import MARKS, Proven
+from dermlens.reporting.terminal import ADVICE_STYLE, mix_sentence, neighbours_words, referral_words, why_words
 from dermlens.text import percent
 
 THUMBNAIL_PX = 320
 ANY_SIZE = 2**40  # the answer was given, so the limits were kept
-PRIOR_ADJUSTED = (
-    "The diagnosis gives all classes the same weight, so that a rare disease is not overlooked. The bars are the "
-    "probabilities of the classes, so the two may differ."
-)
-LARGEST = "The diagnosis is the most probable class; the bars are the probabilities."
 
 
-def write_page(answers: Sequence[Prediction], bundle: Bundle, path: Path, *, top: int = 3) -> None:
+def write_page(
+    answers: Sequence[Prediction], bundle: Bundle, path: Path, *, top: int = 3, proven: Proven | None = None
+) -> None:
     """Write the answers as an HTML page; `answers` must name readable paths for their pictures to be shown.
+
+    Args:
+        top: how many classes a card shows; the rest is folded in its details.
+        proven: what was proven for the images, to show beside the answers.
 
     Raises:
         StorageError: the file cannot be written.
     """
     failed = sum(answer.error is not None for answer in answers)
-    point = bundle.trust.operating_point
+    read = [answer for answer in answers if answer.error is None]
+    advised = Counter(answer.advice.code for answer in read if answer.advice)
     html.write_page(
         path,
         "answers.html",
         answers=answers,
         bundle=bundle,
-        rule=PRIOR_ADJUSTED if bundle.decision_rule.kind == "prior_adjusted" else LARGEST,
-        referral="" if point is None else referral_words(point),
+        advised={code: advised[code] for code in ADVICE_STYLE if advised[code]},
+        short=ADVICE,
+        symbols=SYMBOLS,
+        spoken=spoken,
+        sentences=[mix_sentence(read[0].case_mix), *referral_words(read)] if read else [],
+        compared=proven.summary(read) if proven else "",
+        verdict=proven.of if proven else lambda answer: None,
+        marks=MARKS,
         warnings=warnings(model_facts(bundle.card)),
         disclaimer=DISCLAIMER,
         count=f"{len(answers)} image{'' if len(answers) == 1 else 's'}" + (f", {failed} unreadable" if failed else ""),
@@ -55,8 +66,10 @@ def write_page(answers: Sequence[Prediction], bundle: Bundle, path: Path, *, top
         display_name=display_name,
         file_name=lambda answer: Path(answer.image).name,
         neighbours_words=neighbours_words,
-        percent=lambda share: percent(share).replace(" ", "\u00a0"),  # the sign stays beside its number
-        shown=shown,
+        why_words=why_words,
+        percent=lambda share, digits=0: percent(share, digits).replace(
+            " ", "\u00a0"
+        ),  # the sign stays beside its number
         size_px=THUMBNAIL_PX,
     )
 
@@ -78,7 +91,7 @@ def _pictures(answer: Prediction, bundle: Bundle) -> dict[str, str]:
         )
         _, code = cv2.imencode(".jpg", pixels[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
         found[f"{Path(answer.image).name}, framed as the model sees it"] = html.data_uri(code.tobytes(), "image/jpeg")
-    if found and answer.heatmap:
+    if found and answer.heatmap and answer.shows_lesion:
         with suppress(OSError):
             words = f"evidence for {answer.diagnosis_name}: the brighter, the more"
             found[words] = html.data_uri(Path(answer.heatmap).read_bytes())

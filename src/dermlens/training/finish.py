@@ -20,7 +20,7 @@ from dermlens.audit.findings import summary
 from dermlens.bundle.bundle import BASELINES_FILE, HASH_CHARS, NEIGHBOURS_FILE, write_bundle
 from dermlens.bundle.card import make_card
 from dermlens.bundle.card_text import versions
-from dermlens.bundle.case_mix import TRAINING, CaseMix, read_mix
+from dermlens.bundle.case_mix import TRAINING, CaseMix
 from dermlens.bundle.probabilities import Calibration
 from dermlens.data.manifest import manifest_sha256
 from dermlens.data.records import Dataset, data_fingerprint
@@ -68,7 +68,10 @@ class About:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A trained network with everything that its bundle says; `probe_test` is float64 (test images, classes)."""
+    """A trained network with everything that its bundle says; `probe_test` is float64 (test images, classes).
+
+    `case_mix`: for which the model states its probabilities by default.
+    """
 
     whole: keras.Model
     stem: Stem
@@ -78,6 +81,7 @@ class Candidate:
     probe: Probe
     probe_test: np.ndarray
     seen: Mapping[str, Mapping[str, list[str]]]
+    case_mix: CaseMix
 
 
 def finish(
@@ -164,15 +168,15 @@ def _calibrate(candidate: Candidate, about: About, runtime: Runtime, images: Lab
     material, recipe = candidate.material, candidate.recipe
     batch_prior = answer_prior(material.labels[material.rows("train")], len(material.codes), recipe)
     uncalibrated = Calibration(1.0, tuple(float(p) for p in batch_prior))
-    mix = read_mix(recipe.case_mix, material.codes, _training_mix(material))
-    fit = Fit(material.codes, candidate.stem.spec, uncalibrated, mix, about.modality)
+    fit = Fit(material.codes, candidate.stem.spec, uncalibrated, candidate.case_mix, about.modality)
     fit = fit.calibrated_on(_answers(fit, runtime, images, console, "Outputs, calibrate").known, seed=recipe.seed)
     if fit.reason is not None:
         console.print(f"The probabilities are not calibrated: {fit.reason}.", style="yellow")
     return fit
 
 
-def _training_mix(material: Material) -> CaseMix:
+def training_mix(material: Material) -> CaseMix:
+    """Return how common each class is among the lesions of the training images."""
     return CaseMix(TRAINING, dict(zip(material.codes, material.lesion_prior(), strict=True)))
 
 
@@ -205,7 +209,7 @@ def _card(candidate: Candidate, about: About, dataset: Dataset, fit: Fit, test: 
         "input": candidate.stem.spec.as_dict(),
         "backbone": {"name": row.name, "title": row.title, "weights": candidate.recipe.weights, "licence": row.licence},
         **fit.as_dict(),
-        "training_mix": _training_mix(material).as_dict(),
+        "training_mix": training_mix(material).as_dict(),
         "recipe": candidate.recipe.as_dict(),
         "data": _data(candidate, about, dataset),
         "training": {

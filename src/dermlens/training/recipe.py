@@ -13,6 +13,8 @@ from dermlens.errors import RecipeError, os_errors
 from dermlens.files import write_text
 
 SCHEMA = "dermlens/recipe/1"
+FREE = ("devices", "case_mix")
+"""Settings that do not decide about the weights: a run resumes with others."""
 
 
 def _between(low: float, default: float, high: float) -> Any:

@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
+from dermlens.bundle.case_mix import CaseMix, read_mix
 from dermlens.data.records import Dataset
 from dermlens.errors import DermlensError, StorageError, UsageError, os_errors
 from dermlens.files import write_text
@@ -36,7 +37,7 @@ from dermlens.training.checkpoint import EVERY_S, Checkpoint, read_state, write_
 from dermlens.training.device import check_memory, devices, fit_batch, out_of_memory, resolve, set_up
 from dermlens.training.features import Engine, FeatureSpec, local_engine
 from dermlens.training.feed import EVAL_BATCH, Feed, from_arrays, from_images
-from dermlens.training.finish import About, Candidate, finish
+from dermlens.training.finish import About, Candidate, finish, training_mix
 from dermlens.training.fit import History, fine_tuning, fit, head_training
 from dermlens.training.material import Material, SeenByRole, check_lineage, prepare
 from dermlens.training.network import (
@@ -52,7 +53,7 @@ from dermlens.training.network import (
     trainable_millions,
 )
 from dermlens.training.probe import Probe, fit_probe
-from dermlens.training.recipe import Recipe
+from dermlens.training.recipe import FREE, Recipe
 from dermlens.training.views import AUGMENTATION_VERSION
 from dermlens.training.watch import Watch
 
@@ -63,7 +64,8 @@ __all__ = ["About", "train"]
 class _Run:
     """What every stage of one run needs.
 
-    `state` is what an earlier try noted in the folder; `chosen_batch` is None where the recipe sets the batch size.
+    `case_mix` decides about the bundle and not about the training. `state` is what an earlier try noted in the folder;
+    `chosen_batch` is None where the recipe sets the batch size.
     """
 
     out: Path
@@ -73,6 +75,7 @@ class _Run:
     material: Material
     seen: SeenByRole
     key: str
+    case_mix: CaseMix
     state: Mapping[str, Any]
     chosen_batch: int | None
     console: Console
@@ -116,7 +119,8 @@ def train(
         engine: computes frozen features, this process when None; what is trained is trained here.
 
     Raises:
-        LeakageError, DataError, RecipeError, WeightsError, StorageError, UsageError: with the remedy.
+        LeakageError, DataError, RecipeError, WeightsError, StorageError, UsageError: with the remedy; the last also
+            before anything is trained when the case mix does not fit the classes.
     """
     console, started = console or Console(stderr=True, highlight=False), time.monotonic()
     set_up(recipe, console)
@@ -124,6 +128,7 @@ def train(
     stem = open_backbone(settings)
     material = prepare(dataset, settings, allow_leakage=allow_leakage, console=console)
     material, seen_before = check_lineage(stem.weights, material, allow_leakage=allow_leakage, console=console)
+    mix = read_mix(settings.case_mix, material.codes, training_mix(material))
 
     network = add_head(stem, settings, len(material.codes))
     state = read_state(out)
@@ -133,10 +138,13 @@ def train(
     key = key_of(settings)
     seen = {**material.seen(isic_ids_of_lesion or {}), **seen_before}
     engine = engine or local_engine
-    run = _Run(out, settings, stem, network, material, seen, key, state, chosen, console, checkpoint_every_s, engine)
+    run = _Run(
+        out, settings, stem, network, material, seen, key, mix, state, chosen, console, checkpoint_every_s, engine
+    )
     _check_folder(run, resume=resume, overwrite=overwrite)
     finished = state.get("bundle") and (out / "bundle" / "bundle.json").is_file()
-    if resume and finished and state.get("neighbours") == about.neighbours:
+    asked = {"neighbours": about.neighbours, "case_mix": mix.as_dict()}
+    if resume and finished and all(state.get(name) == value for name, value in asked.items()):
         run.say(f"This run is finished; its model is in {out / 'bundle'}.")
         return out / "bundle"
 
@@ -146,7 +154,7 @@ def train(
     history, whole = _earlier_training(run) or _fit_network(run, embeddings, note, started)
 
     probe_test = probe.probabilities(embeddings[material.rows("test")])
-    candidate = Candidate(whole, stem, settings, material, history, probe, probe_test, seen)
+    candidate = Candidate(whole, stem, settings, material, history, probe, probe_test, seen, mix)
     try:
         bundle = finish(candidate, out, about, dataset, started=started, console=console)
     except KeyboardInterrupt:
@@ -183,7 +191,8 @@ def _choose_batch(
 def _key(recipe: Recipe, stem: Stem, material: Material) -> str:
     """Identify everything that decides about the trained weights."""
     settings = recipe.as_dict()
-    del settings["devices"]  # so that a run can resume with fewer of them
+    for name in FREE:
+        del settings[name]
     facts = [
         settings,
         stem.weights_id,
@@ -228,6 +237,7 @@ def _prepare_folder(run: _Run, about: About, *, allow_leakage: bool) -> dict[str
         "minutes": float(run.state.get("minutes", 0.0)) if same else 0.0,
         "batch_size": run.chosen_batch,
         "neighbours": about.neighbours,
+        "case_mix": run.case_mix.as_dict(),
     }
     trained = same and bool(run.state.get("history"))
     with os_errors(f"The run folder {out} cannot be written", "Choose another --out, or free some space."):

@@ -32,7 +32,7 @@ from dermlens.training.device import check_memory, fit_batch, out_of_memory, res
 from dermlens.training.features import Engine, local_engine
 from dermlens.training.material import Material, check_lineage, prepare
 from dermlens.training.network import add_head, open_backbone
-from dermlens.training.recipe import Recipe
+from dermlens.training.recipe import FREE, Recipe
 from dermlens.tuning.space import Range, defaults, space
 from dermlens.tuning.trial import WORDS, Bench, Interrupted, Outcome, Trials, folds_of, train_and_select
 
@@ -125,7 +125,7 @@ def _check_place(out: Path) -> None:
 
 def _key(recipe: Recipe, weights_id: str, material: Material, varied: Mapping[str, Range], folds: int) -> str:
     facts = [
-        {k: v for k, v in recipe.as_dict().items() if k not in ("threads", "precision", "devices")},
+        {k: v for k, v in recipe.as_dict().items() if k not in ("threads", "precision", *FREE)},
         weights_id,
         {name: values.as_dict() for name, values in varied.items()},
         folds,
