@@ -129,7 +129,7 @@ def judge(
     )
 
 
-_OK = "The picture is usable and familiar, and one diagnosis stands out."
+_OK = "The picture is usable and familiar, and the first diagnosis is probable enough to be named."
 _WHY = {
     "no_lesion": "This does not look like a picture of a skin lesion.",
     "unfamiliar": "This picture is unlike those that the model learned from.",

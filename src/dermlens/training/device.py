@@ -173,7 +173,8 @@ def check_memory(model: keras.Model, recipe: Recipe, *, begun: bool = False) -> 
     """Refuse a batch that the machine's memory cannot hold; a run or search that has `begun` must keep its batch.
 
     Raises:
-        RecipeError: names the batch that fits, for a start from the beginning. On a GPU, or where the free memory is unknown, nothing is refused.
+        RecipeError: names the batch that fits, for a start from the beginning. On a GPU, or where the free memory is
+            unknown, nothing is refused.
     """
     free = None if on_gpu() else free_bytes()
     if free is None or recipe.batch_size <= (fits := _batch_that_fits(model, free)):
