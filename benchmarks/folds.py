@@ -32,7 +32,7 @@ CLASSES = ("truth", "decision", "probe", "majority")
 NAME = re.compile(r"(?P<method>\w+)_fold(?P<fold>\d+)\.npz")
 
 Fold = dict[str, np.ndarray]
-Kept = tuple[Fold, dict[str, Any]]  # a fold and what it cost, with its recipe, its data and its rule
+Kept = tuple[Fold, dict[str, Any]]  # a fold and what it cost, with its recipe, its data and its case mix
 
 
 # --- training --------------------------------------------------------------------------------------------------
@@ -107,8 +107,8 @@ def predictions(run: Path) -> Fold:
 
 
 def keep_fold(run: Path, method: str, number: int, folder: Path = KEPT) -> Path:
-    """Keep a finished run as a small file, with its cost, the digests of its recipe and data, and its rule."""
-    cost = json.loads((run / "cost.json").read_text()) | _identity(run) | {"rule": _rule_of(run)}
+    """Keep a finished run as a small file, with its cost, the digests of its recipe and data, and its case mix."""
+    cost = json.loads((run / "cost.json").read_text()) | _identity(run) | {"shares": _shares_of(run)}
     return write_fold(folder, method, number, predictions(run), cost)
 
 
@@ -173,13 +173,31 @@ def _identity(run: Path) -> dict[str, str]:
     }
 
 
-def _rule_of(run: Path) -> dict[str, Any]:
-    """Return how a fold's bundle names a class: `kind`, `strength`, and `prior` and `bias`, (classes,) each."""
+def _shares_of(run: Path) -> list[float]:
+    """Return the case mix that a fold's probabilities are stated for, (classes,)."""
     from dermlens.bundle.bundle import load_bundle
 
     bundle = load_bundle(run / "bundle")
-    fitted = bundle.calibration
-    return {**bundle.decision_rule.as_dict(), "prior": list(fitted.prior), "bias": list(fitted.bias)}
+    return list(bundle.case_mix.of(bundle.codes))
+
+
+def at_equal_mix(method: str, number: int, kept: Kept) -> np.ndarray:
+    """Return a fold's probabilities, (n, classes), if all diagnoses were equally common.
+
+    Folds of before the case mixes say a `rule` instead: its `prior` is the mix of their probabilities. Its biases were
+    fitted at that mix and had no part in the diagnosis, so they are taken out.
+
+    Raises:
+        SystemExit: the fold does not say at which mix its probabilities are.
+    """
+    fold, cost = kept
+    shares, rule = cost.get("shares"), cost.get("rule")
+    if rule:
+        shares = np.array(rule["prior"]) * np.exp(rule.get("bias", 0.0))
+    if shares is None:
+        raise SystemExit(f"Fold {number} of {method!r} does not say at which case mix it is: train it again.")
+    found: np.ndarray = fold["probability"] / np.array(shares)
+    return found / found.sum(axis=1, keepdims=True)
 
 
 def _refuse_mixtures(method: str, costs: Mapping[int, Mapping[str, Any]]) -> None:

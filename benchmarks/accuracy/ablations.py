@@ -26,7 +26,7 @@ from benchmarks.accuracy.protocol import METHODS, train_fold
 from benchmarks.folds import Fold, aligned, draws, is_finished, mean_figure, predictions, train_once
 from benchmarks.report import markdown
 from dermlens.bundle.bundle import Bundle, load_bundle
-from dermlens.bundle.decision import decide, probabilities
+from dermlens.bundle.probabilities import probabilities
 from dermlens.data.images import load_image
 from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import paired_difference, sampled_figure
@@ -110,12 +110,12 @@ def answers(folder: Path, role: str, data: Path) -> Answers:
         rows = [row for row in csv.DictReader(file) if row["role"] == role]
     one = {row["lesion_id"] or row["image"]: row for row in sorted(rows, key=lambda row: row["image"], reverse=True)}
     chosen = [one[lesion] for lesion in sorted(one)]
-    probability = probabilities(_logits(bundle, chosen, data), bundle.calibration)
+    probability = probabilities(_logits(bundle, chosen, data), bundle.calibration, bundle.case_mix.of(bundle.codes))
     table = {
         "truth": np.array([bundle.codes.index(row["diagnosis"]) for row in chosen]),
         "lesion": np.array(sorted(one)),
         "codes": np.array(bundle.codes),
-        "decision": decide(probability, bundle.calibration, bundle.decision_rule),
+        "decision": probability.argmax(axis=1),
     }
     return Answers(table, probability)
 

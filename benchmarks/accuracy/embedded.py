@@ -18,9 +18,11 @@ def run() -> dict[str, Any]:
     """Return what the bundle says of the test role."""
     card = json.loads((MODELS_DIR / "default" / "bundle.json").read_text(encoding="utf-8"))
     metrics, baselines, measured = card["metrics"], card["baselines"], card["trust"]["measured"]
+    bundle = embedded_bundle()
+    limits = bundle.limits(bundle.case_mix)
     keys = ("n_lesions", "auc", "sensitivity", "sensitivity_at_90_specificity")
     return {
-        "model": model_of(embedded_bundle()),
+        "model": model_of(bundle),
         "images": metrics["n"],
         "lesions": metrics["n_lesions"],
         **{key: metrics[key] for key in ("balanced_accuracy", "accuracy", "macro_auc", "ece")},
@@ -31,8 +33,11 @@ def run() -> dict[str, Any]:
         "status": {name: measured["status"][name] for name in STATUSES},
         "coverage": measured["prediction_sets"]["coverage"],
         "mean_size": measured["prediction_sets"]["mean_size"],
-        "operating_points": card["trust"]["operating_points"],
-        "referral": card["trust"]["referral"],
+        "by_class": measured["prediction_sets"]["per_class"],
+        "advice": measured["advice"],
+        "case_mix": metrics["case_mix"],
+        "operating_points": [point.as_dict() for point in limits.points],
+        "referral": None if limits.referral is None else limits.referral.name,
         "minutes": card["training"]["minutes"],
     }
 
@@ -57,7 +62,7 @@ def table(found: Mapping[str, Any]) -> str:
         f"this network was not trained, selected or calibrated on.\n\n{beside}\n\n"
         f"AUC, mean of the classes, {figure(found['macro_auc'])}; melanoma AUC {figure(melanoma['auc'])}, at 90 % "
         f"specificity sensitivity {figure(melanoma['sensitivity_at_90_specificity'])}; expected calibration error "
-        f"{figure(found['ece'])}. Sensitivity of the rare classes: {rare}."
+        f"if all diagnoses were equally common {figure(found['ece'])}. Sensitivity of the rare classes: {rare}."
     )
 
 
@@ -83,10 +88,12 @@ def status(found: Mapping[str, Any]) -> str:
     """Return what each status is worth, and the prediction sets."""
     rows = [[f"`{name}`", f"{row['share']:.1%}", f"{row['accuracy']:.3f}"] for name, row in found["status"].items()]
     rows.append(["all", "100.0%", f"{found['accuracy']['value']:.3f}"])
+    advice = ", ".join(f"`{code}` {n}" for code, n in found["advice"].items())
     return (
         f"{markdown(['status', 'share of the test images', 'accuracy'], rows)}\n\n"
-        f"The prediction sets contain the truth for {figure(found['coverage'])} of the lesions (aim 0.90), with "
-        f"{found['mean_size']:.2f} diagnoses on average."
+        f"What cannot be ruled out holds the truth for {figure(found['coverage'])} of the lesions, averaged over the "
+        f"diagnoses (aim 0.90), and for {figure(found['by_class']['MEL']['coverage'])} of the melanomas, with "
+        f"{found['mean_size']:.2f} diagnoses on average. Advice: {advice}."
     )
 
 

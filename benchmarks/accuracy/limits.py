@@ -1,14 +1,15 @@
 """What limits the accuracy: the pooled predictions of the protocol's folds, looked at; nothing is trained.
 
-- AK and SCC as one class, as HAM10000's `akiec` has them: both probabilities are added before the decision. Only these
-  seven classes can be set beside figures published for HAM10000.
+- AK and SCC as one class, as HAM10000's `akiec` has them, equally common within it. Only these seven classes can be
+  set beside figures published for HAM10000.
 - By source of the image and by the way the diagnosis was made, each beside what its mix of classes alone would give.
 - Which confusions make up the errors, and the balanced accuracy that is lost.
 - How far a fold's balanced accuracy must scatter with so few lesions of the rare classes, were the network the same.
 - How often the truth is among the first two diagnoses.
 
-One image of each lesion, each judged by the network that has not met it, with its own bundle's calibration and rule.
-95 % intervals from a bootstrap over lesions within classes. It reads the kept folds (`benchmarks/folds.py`).
+One image of each lesion, each judged by the network that has not met it, with its own bundle's calibration, at
+the equal case mix. 95 % intervals from a bootstrap over lesions within classes. It reads the kept folds
+(`benchmarks/folds.py`).
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.folds import Kept, column, draws, read_method, source_of
+from benchmarks.folds import Kept, at_equal_mix, column, draws, read_method, source_of
 from benchmarks.report import markdown, png
-from dermlens.bundle.decision import Calibration, DecisionRule, decide
+from dermlens.bundle.limits import order_of
 from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import sampled_figure
 from dermlens.evaluation.metrics import balanced_accuracy_score, confusion_matrix
@@ -35,20 +36,15 @@ RAREST = (12, 16, 20, 50, 100, 200, 500)
 
 @dataclass(frozen=True)
 class Seen:
-    """All lesions in one order, (n,) or (n, classes); `prior` is what the rule of its own bundle divides by.
-
-    It has the biases in it, which is exact for the rules that a training gives a bundle: strength 1, or none.
-    """
+    """All lesions in one order, (n,) or (n, classes); probabilities are those at the equal mix."""
 
     codes: tuple[str, ...]
     truth: np.ndarray
     decision: np.ndarray
     probability: np.ndarray
-    prior: np.ndarray
     fold: np.ndarray
     source: np.ndarray
     isic_id: np.ndarray
-    rule: DecisionRule
 
 
 def run(*, data: Path, method: str = "embedded") -> dict[str, Any]:
@@ -74,59 +70,40 @@ def read(method: str, folds: Mapping[int, Kept]) -> Seen:
     """Put the folds of a method below each other.
 
     Raises:
-        SystemExit: a fold has no rule, or they differ in it.
+        SystemExit: a fold does not say at which case mix it is, or they differ in their classes.
     """
-    tables, rules = {n: table for n, (table, _) in folds.items()}, {n: cost["rule"] for n, (_, cost) in folds.items()}
-    for number, rule in rules.items():
-        if not rule:
-            raise SystemExit(
-                f"Fold {number} of {method!r} does not say by which rule it names a class: train it again."
-            )
-    kinds = {(rule["kind"], rule["strength"], *tables[number]["codes"]) for number, rule in rules.items()}
+    tables = {n: table for n, (table, _) in folds.items()}
+    shares = [at_equal_mix(method, n, kept) for n, kept in folds.items()]
+    kinds = {tuple(map(str, table["codes"])) for table in tables.values()}
     if len(kinds) > 1:
-        raise SystemExit(f"The folds of {method!r} differ in their classes or in the rule that names one: {kinds}.")
-    kind, strength, *codes = kinds.pop()
-    sizes = [len(table["truth"]) for table in tables.values()]
-    priors = [np.array(rule["prior"]) * np.exp(rule["bias"]) for rule in rules.values()]
+        raise SystemExit(f"The folds of {method!r} differ in their classes: {kinds}.")
     return Seen(
-        codes=tuple(map(str, codes)),
+        codes=kinds.pop(),
         truth=column(tables, "truth"),
         decision=column(tables, "decision"),
-        probability=column(tables, "probability"),
-        prior=np.repeat(priors, sizes, axis=0),
-        fold=np.repeat(list(tables), sizes),
+        probability=np.concatenate(shares),
+        fold=np.repeat(list(tables), [len(table["truth"]) for table in tables.values()]),
         source=column(tables, "source"),
         isic_id=column(tables, "isic_id"),
-        rule=DecisionRule(kind, strength),
     )
 
 
-def decided(probability: np.ndarray, prior: np.ndarray, rule: DecisionRule) -> np.ndarray:
-    """Apply the rule of each lesion's own bundle; both (n, classes)."""
-    decision = np.zeros(len(probability), np.int64)
-    for shares in np.unique(prior, axis=0):
-        rows, at = (prior == shares).all(axis=1), tuple((shares / shares.sum()).tolist())
-        decision[rows] = decide(probability[rows], Calibration(1.0, at, at), rule)
-    return decision
-
-
 def merged(seen: Seen, members: Sequence[str] = AKIEC) -> Seen:
-    """Return the same with these classes as one, named as they are joined by a +; a new decision is made."""
+    """Return the same with these classes as one, named as they are joined by a +, at the equal mix of what is left.
+
+    Within the new class its members are equally common: its probability is their mean, brought to the sum 1.
+    """
     joined = [seen.codes.index(code) for code in members]
     kept = [c for c in range(len(seen.codes)) if c not in joined]
     new = np.array([kept.index(c) if c in kept else len(kept) for c in range(len(seen.codes))])
-
-    def add(shares: np.ndarray) -> np.ndarray:
-        return np.concatenate([shares[:, kept], shares[:, joined].sum(axis=1, keepdims=True)], axis=1)
-
-    probability, prior = add(seen.probability), add(seen.prior)
+    mean = seen.probability[:, joined].mean(axis=1, keepdims=True)
+    probability = np.concatenate([seen.probability[:, kept], mean], axis=1)
     return replace(
         seen,
         codes=(*(seen.codes[c] for c in kept), "+".join(members)),
         truth=new[seen.truth],
-        decision=decided(probability, prior, seen.rule),
-        probability=probability,
-        prior=prior,
+        decision=probability.argmax(axis=1),
+        probability=probability / probability.sum(axis=1, keepdims=True),
     )
 
 
@@ -141,20 +118,19 @@ def scored(truth: np.ndarray, right: np.ndarray) -> dict[str, Any]:
 
 
 def first_two(seen: Seen) -> np.ndarray:
-    """Return whether the truth is the first or second in the order of the decision, (n,)."""
-    with np.errstate(divide="ignore"):
-        strength = seen.rule.strength if seen.rule.kind == "prior_adjusted" else 0.0
-        order = np.argsort(-(np.log(seen.probability) - strength * np.log(seen.prior)), axis=1, kind="stable")
+    """Return whether the truth is the first or second of the order, (n,)."""
+    order = order_of(seen.probability)
     found: np.ndarray = (order[:, :2] == seen.truth[:, None]).any(axis=1)
     return found
 
 
 def headline(seen: Seen, ham: np.ndarray) -> dict[str, Any]:
     """Return how accurate it is under other questions; `ham` (n,) marks the lesions of HAM10000."""
-    plainest, one = seen.probability.argmax(axis=1), merged(seen)
+    shares, one = np.bincount(seen.truth, minlength=len(seen.codes)), merged(seen)
+    at_their_mix = (seen.probability * shares).argmax(axis=1)
     asked = {
         "eight classes, as served": (seen.truth, seen.decision == seen.truth),
-        "the largest probability named": (seen.truth, plainest == seen.truth),
+        "the first at the mix of these lesions": (seen.truth, at_their_mix == seen.truth),
         "truth among the first two": (seen.truth, first_two(seen)),
         "AK and SCC as one: seven classes": (one.truth, one.decision == one.truth),
         "truth among the first two of seven": (one.truth, first_two(one)),

@@ -134,8 +134,8 @@ def pooled(folds: Mapping[int, Fold], decision: str, probes: Mapping[int, Fold])
 def against(folds: Mapping[int, Fold], base: Mapping[int, Fold]) -> dict[str, Any]:
     """Return by how much a method is better than the embedded recipe on the same folds, in pairs over lesions.
 
-    Once with the decisions of both, once with the largest probability of both: a method without class balance is not
-    to lose by its rule of decision alone.
+    Once with the decisions of both, once with the largest probability of both: folds of before the case mixes state
+    probabilities at the mix of their training, and a method without class balance is not to lose by that alone.
     """
 
     def both(of: Callable[[Fold, Fold], np.ndarray]) -> np.ndarray:

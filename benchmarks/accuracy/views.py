@@ -1,6 +1,6 @@
 """What test-time views are worth: the embedded model on its test role with 1, 2, 4 and 8 views.
 
-Same images, same calibration and decision rule; only the number of views differs. Each number of views is compared in
+Same images, same calibration; only the number of views differs. Each number of views is compared in
 pairs with the plain view. The calibration was fitted on the plain view.
 """
 
@@ -16,7 +16,8 @@ import numpy as np
 from benchmarks import CONSOLE
 from benchmarks.report import markdown, model_of
 from benchmarks.roles import embedded_bundle, embedded_roles
-from dermlens.bundle.decision import decide, probabilities
+from dermlens.bundle.limits import mix_weights
+from dermlens.bundle.probabilities import probabilities
 from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import paired_difference
 from dermlens.evaluation.scores import score
@@ -38,17 +39,20 @@ def run(*, data: Path) -> dict[str, Any]:
             for views in VIEWS:
                 logits[views].append(run_views(runtime.run, pixels, views).logits)
             advance(len(part))
-    shares = {views: probabilities(np.concatenate(logits[views]), bundle.calibration) for views in VIEWS}
-    decided = {views: decide(shares[views], bundle.calibration, bundle.decision_rule) for views in VIEWS}
+    mix = bundle.case_mix
+    at_mix = mix.of(bundle.codes)
+    shares = {views: probabilities(np.concatenate(logits[views]), bundle.calibration, at_mix) for views in VIEWS}
+    decided = {views: share.argmax(axis=1) for views, share in shares.items()}
+    weights = mix_weights(test.y_true, test.lesions, at_mix)
     found = {}
     for views in VIEWS:
-        scored = score(test.y_true, shares[views], decided[views], test.lesions, list(bundle.codes))
+        scored = score(test.y_true, shares[views], decided[views], test.lesions, list(bundle.codes), mix=mix)
         found[str(views)] = {
             "balanced_accuracy": scored["balanced_accuracy"],
             "minus_plain": paired_difference(test.y_true, decided[views], decided[1], test.lesions),
             "accuracy": scored["accuracy"],
             "melanoma_auc": scored["per_class"]["MEL"]["auc"],
-            "ece": metrics.expected_calibration_error(test.y_true, shares[views]),
+            "ece": metrics.expected_calibration_error(test.y_true, shares[views], weights=weights),
         }
     return {"model": model_of(bundle), "views": found}
 

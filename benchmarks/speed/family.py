@@ -185,15 +185,17 @@ def predict(whole: Any, graph: Any, folder: Path, size_px: int) -> str:
     import openvino as ov
 
     from dermlens import Predictor
-    from dermlens.bundle.bundle import BASELINES_FILE, MODELS_DIR, load_bundle, write_bundle
+    from dermlens.bundle.bundle import BASELINES_FILE, LESIONS_FILE, MODELS_DIR, load_bundle, write_bundle
     from dermlens.bundle.card import make_card
+    from dermlens.bundle.limits import ROLES, no_lesions
     from dermlens.bundle.quality import QualityLimits
     from dermlens.bundle.trust import TrustFacts
     from dermlens.training.network import head_of
 
     any_quality = QualityLimits(0.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0)
     spec = InputSpec(size_px=size_px)
-    calibration = {"temperature": 1.0, "prior": [0.5, 0.5], "training_prior": [0.5, 0.5]}
+    nobody = {name: array for role in ROLES for name, array in no_lesions(len(CODES)).arrays(role).items()}
+    shares = dict.fromkeys(CODES, 0.5)
     card = {  # what is not measured here stays as the embedded model's card has it
         **load_bundle(MODELS_DIR / "default").card.as_dict(),
         "name": folder.name,
@@ -201,10 +203,11 @@ def predict(whole: Any, graph: Any, folder: Path, size_px: int) -> str:
         "scope": "A measurement.",
         "classes": [{"code": code, "name": code} for code in CODES],
         "input": spec.as_dict(),
-        "calibration": calibration,
+        "calibration": {"temperature": 1.0, "training_prior": [0.5, 0.5]},
         "calibration_fit": {"fitted": False, "reason": "a measurement", "lesions": 0, "bias": None},
-        "decision_rule": {"kind": "largest_probability", "strength": 1.0},
-        "trust": TrustFacts(None, None, 0.0, (), None, None, any_quality, None).as_dict(),
+        "case_mix": {"name": "equal", "shares": shares},
+        "training_mix": {"name": "training", "shares": shares},
+        "trust": TrustFacts(None, None, 0.95, None, any_quality, None).as_dict(),
     }
     write_bundle(
         folder / "bundle",
@@ -212,7 +215,7 @@ def predict(whole: Any, graph: Any, folder: Path, size_px: int) -> str:
         head=head_of(whole),
         seen={},
         write_graph=lambda path: ov.save_model(graph, path, compress_to_fp16=False),
-        arrays={BASELINES_FILE: {"content_hash": np.zeros((0, 16), np.uint8)}},
+        arrays={BASELINES_FILE: {"content_hash": np.zeros((0, 16), np.uint8)}, LESIONS_FILE: nobody},
     )
     answer = Predictor(folder / "bundle").predict(EXAMPLE)
     wanted = np.asarray(whole(load_image(EXAMPLE, spec)[None].astype(np.float32), training=False)[0])[0]

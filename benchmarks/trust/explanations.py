@@ -21,7 +21,7 @@ from benchmarks import CONSOLE
 from benchmarks.report import cell, markdown, model_of
 from benchmarks.roles import embedded_roles
 from dermlens import Predictor
-from dermlens.bundle.decision import probabilities
+from dermlens.bundle.probabilities import probabilities
 from dermlens.data.images import load_image
 from dermlens.inference.explain import relevance_of
 from dermlens.reporting.progress import track
@@ -91,7 +91,8 @@ def _curve(predictor: Predictor, image: np.ndarray, order: np.ndarray, code: int
         whole = cv2.resize(mask.reshape(CELLS, CELLS), image.shape[:2], interpolation=cv2.INTER_NEAREST)
         batch.append(np.where(whole[:, :, None] == 1, other, start))
     logits = predictor._runtime.run(np.stack(batch)).logits
-    return float(probabilities(logits, predictor.bundle.calibration)[:, code].mean())
+    bundle = predictor.bundle
+    return float(probabilities(logits, bundle.calibration, bundle.case_mix.of(bundle.codes))[:, code].mean())
 
 
 def _interval(values: list[float], seed: int) -> dict[str, float]:

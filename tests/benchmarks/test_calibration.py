@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 
 from benchmarks.folds import draws
 from benchmarks.trust import calibration
@@ -20,36 +19,36 @@ from benchmarks.trust.calibration import (
     pool_folds,
     report,
 )
-from dermlens.bundle.decision import DecisionRule, softmax
+from dermlens.bundle.probabilities import softmax
 
 CODES = ("BKL", "MEL", "NV")
 PRIOR = (0.2, 0.2, 0.6)
-RULE = DecisionRule("prior_adjusted", 1.0)
 
 
 def made(n: int, seed: int, *, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits that are right once they are divided by `scale`, and classes drawn from them."""
+    """Logits that are right at the equal mix once they are divided by `scale`, of classes that come as PRIOR says."""
     rng = np.random.default_rng(seed)
-    logits = rng.normal(0, 1.2, (n, 3)) + np.log(PRIOR)
-    truth = np.array([rng.choice(3, p=row) for row in softmax(logits)])
+    truth = rng.choice(3, n, p=PRIOR)
+    logits = 1.3 * (rng.normal(0, 1, (n, 3)) + 1.3 * np.eye(3)[truth])
     return (scale * logits).astype(np.float32), truth
 
 
 def pool(n: int = 600, *, scale: float = 3.0) -> Pool:
     logits, truth = made(n, 0, scale=scale)
-    return Pool(CODES, truth, softmax(logits.astype(np.float64)), PRIOR, RULE)
+    return Pool(CODES, truth, softmax(logits.astype(np.float64)))
 
 
-def test_folds_are_pooled_at_the_mean_of_their_priors() -> None:
+def test_folds_are_pooled_at_the_equal_mix() -> None:
     folds = {}
     for number, prior in enumerate(((0.2, 0.2, 0.6), (0.4, 0.4, 0.2))):
-        one = pool(30)
+        one, stated = pool(30), pool(30).probability * prior
         lesion = np.array([f"{number}-{i}" for i in range(30)])
-        table = {"truth": one.truth, "probability": one.probability, "lesion": lesion, "codes": np.array(CODES)}
-        folds[number] = (table, {"rule": {"kind": "prior_adjusted", "strength": 1.0, "prior": prior}})
-    found = pool_folds(folds)
-    assert found.codes == CODES and len(found.truth) == 60 and found.rule == RULE
-    assert found.prior == pytest.approx((0.3, 0.3, 0.4))
+        shares = stated / stated.sum(axis=1, keepdims=True)
+        table = {"truth": one.truth, "probability": shares, "lesion": lesion, "codes": np.array(CODES)}
+        folds[number] = (table, {"shares": prior} if number else {"rule": {"prior": prior, "bias": [0.0] * 3}})
+    found = pool_folds("top", folds)
+    assert found.codes == CODES and len(found.truth) == 60
+    np.testing.assert_allclose(found.probability, np.tile(pool(30).probability, (2, 1)))
 
 
 def test_no_fit_sees_the_lesion_that_it_is_measured_on() -> None:
@@ -58,8 +57,9 @@ def test_no_fit_sees_the_lesion_that_it_is_measured_on() -> None:
     turned = np.where(part == 0, (first.truth + 1) % 3, first.truth)
     one = crossfit(first, parts=2, repeats=1, seed=0)
     other = crossfit(replace(first, truth=turned), parts=2, repeats=1, seed=0)
-    for name in ("probability", "biased", "size"):
-        before, after = getattr(one, name), getattr(other, name)
+    pairs = {name: (getattr(one, name), getattr(other, name)) for name in ("probability", "biased")}
+    pairs |= {method: (one.size[method], other.size[method]) for method in one.size}
+    for name, (before, after) in pairs.items():
         np.testing.assert_array_equal(before[part == 0], after[part == 0], err_msg=name)
         assert (before[part == 1] != after[part == 1]).any(), name
     for name, referred in one.referred.items():
@@ -69,16 +69,19 @@ def test_no_fit_sees_the_lesion_that_it_is_measured_on() -> None:
 def test_an_overconfident_network_is_put_right_and_the_sets_cover() -> None:
     found = report(pool(900), parts=3, repeats=1, seed=0)
     before, after = (found["calibration"][name]["ece"]["value"] for name in (SERVED, FITTED))
-    assert before > 0.1 > 2 * after
+    assert before > 0.1 > after + 0.04
     assert found["calibration"][BIASED]["log_loss"]["value"] < found["calibration"][SERVED]["log_loss"]["value"]
-    assert abs(found["sets"]["all"]["coverage"]["value"] - 0.9) < 0.03
-    assert found["sets"]["MEL"]["lesions"] == int((pool(900).truth == 1).sum())
+    for sets in found["sets"].values():
+        assert 0.88 < sets["all"]["coverage"]["value"] < 0.96 and sets["MEL"]["coverage"]["value"] > 0.87
+    shorter, lengths = found["shorter"], {m: sets["all"]["mean_size"]["value"] for m, sets in found["sets"].items()}
+    assert lengths[shorter] == min(lengths.values())
+    assert found["sets"][shorter]["MEL"]["lesions"] == int((pool(900).truth == 1).sum())
     point = found["referral"]["melanoma_90"]
     assert abs(point["sensitivity"]["value"] - 0.9) < 0.04 and 0 < point["threshold"] < 1
     reached = list(found["verdict"].values())
     assert reached == [False, True, True], "the error as served is the one that is promised"
     text = calibration.table({"method": "top", "folds": [0, 1], **found})
-    assert "2 of 5 folds of `top`. Calibration error at most 0.03: missed" in text and "| melanoma_95 | 0." in text
+    assert "2 of 5 folds of `top`. Calibration error at most 0.05: missed" in text and "| melanoma_95 | 0." in text
 
 
 def test_biases_put_right_what_a_temperature_cannot() -> None:
@@ -93,7 +96,7 @@ def test_a_class_fails_only_when_its_whole_interval_lies_under_80_percent() -> N
     one = pool(300)
     nevi, inside = np.flatnonzero(one.truth == 2), np.ones(300)
     inside[nevi[: round(0.19 * len(nevi))]] = 0
-    reached = list(calibration.verdict(0.031, coverage(inside, inside, one, draws(one.truth, resamples=20))).values())
+    reached = list(calibration.verdict(0.051, coverage(inside, inside, one, draws(one.truth, resamples=20))).values())
     assert reached == [False, True, True], "its interval only begins under 80 %"
     melanoma = np.flatnonzero(one.truth == 1)
     inside[melanoma[: len(melanoma) // 2]] = 0
@@ -104,4 +107,6 @@ def test_a_class_fails_only_when_its_whole_interval_lies_under_80_percent() -> N
 def test_classes_without_a_known_malignancy_have_no_aims() -> None:
     plain = replace(pool(100), codes=("A", "B", "C"))
     weights = draws(plain.truth, resamples=20)
-    assert set(calibrated(plain.probability, plain, weights)) == {"ece", "brier", "log_loss"}
+    assert set(calibrated(plain.probability, plain, weights)) == {
+        *("ece", "ece_debiased", "ece_their_mix", "brier", "log_loss")
+    }

@@ -85,7 +85,7 @@ def test_a_lesion_counts_once_by_its_sharpest_image(tmp_path: Path) -> None:
     np.testing.assert_allclose(fold["probe_probability"].sum(axis=1), 1)
 
 
-def test_a_small_file_says_the_same_as_its_run_and_by_which_rule(tmp_path: Path) -> None:
+def test_a_small_file_says_the_same_as_its_run_and_at_which_case_mix(tmp_path: Path) -> None:
     run = write_run(tmp_path / "top" / "fold0", errors=2, probe_errors=10)
     shutil.copytree(MODELS_DIR / "default", run / "bundle")
     keep_fold(run, "top", 0, tmp_path / "kept")
@@ -94,7 +94,7 @@ def test_a_small_file_says_the_same_as_its_run_and_by_which_rule(tmp_path: Path)
     assert set(fold) == set(expected) and (fold["decision"] == expected["decision"]).all()
     np.testing.assert_allclose(fold["probability"], expected["probability"], atol=1e-3)
     np.testing.assert_allclose(fold["probability"].sum(axis=1), 1, atol=1e-9)
-    assert cost["rule"]["kind"] and len(cost["rule"]["prior"]) == 8 and cost["minutes"] == 12.0 and cost["recipe"]
+    assert cost["shares"] == pytest.approx([1 / 8] * 8) and cost["minutes"] == 12.0 and cost["recipe"]
     with pytest.raises(SystemExit, match="No fold of 'full' is kept"):
         read_method("full", tmp_path / "kept")
 

@@ -21,7 +21,6 @@ from benchmarks.accuracy.limits import (
     standard_error,
     ways_of_diagnosis,
 )
-from dermlens.bundle.decision import DecisionRule
 
 CODES = ("AK", "MEL", "NV", "SCC")
 PRIOR = (0.1, 0.2, 0.5, 0.2)
@@ -30,39 +29,26 @@ PRIOR = (0.1, 0.2, 0.5, 0.2)
 def seen(truth: list[int], shares: list[tuple[float, ...]], decision: list[int] | None = None, **changes: Any) -> Seen:
     probability, n = np.array(shares), len(truth)
     facts = {
-        "prior": np.tile(PRIOR, (n, 1)),
         "fold": np.zeros(n, int),
         "source": np.array(["a"] * n),
         "isic_id": np.array([f"ISIC_{i:07}" for i in range(n)]),
-        "rule": DecisionRule("prior_adjusted", 1.0),
         **changes,
     }
-    prior = facts["prior"]
-    decided = np.array(decision) if decision is not None else (probability / prior).argmax(axis=1)
+    decided = np.array(decision) if decision is not None else probability.argmax(axis=1)
     return Seen(CODES, np.array(truth), decided, probability, **facts)
 
 
-def test_ak_and_scc_are_added_before_the_decision() -> None:
+def test_ak_and_scc_are_joined_at_the_equal_mix_of_three() -> None:
     one = seen([0, 3, 1], [(0.2, 0.35, 0.05, 0.4), (0.05, 0.35, 0.2, 0.4), (0.05, 0.6, 0.3, 0.05)])
     found = merged(one)
     assert found.codes == ("MEL", "NV", "AK+SCC") and found.truth.tolist() == [2, 2, 0]
-    np.testing.assert_allclose(found.probability[0], (0.35, 0.05, 0.6))
-    np.testing.assert_allclose(found.prior[0], (0.2, 0.5, 0.3))
-    assert found.decision.tolist() == [2, 0, 0], "0.45 / 0.3 is less than 0.35 / 0.2: the prior counts, too"
+    np.testing.assert_allclose(found.probability[0], np.array([0.35, 0.05, 0.3]) / 0.7)
+    assert found.decision.tolist() == [0, 0, 0], "0.3 for each of the two is less than 0.35: two classes are one now"
     assert headline(one, np.array([True, False, False]))["seven classes, lesions of HAM10000 only"]["lesions"] == 1
 
 
-def test_each_lesion_is_decided_at_the_prior_of_its_own_bundle() -> None:
-    prior = np.array([PRIOR, (0.1, 0.7, 0.1, 0.1)])
-    found = merged(seen([1, 1], [(0.1, 0.5, 0.2, 0.2)] * 2, prior=prior))
-    assert found.decision.tolist() == [0, 1]
-
-
-def test_the_first_two_follow_the_order_of_the_decision() -> None:
-    shares = (0.2, 0.3, 0.45, 0.05)  # over the prior: 2, 1.5, 0.9, 0.25
-    assert first_two(seen([0, 1, 2, 3], [shares] * 4)).tolist() == [True, True, False, False]
-    plain = seen([0, 1, 2, 3], [shares] * 4, rule=DecisionRule("largest_probability", 0.0))
-    assert first_two(plain).tolist() == [False, True, True, False]
+def test_the_first_two_follow_the_order_of_the_probabilities() -> None:
+    assert first_two(seen([0, 1, 2, 3], [(0.2, 0.3, 0.45, 0.05)] * 4)).tolist() == [False, True, True, False]
 
 
 def test_a_group_is_set_beside_what_its_mix_of_classes_gives() -> None:
@@ -120,7 +106,7 @@ def kept_fold(number: int, **changes: Any) -> tuple[dict[str, np.ndarray], dict[
     shares = rng.dirichlet(np.ones(len(CODES)), 40)
     table = {
         "truth": np.arange(40) % 4,
-        "decision": (shares / prior).argmax(axis=1),
+        "decision": (shares / prior).argmax(axis=1),  # the first at the equal mix
         "probability": shares,
         "lesion": np.array([f"L{number}-{i:02}" for i in range(40)]),
         "source": np.array(["isic9"] * 40),
@@ -143,14 +129,19 @@ def test_kept_folds_become_a_table_and_a_picture(tmp_path: Path, monkeypatch: py
     assert limits.figures(found)["limits.png"].startswith(b"\x89PNG")
 
 
-def test_biases_are_in_what_a_rule_divides_by() -> None:
-    one = limits.read("top", {0: kept_fold(0, bias=[0.3, 0.0, 0.0, 0.0])})
-    assert one.prior[0].tolist() == pytest.approx([PRIOR[0] * np.exp(0.3), *PRIOR[1:]])
+def test_folds_are_read_at_the_equal_mix_whichever_they_were_stated_for() -> None:
+    table, cost = kept_fold(0, bias=[0.3, 0.0, 0.0, 0.0])
+    old = limits.read("top", {0: (table, cost)})
+    at = table["probability"] / PRIOR / np.exp([0.3, 0, 0, 0])
+    np.testing.assert_allclose(old.probability, at / at.sum(axis=1, keepdims=True))
+    now = limits.read("top", {0: (table, {"shares": [0.25] * 4})})
+    np.testing.assert_allclose(now.probability, table["probability"])
 
 
-def test_folds_without_a_rule_or_with_two_are_refused() -> None:
+def test_folds_without_a_case_mix_or_of_other_classes_are_refused() -> None:
     table, cost = kept_fold(3)
-    with pytest.raises(SystemExit, match="Fold 3 of 'top' does not say by which rule"):
+    with pytest.raises(SystemExit, match="Fold 3 of 'top' does not say at which case mix"):
         limits.read("top", {3: (table, {**cost, "rule": {}})})
-    with pytest.raises(SystemExit, match="differ in their classes or in the rule"):
-        limits.read("top", {0: kept_fold(0), 1: kept_fold(1, kind="largest_probability")})
+    other = {**table, "codes": np.array(CODES[::-1])}
+    with pytest.raises(SystemExit, match="differ in their classes"):
+        limits.read("top", {0: kept_fold(0), 1: (other, cost)})
