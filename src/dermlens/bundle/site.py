@@ -129,7 +129,8 @@ def site_sentences(site: Site) -> list[str]:
     found = [
         f"The network is that of {model.name} {model.version} (SHA-256 {model.sha256}); nothing was trained.",
         f"The limits were fitted on {site.lesions_fitted} lesions of {site.data} and measured on "
-        f"{site.lesions_held_out} others (fitted + held out: {counted}; seed {site.seed}; data fingerprint {site.fingerprint[:16]}).",
+        f"{site.lesions_held_out} others (fitted + held out: {counted}; seed {site.seed}; data fingerprint "
+        f"{site.fingerprint[:16]}).",
     ]
     if site.absent:
         found.append(

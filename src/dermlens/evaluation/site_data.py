@@ -136,7 +136,8 @@ def check_enough(found: SiteData, bundle: Bundle, held_out: float) -> None:
     """Refuse too few lesions to fit on: 20 malignant or premalignant ones and 20 others, or 20 in all without such.
 
     Raises:
-        DataError: `no_malignant`: the data have none of the model's malignant classes; `too_few_lesions`; `one_class`; `nothing_held_out`.
+        DataError: none of the model's malignant classes (code `no_malignant`), `too_few_lesions`, `one_class`, or
+            `nothing_held_out`.
     """
     counts, members = found.counts(bundle.codes), aims(bundle.codes).get("malignant", ())
     grave, others = ({c: n for c, n in counts.items() if (c in members) == side} for side in (True, False))
