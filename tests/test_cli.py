@@ -146,7 +146,7 @@ def test_models_and_doctor_answer_in_json(capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out)["models"][0]["status"] == "ok"
 
 
-@pytest.mark.parametrize("verb", ["", "audit", "train", "evaluate", "predict", "models", "doctor"])
+@pytest.mark.parametrize("verb", ["", "audit", "train", "evaluate", "calibrate", "predict", "models", "doctor"])
 def test_every_verb_has_help_and_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(*([verb] if verb else []), "--help") == 0
     out = capsys.readouterr().out

@@ -53,6 +53,7 @@ VERBS = [
     "tune",
     "audit",
     "evaluate",
+    "calibrate",
     "export",
     "models",
     "package",
