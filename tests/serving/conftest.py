@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 import tiny
 from dermlens import Predictor
+from dermlens.bundle.limits import SetRule
 from dermlens.serving.app import create_app
 from dermlens.serving.settings import Settings
 from live import picture
@@ -27,6 +28,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def predictor(model: Path) -> Predictor:
     return Predictor(model, max_pixels=1_000_000)
+
+
+@pytest.fixture(scope="session")
+def clinic(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    """A model of nevus, keratosis and melanoma (blue, green, red) that knows when to refer."""
+    folder = tmp_path_factory.mktemp("clinic") / "bundle"
+    rule = {"prediction_sets": SetRule("probability").as_dict()}
+    changes = {**tiny.named("NV", "BKL", "MEL"), "trust": rule}
+    return Predictor(tiny.write(folder, calibrate=tiny.known(), test=tiny.known(seed=1), **changes))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import logging
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from dermlens import Predictor, cli
+from dermlens.serving import schemas
 from dermlens.serving.problems import KINDS
 
 Client = Callable[..., TestClient]
@@ -209,6 +211,47 @@ def test_the_openapi_document_names_everything(client: Client) -> None:
     answers = document["paths"][PREDICT]["post"]["responses"]
     assert "examples" in answers["200"]["content"]["application/json"]
     assert {"413", "415", "422", "429"} <= set(answers)
+
+
+def test_every_field_of_an_answer_is_described_with_an_example(
+    client: Client, clinic: Predictor, pictures: list[bytes]
+) -> None:
+    """In the document and, by its path, in the table of docs/serve.md; and an answer has no other field."""
+    shapes = client().get("/openapi.json").json()["components"]["schemas"]
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    fields: dict[str, set[str]] = {}
+
+    def walk(name: str, prefix: str) -> None:
+        for field, facts in shapes[name]["properties"].items():
+            inner = re.findall(r"schemas/(\w+)", json.dumps(facts))
+            example = "see below" if inner else f"`{json.dumps(facts['examples'][0])}`"
+            row = f"| `{prefix}{field}` | {facts['description']} | {example} |"
+            assert row in page, f"docs/serve.md lacks this row:\n{row}"
+            fields.setdefault(prefix, set()).add(field)
+            for ref in inner:
+                walk(ref, f"{prefix}{field}{'[]' if facts.get('type') == 'array' else ''}.")
+
+    walk("PredictionShape", "")
+    for answer in (
+        schemas.PREDICTION_EXAMPLE,
+        *client(clinic).post(PREDICT, files=as_form(*pictures, b"no image")).json()["predictions"],
+    ):
+        assert set(answer) == fields[""]
+        for prefix, names in fields.items():
+            part = answer.get(prefix.rstrip(".[]")) if prefix else None
+            if isinstance(part, dict) and prefix:
+                assert set(part) == names, prefix
+        schemas.PredictionShape.model_validate(answer)
+
+
+def test_the_example_is_one_coherent_answer() -> None:
+    answer = schemas.PREDICTION_EXAMPLE
+    shares = list(answer["probabilities"].values())
+    grave = sum(answer["probabilities"][code] for code in ("AK", "BCC", "MEL", "SCC"))
+    assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1)
+    assert answer["diagnosis"]["code"] == next(iter(answer["probabilities"])) == answer["prediction_set"][0]
+    assert answer["malignant_probability"] == pytest.approx(grave, abs=1e-4)
+    assert answer["malignant_probability"] >= answer["referral"]["threshold"] and answer["advice"]["code"] == "refer"
 
 
 def test_every_problem_is_on_its_page(client: Client) -> None:

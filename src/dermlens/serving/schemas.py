@@ -20,12 +20,12 @@ def _field(description: str, example: Any, **more: Any) -> Any:
     return Field(description=description, examples=[example], **more)
 
 
-_SHARES = {"AK": 0.125, "BCC": 0.125, "BKL": 0.125, "DF": 0.125, "MEL": 0.125, "NV": 0.125, "SCC": 0.125, "VASC": 0.125}
+_SHARES = dict.fromkeys(("AK", "BCC", "BKL", "DF", "MEL", "NV", "SCC", "VASC"), 0.125)
 
 
 class DiagnosisShape(Shape):
-    code: str = _field("Code of the class.", "NV")
-    name: str = _field("Name of the class.", "melanocytic nevus")
+    code: str = _field("Code of the class.", "AK")
+    name: str = _field("Name of the class.", "actinic keratosis")
 
 
 class AdviceShape(Shape):
@@ -37,13 +37,13 @@ class AdviceShape(Shape):
     )
     text: str = _field(
         "The same as a sentence.",
-        "Refer to a specialist (malignant or premalignant: 43.6 %; the limit is 17.7 %).",
+        "Refer to a specialist (malignant or premalignant: 77.8 %; the limit is 17.7 %).",
     )
 
 
 class CaseMixShape(Shape):
     name: str = _field("`equal`, `training`, `own` (sent with the request), or a file that the server uses.", "equal")
-    shares: dict[str, float] = _field("Share of each class beforehand; above 0, sum 1.", _SHARES)
+    shares: dict[str, float] = _field("Share of each class beforehand; above 0, sum 1.", {"MEL": 0.5, "NV": 0.5})
 
 
 class ReasonShape(Shape):
@@ -104,27 +104,27 @@ class PredictionShape(Shape):
         "uncertain",
     )
     why: str = _field(
-        "One sentence: why it has this status.", "It cannot decide between melanocytic nevus and melanoma."
+        "One sentence: why it has this status.", "It cannot decide between actinic keratosis and basal cell carcinoma."
     )
     advice: AdviceShape | None = _field(
         "What to do; null for an error only.",
-        {"code": "refer", "text": "Refer to a specialist (malignant or premalignant: 43.6 %; the limit is 17.7 %)."},
+        {"code": "refer", "text": "Refer to a specialist (malignant or premalignant: 77.8 %; the limit is 17.7 %)."},
     )
     diagnosis: DiagnosisShape | None = _field(
         "The most probable class at this case mix, the first of `probabilities`; null for an error.",
-        {"code": "NV", "name": "melanocytic nevus"},
+        {"code": "AK", "name": "actinic keratosis"},
     )
     probability: float | None = _field("Of the diagnosis.", 0.381204, ge=0, le=1)
     probabilities: dict[str, float] = _field(
         "Of each class at this case mix, the largest first; not to be relied on where `status` is `rejected`.",
         {
-            "NV": 0.381204,
-            "MEL": 0.352131,
+            "AK": 0.381204,
+            "BCC": 0.352131,
             "BKL": 0.146722,
-            "BCC": 0.048969,
-            "DF": 0.03,
-            "SCC": 0.02,
-            "AK": 0.015,
+            "DF": 0.048969,
+            "MEL": 0.03,
+            "NV": 0.02,
+            "SCC": 0.015,
             "VASC": 0.005974,
         },
     )
@@ -134,11 +134,11 @@ class PredictionShape(Shape):
     )
     prediction_set: list[str] | None = _field(
         "The classes that cannot be ruled out: the first ones of `probabilities`; null where the model has no limits.",
-        ["NV", "MEL"],
+        ["AK", "BCC"],
     )
     malignant_probability: float | None = _field(
         "Of all malignant and premalignant classes together; null for a rejected picture or where there are none.",
-        0.4361,
+        0.778335,
         ge=0,
         le=1,
     )

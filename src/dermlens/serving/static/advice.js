@@ -87,7 +87,7 @@ export function symbol(key) {
 export function band(item, model) {
   // The advice: what to do with its symbol and colour, and below it why.
   const lines = item.error ? [] : linesOf(item, model);
-  return h("section", { class: `advice ${adviceOf(item)}`, "aria-label": S.advice.label },
+  return h("div", { class: `advice ${adviceOf(item)}`, role: "group", "aria-label": S.advice.label },
     h("p", { class: "head" }, symbol(adviceOf(item)), h("strong", {}, headOf(item))),
     lines.length > 0 && h("div", { class: "lines" }, lines.map((line) => h("p", {}, line))));
 }
