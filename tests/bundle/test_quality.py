@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dermlens.bundle.quality import DEFAULT_LIMITS, QualityLimits, faults, measure
+from dermlens.bundle.quality import DEFAULT_LIMITS, QualityLimits, faults, measure, skin_share
 from pictures import lesion
 
 
@@ -54,3 +54,16 @@ def test_values_and_limits_go_to_json_and_back() -> None:
     assert QualityLimits(**DEFAULT_LIMITS.as_dict()) == DEFAULT_LIMITS
     with pytest.raises(TypeError):
         QualityLimits(max_charm=1)
+
+
+@pytest.mark.parametrize("skin", [(245, 220, 205), (150, 100, 75), (60, 40, 32), (120, 60, 110), (128, 128, 128)])
+def test_skin_of_every_tone_could_be_skin_also_in_a_dark_circle_and_without_colour(skin: tuple[int, ...]) -> None:
+    picture = np.zeros((224, 224, 3), np.uint8)
+    picture[40:180, 40:180] = skin
+    assert skin_share(picture) > 0.95
+
+
+def test_grass_sky_and_paper_are_no_skin() -> None:
+    for colour in ((60, 120, 40), (90, 140, 220), (255, 255, 255)):
+        assert skin_share(np.full((224, 224, 3), colour, np.uint8)) == 0.0
+    assert skin_share(np.zeros((224, 224, 3), np.uint8)) == 1.0, "black says nothing"

@@ -15,7 +15,7 @@ from dermlens.bundle.bundle import TRUST_FILE, load_bundle
 from dermlens.bundle.limits import grave_codes
 from dermlens.bundle.novelty import Novelty
 from dermlens.bundle.quality import Quality, QualityLimits
-from dermlens.bundle.trust import FAR, LITTLE_SKIN, Trust, TrustFacts
+from dermlens.bundle.trust import FAR, LITTLE_SKIN, STRANGE, Trust, TrustFacts
 from dermlens.errors import BundleError, UsageError
 
 LAX = QualityLimits(0, 0, 0, 1, 1, 0, 1)
@@ -110,10 +110,11 @@ def _look(skin_share: float) -> Quality:
 
 def test_far_or_without_skin_is_no_lesion_and_near_with_skin_is_unfamiliar() -> None:
     trust = Trust(TrustFacts(None, None, 0.95, None, LAX, None), novelty(2.0))
-    assert trust.familiarity(2.0, _look(0.0)) == "familiar"
-    assert trust.familiarity(2.1, _look(1.0)) == "unfamiliar"
-    assert trust.familiarity(2.1, _look(LITTLE_SKIN - 0.01)) == "no_lesion"
-    assert trust.familiarity(2.0 * FAR + 0.1, _look(1.0)) == "no_lesion"
+    assert trust.familiarity(2.0, _look(skin_share=0.0)) == "familiar"
+    assert trust.familiarity(2.0 * STRANGE - 0.1, _look(skin_share=0.0)) == "unfamiliar"
+    assert trust.familiarity(2.0 * STRANGE + 0.1, _look(skin_share=LITTLE_SKIN)) == "unfamiliar"
+    assert trust.familiarity(2.0 * STRANGE + 0.1, _look(skin_share=LITTLE_SKIN - 0.01)) == "no_lesion"
+    assert trust.familiarity(2.0 * FAR + 0.1, _look(skin_share=1.0)) == "no_lesion"
     assert trust.familiarity(None, _look(0.0)) == "familiar"
 
 

@@ -16,7 +16,7 @@ from dermlens.bundle.limits import Lesions, Limits, SetRule, fit_limits, no_lesi
 from dermlens.bundle.novelty import Novelty
 from dermlens.bundle.probabilities import Calibration, probabilities
 from dermlens.bundle.quality import Quality, QualityLimits
-from dermlens.bundle.trust import FAR, Trust, TrustFacts
+from dermlens.bundle.trust import FAR, STRANGE, Trust, TrustFacts
 from dermlens.inference.judge import ADVICE, Judgement, Scope, judge
 
 CODES = ("BKL", "MEL", "NV")
@@ -84,7 +84,7 @@ def test_advice_is_the_first_that_holds() -> None:
     assert answer(sure)["advice"].code == "refer"
     assert answer([0.02, 0.0001, 0.9799])["advice"].code == "no_referral"
     assert answer(sure, novelty=1.5)["advice"].code == "see_clinician"
-    assert answer(sure, novelty=1.5, quality=replace(GOOD, skin_share=0.0))["advice"].code == "retake"
+    assert answer(sure, novelty=STRANGE + 0.1, quality=replace(GOOD, skin_share=0.0))["advice"].code == "retake"
     assert answer(sure, novelty=FAR + 0.1)["advice"].code == "retake"
     blurred = replace(GOOD, sharpness=0.0)
     assert answer(sure, novelty=1.5, quality=blurred)["advice"].code == "retake", "before unfamiliar"

@@ -18,6 +18,7 @@ from dermlens.text import percent
 
 LOOK_PX = 128
 DARK, BRIGHT = 40, 250
+SKIN_PX, LIT, LEAST_LIT, GREY_STEP, GREY_MOST = 64, 30, 0.05, 4, 220
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Quality:
         dark_share, bright_share: share of pixels below grey 40, and of pixels with every channel at 250 or more.
         lesion_share: share of the inscribed circle that is darker than Otsu's threshold; a rough size of the lesion.
         lesion_border: share of the circle's rim that is so; near 1 the lesion extends beyond the image.
-        skin_share: share of pixels that have a colour of skin.
+        skin_share: share of the lit pixels that could be skin.
     """
 
     sharpness: float
@@ -79,7 +80,7 @@ def measure(pixels: npt.NDArray[np.uint8]) -> Quality:
         bright_share=float(np.count_nonzero(weakest >= BRIGHT)) / grey.size,
         lesion_share=share,
         lesion_border=border,
-        skin_share=skin_share(small.astype(np.uint8, copy=False)),
+        skin_share=skin_share(pixels),
     )
 
 
@@ -131,5 +132,15 @@ def _lesion(grey: npt.NDArray[np.uint8]) -> tuple[float, float]:
 
 
 def skin_share(pixels: npt.NDArray[np.uint8]) -> float:
-    """Return the share of RGB pixels (height, width, 3) that have a colour of skin, 0 to 1."""
-    return 1.0
+    """Return the share of the lit RGB pixels (height, width, 3) that could be skin, 0 to 1.
+
+    Skin of every tone is redder than green; grey has no colour to judge by, and counts. What is black, as around a
+    dermatoscope's circle, says nothing; where hardly anything is lit, the share is 1.
+    """
+    small = cv2.resize(pixels, (SKIN_PX, SKIN_PX), interpolation=cv2.INTER_AREA).astype(np.int16)
+    red, green, blue = small[..., 0], small[..., 1], small[..., 2]
+    lit = small.max(axis=2) >= LIT
+    if (n := int(np.count_nonzero(lit))) < LEAST_LIT * lit.size:
+        return 1.0
+    grey = (np.abs(red - green) <= GREY_STEP) & (np.abs(green - blue) <= GREY_STEP) & (green <= GREY_MOST)
+    return float(np.count_nonzero(((red > green) | grey) & lit)) / n

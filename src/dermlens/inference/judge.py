@@ -131,7 +131,7 @@ def judge(
 
 _OK = "The picture is usable and familiar, and the first diagnosis is probable enough to be named."
 _WHY = {
-    "no_lesion": "This does not look like a picture of a skin lesion.",
+    "no_lesion": "No skin lesion could be found in this picture.",
     "unfamiliar": "This picture is unlike those that the model learned from.",
 }
 
@@ -157,7 +157,7 @@ def _between(codes: Sequence[str], order: Sequence[int], possible: Sequence[str]
 def _rejected(code: str, modality: str) -> Reason:
     how = " through a dermatoscope" if modality == "dermoscopy" else ""
     if code == "no_lesion":
-        words = f"Take a picture of one skin lesion{how}, so that it fills about half of the frame."
+        words = f"Take a picture of one skin lesion{how}, so that it fills about half of the frame; or have the lesion seen."
         return Reason("retake", words)
     if code == "unfamiliar":
         words = (
