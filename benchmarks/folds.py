@@ -197,7 +197,8 @@ def at_equal_mix(method: str, number: int, kept: Kept) -> np.ndarray:
     if shares is None:
         raise SystemExit(f"Fold {number} of {method!r} does not say at which case mix it is: train it again.")
     found: np.ndarray = fold["probability"] / np.array(shares)
-    return found / found.sum(axis=1, keepdims=True)
+    total: np.ndarray = found.sum(axis=1, keepdims=True)
+    return np.asarray(found / total)
 
 
 def _refuse_mixtures(method: str, costs: Mapping[int, Mapping[str, Any]]) -> None:

@@ -76,7 +76,7 @@ def _sets(bundle: Bundle, mix: CaseMix) -> dict[str, Any]:
     """Return coverage and length on the test lesions, by method."""
     known, shares = bundle.lesions["test"], mix.of(bundle.codes)
     share = probabilities(known.logits, bundle.calibration, shares)
-    found = {}
+    found: dict[str, Any] = {}
     for method in METHODS:
         limits = fit_limits(
             mix, bundle.codes, bundle.calibration, bundle.lesions, rule=SetRule(method), sensitivity=0.95

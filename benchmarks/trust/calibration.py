@@ -91,7 +91,8 @@ def crossfit(pool: Pool, *, parts: int, repeats: int, seed: int) -> Crossfit:
     mix, n = equal_mix(pool.codes), len(pool.truth)
     shares = mix.of(pool.codes)
     probability, biased = np.zeros_like(logits), np.zeros_like(logits)
-    inside, size = ({method: np.zeros(n) for method in METHODS} for _ in range(2))
+    inside: dict[str, np.ndarray] = {method: np.zeros(n) for method in METHODS}
+    size: dict[str, np.ndarray] = {method: np.zeros(n) for method in METHODS}
     referred: dict[str, np.ndarray] = {}
     thresholds: dict[str, list[float]] = {}
     for repeat in range(repeats):

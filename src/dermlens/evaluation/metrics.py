@@ -164,7 +164,8 @@ def equal_mass_bins(confidence: Floats, bins: int = ECE_BINS, weights: Floats | 
     _, place = np.unique(confidence, return_inverse=True)
     weight = np.bincount(place, weights=weights).astype(np.float64)
     middle = np.cumsum(weight) - weight / 2
-    return np.minimum(middle / weight.sum() * bins, bins - 1).astype(np.int64)[place]
+    bin_of = np.minimum(middle / weight.sum() * bins, bins - 1).astype(np.int64)
+    return np.asarray(bin_of[place], np.int64)
 
 
 def squared_errors(y_true: Ints, probability: Floats) -> Floats:
