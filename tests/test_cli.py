@@ -20,6 +20,7 @@ from dermlens.data.images import DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS
 from dermlens.diagnoses import DISCLAIMER
 from dermlens.errors import UsageError
 from dermlens.files import CACHE_MAX_BYTES, Cache
+from dermlens.reporting.proven import read_proven
 from dermlens.training.recipe import Recipe
 
 
@@ -51,7 +52,8 @@ def test_predict_prints_a_table_and_the_warning_once(
     out = capsys.readouterr().out
     assert out.count(DISCLAIMER) == 1 and "Reads plain colours." in out
     for code in tiny.CODES:
-        assert f"{code.lower()} ({code})" in out
+        assert f"{code}.png" in out and f"%  {code.lower()}" in out
+    assert "– Not assessed" in out and out.count("No advice on referral") == 1
 
 
 def test_json_gives_one_object_for_every_input_in_order(
@@ -107,6 +109,77 @@ def test_a_run_folder_is_not_overwritten_by_default(
     tiny.write(tmp_path / "run" / "bundle")
     assert call("train", str(images), "--out", str(tmp_path / "run")) == 2
     assert "--overwrite" in capsys.readouterr().err
+
+
+def test_another_case_mix_changes_the_probabilities_and_is_said(
+    model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "clinic.csv").write_text("code,share\nRED,1\nGREEN,1\nBLUE,98\n")
+    seen = []
+    for given in ("equal", "training", str(tmp_path / "clinic.csv")):
+        assert call("predict", str(images / "RED.png"), "--model", model, "--case-mix", given, "--json") == 0
+        answer = json.loads(capsys.readouterr().out)
+        seen.append((answer["case_mix"]["name"], answer["probabilities"]["BLUE"]))
+    assert [name for name, _ in seen] == ["equal", "training", "clinic.csv"] and len({p for _, p in seen}) == 3
+    assert call("predict", str(images), "--model", model, "--case-mix", str(tmp_path / "clinic.csv")) == 0
+    assert "as common as in clinic.csv" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["predict", "{in}"],
+        ["batch", "{in}", "--out", "{in}/o"],
+        ["serve"],
+        ["evaluate", "{model}", "{in}", "--out", "o"],
+    ],
+)
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("RED,1\nGREEN,1\n", "has no share for BLUE"),
+        ("RED,1\nGREEN,1\nBLUE,0\n", "no number above 0: BLUE 0.0"),
+        ("RED,1\nGREEN,1\nBLUE,1\nPINK,1\n", "has 'PINK', which is no class"),
+        (None, "There is no case mix"),
+    ],
+)
+def test_a_bad_case_mix_is_one_clear_line(
+    verb: list[str], text: str | None, words: str, model: str, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mix = images.parent / "mix.csv"
+    if text is not None:
+        mix.write_text(text)
+    names = {"in": str(images), "model": model}
+    given = [word.format(**names) for word in verb] + ([] if verb[0] == "evaluate" else ["--model", model])
+    assert call(*given, "--case-mix", str(mix)) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
+    assert len(errors) == 1 and words in errors[0] and "Allowed are equal, training" in errors[0]
+
+
+def test_proven_diagnoses_stand_beside_the_answers_and_not_in_the_json(
+    model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p.csv").write_text("image,diagnosis\nRED.png,RED\nBLUE.png,GREEN\n")
+    proven, page = ("--proven", str(tmp_path / "p.csv")), tmp_path / "a.html"
+    assert call("predict", str(images), "--model", model, *proven, "--html", str(page)) == 0
+    out = capsys.readouterr().out
+    assert "✓ red" in out and "✗ green" in out and "1 of 2 first diagnoses are right" in out
+    assert page.read_text("utf-8").count("Proven: ") == 2
+    lines = []
+    for more in ((), proven):
+        assert call("predict", str(images), "--model", model, "--json", *more) == 0
+        lines.append([json.loads(line) | {"elapsed_ms": 0} for line in capsys.readouterr().out.splitlines()])
+    assert lines[0] == lines[1]
+    assert call("predict", str(images), "--model", model, "--proven", str(tmp_path / "gone.csv")) == 2
+    assert "is no file" in capsys.readouterr().err
+
+
+def test_the_demo_has_a_proven_diagnosis_for_every_example() -> None:
+    root = Path(__file__).resolve().parents[1]
+    (line,) = [line for line in (root / "Makefile").read_text("utf-8").splitlines() if "--proven" in line]
+    codes = read_proven(root / line.split("--proven ")[1].split()[0]).codes
+    assert {path.name for path in (root / "examples" / "images").glob("*.jpg")} == set(codes)
+    assert all(name.startswith(f"{code}_") for name, code in codes.items())
 
 
 def test_html_is_written_beside_the_terminal_answer(model: str, images: Path, tmp_path: Path) -> None:
@@ -253,6 +326,8 @@ def test_resume_takes_settings_that_are_the_runs_and_names_those_that_are_not(
     assert call("train", str(images), "--out", str(run), "--resume", "--seed", "1", "--set", "epochs=10") == 2
     told = capsys.readouterr().err
     assert "seed is 3, got 1" in told and "epochs" not in told
+    assert call("train", str(images), "--out", str(run), "--resume", "--seed", "1", "--case-mix", "training") == 2
+    assert "case_mix" not in capsys.readouterr().err, "a run resumes with another one"
 
 
 @pytest.mark.parametrize(("flags", "named"), [([], True), (["--no-neighbours"], False), (["--resume"], False)])

@@ -53,6 +53,19 @@ def test_it_says_what_it_did_and_how_to_read_it(
     assert call(*again) == 0 and "Resuming after 4 rows" in capsys.readouterr().err
 
 
+def test_a_batch_at_a_case_mix_is_not_continued_at_another(
+    model: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["batch", str(images), "--out", str(tmp_path / "out"), "--model", model]
+    assert call(*words, "--case-mix", "training") == 0
+    rows = pd.read_parquet(tmp_path / "out")
+    assert set(rows.case_mix) == {"training"} and json.loads(rows.case_mix_shares[0])["RED"] == 0.5
+    capsys.readouterr()
+    assert call(*words, "--resume", "--case-mix", "training") == 0
+    assert call(*words, "--resume") == 2
+    assert "case_mix" in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

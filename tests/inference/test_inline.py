@@ -14,6 +14,7 @@ import tiny
 from dermlens import Answers, Predictor
 from dermlens.diagnoses import DISCLAIMER
 from dermlens.errors import MissingExtraError
+from dermlens.inference.judge import ADVICE, SYMBOLS, Reason
 
 HOSTILE = '<script>alert("x")</script>.png'
 OUTSIDE = re.compile(r"""(src|href)\s*=\s*["'](?!data:)|url\(|@import|<script""", re.IGNORECASE)
@@ -42,16 +43,32 @@ def test_everything_shown_is_escaped_self_contained_and_warns_once(predictor: Pr
     assert predictor.bundle.sha256 in predictor._repr_html_()
 
 
-def test_a_rejected_image_shows_no_probabilities(answers: Answers) -> None:
-    rejected = replace(answers[0], status="rejected")
-    assert "I can’t tell" in rejected._repr_html_() and "%</td>" not in rejected._repr_html_()
+def test_a_picture_to_take_again_shows_no_probabilities(answers: Answers) -> None:
+    again = replace(answers[0], status="rejected", advice=Reason("retake", "Take the picture again."))
+    assert "no answer" in again._repr_html_() and "%</td>" not in again._repr_html_()
     assert "%</td>" in answers[0]._repr_html_()
 
 
-def test_a_referral_is_shown(answers: Answers) -> None:
-    for advised, times in ((True, 1), (False, 0)):
-        answer = replace(answers[0], referral={"advised": advised})
-        assert answer._repr_html_().count("specialist") == Answers([answer])._repr_html_().count("specialist") == times
+def test_an_unfamiliar_picture_shows_them_marked(answers: Answers) -> None:
+    unfamiliar = replace(answers[0], status="rejected", advice=Reason("see_clinician", "Have it seen."), why="Odd.")
+    for text in (unfamiliar._repr_html_(), Answers([unfamiliar])._repr_html_()):
+        assert "not to be relied on" in text and "Odd." in text and "◆ Have a clinician see it" in text
+    assert "not to be relied on" not in answers[0]._repr_html_()
+
+
+@pytest.mark.parametrize("code", ADVICE)
+def test_every_advice_has_symbol_and_words_and_the_mix_is_said_once(answers: Answers, code: str) -> None:
+    answer = replace(answers[0], advice=Reason(code, "What to do."))
+    for text in (answer._repr_html_(), Answers([answer, answer])._repr_html_()):
+        assert f"{SYMBOLS[code]} {ADVICE[code]}" in text
+        assert text.count("if all three diagnoses were equally common") == 1
+    assert "What to do." in answer._repr_html_()
+
+
+def test_an_uncertain_answer_names_two(answers: Answers) -> None:
+    doubt = replace(answers[0], status="uncertain", why="It cannot decide between the two.")
+    for text in (doubt._repr_html_(), Answers([doubt])._repr_html_()):
+        assert " or " in text and "It cannot decide" in text
 
 
 def test_only_the_first_answers_of_many_are_shown(answers: Answers) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,8 +16,11 @@ import tiny
 from dermlens import Predictor
 from dermlens.diagnoses import DISCLAIMER
 from dermlens.errors import StorageError
+from dermlens.inference.judge import ADVICE, SYMBOLS, Reason
+from dermlens.inference.prediction import Prediction
 from dermlens.reporting import page as page_module
 from dermlens.reporting.page import write_page
+from dermlens.reporting.proven import Proven
 
 
 @pytest.fixture
@@ -37,6 +42,55 @@ def test_the_page_shows_every_answer_once_and_loads_nothing_from_elsewhere(
     assert "<i>red.png" not in page and "&lt;i&gt;red.png" in page
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
     assert "{{" not in page and "{%" not in page
+
+
+@pytest.fixture(scope="module")
+def grave(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    """A model with malignant classes and limits."""
+    changes = {"calibrate": tiny.known(), "test": tiny.known(), **tiny.named("SCC", "BKL", "MEL")}
+    return Predictor(tiny.write(tmp_path_factory.mktemp("m") / "b", **changes))
+
+
+def written(answers: list[Prediction], predictor: Predictor, tmp_path: Path, **options: Any) -> str:
+    write_page(answers, predictor.bundle, tmp_path / "page.html", **options)
+    return (tmp_path / "page.html").read_text("utf-8")
+
+
+def test_a_card_says_diagnosis_percentage_and_advice_before_the_details(grave: Predictor, tmp_path: Path) -> None:
+    answer = replace(grave.predict(tiny.colour("RED")), prediction_set=("MEL", "SCC"))
+    page = written([answer], grave, tmp_path)
+    places = [page.index(words) for words in ("<h2>mel 9", 'class="advice refer"><p>▲ Refer', "<table", "<details>")]
+    assert places == sorted(places)
+    assert page.index("Cannot be ruled out: mel, scc.") < places[-1] < page.index("ICD-10 C43")
+    assert "▲ Refer to a specialist: 1" in page and page.count("if all three diagnoses were equally common") == 1
+    assert page.count("Referral is advised from") == 1 and "beforeprint" in page
+
+
+@pytest.mark.parametrize("code", ADVICE)
+def test_every_advice_has_its_colour_and_its_symbol(grave: Predictor, tmp_path: Path, code: str) -> None:
+    status = "rejected" if code in ("retake", "see_clinician") else "ok"
+    advice = Reason(code, "Do <this>. And why.")
+    answer = replace(grave.predict(tiny.colour("RED")), status=status, advice=advice)
+    page = written([answer], grave, tmp_path)
+    assert f'class="advice {code}"><p>{SYMBOLS[code]} Do &lt;this&gt;</p>' in page and "<p>And why.</p>" in page
+    assert f".{code} {{ --tone:" in page and f"{SYMBOLS[code]} {ADVICE[code]}: 1" in page
+    assert ("<table" in page) == (code != "retake")
+    assert ("not to be relied on" in page) == (code == "see_clinician")
+    assert ("I can’t tell" in page) == (status == "rejected")
+
+
+def test_an_uncertain_card_names_the_next_diagnosis(grave: Predictor, tmp_path: Path) -> None:
+    answer = replace(grave.predict(tiny.colour("RED")), status="uncertain", why="It cannot decide.")
+    assert "<small>or " in written([answer], grave, tmp_path)
+    assert "<small>or " not in written([replace(answer, status="ok")], grave, tmp_path)
+
+
+def test_proven_diagnoses_stand_on_the_card(grave: Predictor, tmp_path: Path) -> None:
+    answers = [replace(grave.predict(tiny.colour("RED")), image=name) for name in ("a.png", "b.png", "c.png")]
+    page = written(answers, grave, tmp_path, proven=Proven({"a": "MEL", "b": "NV"}))
+    assert page.count("Proven: ") == 2 and "✓ right" in page and "✗ wrong" in page
+    assert "1 of 2 first diagnoses are right" in page
+    assert "Proven: " not in written(answers, grave, tmp_path)
 
 
 def test_the_picture_is_framed_as_the_model_saw_it(predictor: Predictor, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def predict(
             if html is not None or not as_json:
                 answers.append(answer)
     if not as_json:
-        from dermlens.reporting.terminal import show
+        from dermlens.reporting.answers import show
 
         show(answers, predictor.bundle, top=top, console=text.console(), proven=known)
     if heatmap is not None:

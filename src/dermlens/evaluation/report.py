@@ -26,8 +26,8 @@ from dermlens.evaluation.trust_sections import Answers
 from dermlens.html import data_uri, write_page
 from dermlens.inference.explain import Explanation
 from dermlens.inference.judge import ADVICE
+from dermlens.reporting.answers import neighbours_words
 from dermlens.reporting.plots import benefit_png, confusion_png, curves_png, reliability_by_class_png, reliability_png
-from dermlens.reporting.terminal import neighbours_words
 from dermlens.text import figure
 
 GALLERY = 12

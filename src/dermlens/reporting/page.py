@@ -17,12 +17,19 @@ from dermlens import html
 from dermlens.bundle.bundle import Bundle
 from dermlens.bundle.card_text import model_facts, warnings
 from dermlens.data.images import load_image
-from dermlens.diagnoses import DIAGNOSES, DISCLAIMER, display_name
+from dermlens.diagnoses import DIAGNOSES, DISCLAIMER
 from dermlens.errors import ImageError
 from dermlens.inference.judge import ADVICE, SYMBOLS, spoken
 from dermlens.inference.prediction import Prediction
+from dermlens.reporting.answers import (
+    ADVICE_STYLE,
+    mix_sentence,
+    names_of,
+    neighbours_words,
+    referral_words,
+    why_words,
+)
 from dermlens.reporting.proven import MARKS, Proven
-from dermlens.reporting.terminal import ADVICE_STYLE, mix_sentence, neighbours_words, referral_words, why_words
 from dermlens.text import percent
 
 THUMBNAIL_PX = 320
@@ -63,7 +70,7 @@ def write_page(
         top=top,
         pictures=_pictures,
         known=DIAGNOSES,
-        display_name=display_name,
+        display_name=names_of(bundle),
         file_name=lambda answer: Path(answer.image).name,
         neighbours_words=neighbours_words,
         why_words=why_words,
