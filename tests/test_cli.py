@@ -52,7 +52,7 @@ def test_predict_prints_a_table_and_the_warning_once(
     out = capsys.readouterr().out
     assert out.count(DISCLAIMER) == 1 and "Reads plain colours." in out
     for code in tiny.CODES:
-        assert f"{code}.png" in out and f"%  {code.lower()}" in out
+        assert f"{code}.png" in out and f"█░  {code.lower()} " in out
     assert "– Not assessed" in out and out.count("No advice on referral") == 1
 
 

@@ -199,6 +199,32 @@ def test_features_of_fresh_views_need_no_cache(tmp_path: Path, data: Dataset) ->
 
 
 @pytest.mark.usefixtures("tiny")
+def test_a_case_mix_that_does_not_fit_is_refused_before_the_training(tmp_path: Path, data: Dataset) -> None:
+    mix, told = tmp_path / "mix.csv", console()
+    mix.write_text("NV,1\nhealthy,1\n")
+    with pytest.raises(UsageError, match="no share for a rash"):
+        train(data, tmp_path / "out", replace(TINY, case_mix=str(mix)), ABOUT, console=told)
+    assert not (tmp_path / "out").exists() and "probe" not in printed(told)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_another_case_mix_changes_the_bundle_and_trains_nothing_again(
+    tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mix, out = tmp_path / "mix.csv", tmp_path / "out"
+    mix.write_text("NV,1\nhealthy,2\na rash,7\n")
+    before = load_bundle(train(data, out, TINY, ABOUT, console=console()))
+    assert before.case_mix.name == "equal"
+    monkeypatch.setattr(run_module, "fit", None)  # nothing is trained
+    for _ in range(2):
+        recipe = replace(TINY, case_mix=str(mix))
+        after = load_bundle(train(data, out, recipe, ABOUT, resume=True, console=(told := console())))
+        assert after.case_mix.name == "mix.csv" and after.case_mix.shares["a rash"] == pytest.approx(0.7)
+    assert "This run is finished" in printed(told)
+    np.testing.assert_array_equal(before.head()[0], after.head()[0])
+
+
+@pytest.mark.usefixtures("tiny")
 def test_the_bundle_is_written_once(tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Card] = []
     real = finish.write_bundle

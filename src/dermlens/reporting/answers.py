@@ -119,8 +119,8 @@ def _lines(
     firsts = [_diagnosis(answer, label, room) for answer in answers]
     columns = [status, share, column_of("diagnosis", [first for first, _ in firsts]), *shown, advice]
     left = width - sum(column.width + gap for column in columns)
-    for title, cells in _extras(answers, [told for _, told in firsts], top):
-        column = column_of(title, cells)
+    for title, extra in _extras(answers, [told for _, told in firsts], top):
+        column = column_of(title, extra)
         if left - column.width - gap >= longest:
             columns.insert(len(columns) if column.title else 2, column)
             left -= column.width + gap
