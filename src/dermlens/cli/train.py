@@ -22,6 +22,7 @@ from dermlens.cli.options import (
 from dermlens.errors import UsageError
 
 if TYPE_CHECKING:
+    from dermlens.training.features import Engine
     from dermlens.training.recipe import Recipe
 
 
@@ -88,12 +89,7 @@ def train(
 ) -> None:
     """Train a model on a folder of labelled images; audits the data first."""
     need("train", "tensorflow", "sklearn", "matplotlib")
-    features = None
-    if wants_ray(engine, address, workers):
-        from dermlens.cluster.features import ray_features
-
-        check_address(address)
-        features = ray_features(address, workers)
+    features = _ray_features(address, workers) if wants_ray(engine, address, workers) else None
     if (out / "bundle").exists() and not overwrite and not resume:
         raise UsageError(
             f"{out} already holds a trained model. A run folder is not overwritten by default.",
@@ -130,6 +126,13 @@ def train(
         isic_ids_of_lesion=isic_ids_of_lesions(reference) if reference else None,
         engine=features,
     )
+
+
+def _ray_features(address: str | None, workers: int | None) -> Engine:
+    from dermlens.cluster.features import ray_features
+
+    check_address(address)
+    return ray_features(address, workers)
 
 
 def check_address(address: str | None) -> None:

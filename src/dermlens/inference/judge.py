@@ -157,7 +157,7 @@ def _between(codes: Sequence[str], order: Sequence[int], possible: Sequence[str]
 def _rejected(code: str, modality: str) -> Reason:
     how = " through a dermatoscope" if modality == "dermoscopy" else ""
     if code == "no_lesion":
-        words = f"Take a picture of one skin lesion{how}, so that it fills about half of the frame; or have the lesion seen."
+        words = f"Take a picture of one skin lesion{how} that fills about half of the frame, or have the lesion seen."
         return Reason("retake", words)
     if code == "unfamiliar":
         words = (
