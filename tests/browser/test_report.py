@@ -5,24 +5,16 @@ from __future__ import annotations
 import io
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser
 from rich.console import Console
 
-from browser_shots import EXAMPLES, SHOTS
+from browser_shots import EXAMPLES, SCREENS, SHOTS
 from dermlens import Predictor
 from dermlens.data.manifest import read_dataset
 from dermlens.evaluation.evaluate import evaluate
-
-SCREENS: dict[str, tuple[dict[str, Any], str]] = {
-    "desk": ({"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"}, "screen"),
-    "dark": ({"viewport": {"width": 1280, "height": 900}, "color_scheme": "dark"}, "screen"),
-    "phone": ({"viewport": {"width": 390, "height": 844}}, "screen"),
-    "paper": ({"viewport": {"width": 718, "height": 1000}, "color_scheme": "dark"}, "print"),
-}
 
 
 @pytest.fixture(scope="module")
