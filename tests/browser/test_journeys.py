@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 import live
+import tiny
 from dermlens import Predictor
 
 Open = Callable[..., Page]
@@ -311,6 +312,7 @@ def test_the_history_stays_in_the_browser_and_can_be_wiped(watched: Open, addres
     page.wait_for_selector(".well")
     page.get_by_role("button", name="History").click()
     expect(page.locator(".readings strong")).to_have_text("Mel")
+    expect(page.locator(".readings li")).to_contain_text("Refer to a specialist")
     page.get_by_role("button", name="Open: red.png").click()
     expect(page.locator(".verdict h2")).to_contain_text("Mel ")
     heat_shown(page, "MEL")
@@ -321,6 +323,25 @@ def test_the_history_stays_in_the_browser_and_can_be_wiped(watched: Open, addres
     page.reload()
     page.get_by_role("button", name="History").click()
     expect(page.get_by_text("No results yet.")).to_be_visible()
+
+
+@pytest.mark.long
+def test_a_model_without_a_malignant_class_says_so(watched: Open, pictures: Pictures, tmp_path: Path) -> None:
+    """It has no advice on referral, and its server was started with a case mix of its own."""
+    file = tmp_path / "clinic.csv"
+    file.write_text("code,share\nRED,5\nGREEN,3\nBLUE,2\n")
+    plain = Predictor(tiny.write(tmp_path / "plain"), case_mix=str(file))
+    with live.in_thread(plain) as port:
+        page = watched(f"http://127.0.0.1:{port}")
+        read(page, pictures["red"])
+        expect(page.locator(".advice.not_assessed .head")).to_have_text("Referral not assessed")
+        expect(page.locator(".advice")).to_contain_text("the model has no malignant class")
+        expect(page.locator(".mix")).to_contain_text("if the diagnoses were as common as in clinic.csv")
+        page.get_by_role("button", name="Change how common each diagnosis is").click()
+        expect(page.get_by_label("As this server is set: clinic.csv")).to_be_checked()
+        page.get_by_label("All equally common").check()
+        page.get_by_role("button", name="Use this").click()
+        expect(page.locator(".mix")).to_contain_text("if all three diagnoses were equally common")
 
 
 def test_an_answer_of_an_older_version_is_asked_for_again(watched: Open, address: str, pictures: Pictures) -> None:

@@ -1,5 +1,5 @@
 // The history of results: in the IndexedDB of this browser and nowhere else. Without it the page works all the same.
-import { isCurrent, verdict } from "./advice.js";
+import { headOf, isCurrent, verdict } from "./advice.js";
 import { button, dialog, h, when } from "./dom.js";
 import { S } from "./words.js";
 
@@ -72,8 +72,9 @@ export async function openHistory(model, bring) {
       node.close();
       bring(entry);
     };
+    const [said, todo] = isCurrent(entry.answer) ? [verdict(entry, model), headOf(entry)] : [S.history.old, null];
     return h("li", {}, h("img", { src: url, alt: "", width: 56, height: 56 }),
-      h("div", {}, h("strong", {}, isCurrent(entry.answer) ? verdict(entry, model) : S.history.old), h("span", { class: "soft small" }, `${entry.name} · ${when(entry.at)}`)),
+      h("div", {}, h("strong", {}, said), todo && h("span", { class: "small" }, todo), h("span", { class: "soft small" }, `${entry.name} · ${when(entry.at)}`)),
       button(S.history.show, open, { "aria-label": `${S.history.show}: ${entry.name}` }),
       button(S.history.remove, () => forget(entry.id).then(refresh), { class: "quiet", "aria-label": `${S.history.remove}: ${entry.name}` }));
   }
