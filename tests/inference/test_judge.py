@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -76,7 +77,16 @@ def test_no_answer_contradicts_itself(
         assert 2 <= len(named) <= 3
     share = float(probability[CODES.index("MEL")])
     if found["advice"].code in ("refer", "no_referral") and at.referral is not None:
-        assert (found["advice"].code == "refer") == (share >= at.referral.threshold)
+        assert (found["advice"].code == "refer") == (share >= at.referral.threshold or order[0] == "MEL")
+
+
+def test_a_malignant_first_diagnosis_is_always_referred() -> None:
+    point = limits().referral
+    assert point is not None
+    high = replace(limits(), referral=msgspec.structs.replace(point, threshold=0.9))
+    found = answer([0.3, 0.4, 0.3], at=high)
+    assert found["advice"].code == "refer" and "first diagnosis" in found["advice"].text
+    assert answer([0.4, 0.3, 0.3], at=high)["advice"].code == "no_referral"
 
 
 def test_advice_is_the_first_that_holds() -> None:

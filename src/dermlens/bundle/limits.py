@@ -114,7 +114,7 @@ class OperatingPoint(Facts, frozen=True, omit_defaults=False):
         name: such as `malignant_95`.
         aim, aimed_at: which kind of lesion it looks for, and at which sensitivity.
         codes: the classes whose probabilities are added up.
-        threshold: referral is advised at or above it, 0 to 1.
+        threshold: referral is advised at or above it, 0 to 1, and where the first diagnosis is one of `codes`.
         fitted_on: how many lesions of that kind and of others.
         sensitivity, specificity, referred: on the test lesions, averaged by the case mix.
     """
@@ -253,6 +253,12 @@ def aims(codes: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return {**found, **({"melanoma": (MELANOMA,)} if MELANOMA in codes else {})}
 
 
+def is_referred(probability: Floats, columns: Sequence[int], threshold: float) -> Bools:
+    """Return (n,), True where the classes of `columns` together reach the threshold, or the first diagnosis is one."""
+    first = np.isin(order_of(probability)[:, 0], columns)
+    return np.asarray(first | (probability[:, list(columns)].sum(axis=1) >= threshold), np.bool_)
+
+
 def sides(known: Lesions, codes: Sequence[str], members: Sequence[str]) -> tuple[int, int]:
     """Return how many lesions are of the named classes, and how many are of others."""
     positive = np.isin(known.classes, [codes.index(code) for code in members])
@@ -315,7 +321,7 @@ def _point(
     weights = mix_weights(lesions.classes[positive], lesions.lesions[positive], shares)
     threshold = -weighted_quantile(-probability[positive][:, columns].sum(axis=1), weights, aimed_at)
     test, values = measured
-    grave, referred = np.isin(test.classes, columns), values[:, columns].sum(axis=1) >= threshold
+    grave, referred = np.isin(test.classes, columns), is_referred(values, columns, threshold)
 
     def share(hits: Bools, rows: Bools) -> Figure:
         weights = mix_weights(test.classes[rows], test.lesions[rows], shares)

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from dermlens.bundle.case_mix import make_mix
-from dermlens.bundle.limits import Limits, grave_codes, measure_sets, mix_weights, weighted_share
+from dermlens.bundle.limits import Limits, grave_codes, is_referred, measure_sets, mix_weights, weighted_share
 from dermlens.bundle.site import SHARES, SiteFigures
 from dermlens.bundle.trust import Trust
 from dermlens.evaluation.bootstrap import sampled_figure, weightings
@@ -49,7 +49,7 @@ def site_figures(
     at_point: dict[str, Figure | None] = dict.fromkeys(("sensitivity", "specificity", "grave_sent", "others_sent"))
     if point is not None:
         columns = [codes.index(code) for code in point.codes]
-        referred = sample.probability[:, columns].sum(axis=1) >= point.threshold
+        referred = is_referred(sample.probability, columns, point.threshold)
         at_point = {
             "sensitivity": on(grave, referred),
             "specificity": on(~grave, ~referred),

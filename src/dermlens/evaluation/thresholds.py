@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dermlens.bundle.limits import lesions_worth, mix_weights
+from dermlens.bundle.limits import is_referred, lesions_worth, mix_weights
 from dermlens.evaluation.bootstrap import no_figure, sampled_figure, weightings
 from dermlens.evaluation.metrics import Bools, Floats, Ints, share
 
@@ -30,7 +30,8 @@ def measure_point(
     """Return sensitivity, specificity, share referred and net benefit of a threshold, with 95 % intervals over lesions.
 
     Args:
-        point: `codes`, whose probabilities are added up, and `threshold`: at or above it a lesion is referred.
+        point: `codes`, whose probabilities are added up, and `threshold`: at or above it, or where the first diagnosis is one
+            of them, a lesion is referred.
         probability: (n, classes) at the case mix.
         lesions: (n,) lesion numbers.
         shares: (classes,) of the case mix: each class counts as much as its share, each lesion once in its class.
@@ -38,7 +39,7 @@ def measure_point(
     if not len(y_true):
         return not_measured("no lesions")
     columns = [codes.index(code) for code in point["codes"]]
-    positive, referred = np.isin(y_true, columns), probability[:, columns].sum(axis=1) >= point["threshold"]
+    positive, referred = np.isin(y_true, columns), is_referred(probability, columns, point["threshold"])
     numbers = np.unique(lesions, return_inverse=True)[1].astype(np.int64)
     mixed = mix_weights(y_true, numbers, shares)
     values = _rates(weightings(y_true, numbers, seed=seed) * mixed, positive, referred, point["threshold"])

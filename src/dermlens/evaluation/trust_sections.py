@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from dermlens.bundle.bundle import Bundle
 from dermlens.bundle.case_mix import CaseMix, equal_mix
-from dermlens.bundle.limits import Lesions, Limits, aims, grave_codes, measure_sets, mix_weights
+from dermlens.bundle.limits import Lesions, Limits, aims, grave_codes, is_referred, measure_sets, mix_weights
 from dermlens.bundle.probabilities import Calibration, probabilities
 from dermlens.evaluation import metrics
 from dermlens.evaluation.bootstrap import RESAMPLES, debiased_error, sampled_figure, weightings
@@ -72,7 +72,7 @@ class Answers:
         point = self.limits.referral
         if point is None:
             return None
-        return np.asarray(self.probability[:, self.places(point.codes)].sum(axis=1) >= point.threshold, np.bool_)
+        return is_referred(self.probability, self.places(point.codes), point.threshold)
 
     def places(self, codes: Sequence[str]) -> list[int]:
         """Return the columns of some classes."""

@@ -175,6 +175,8 @@ def _referral_advice(
         return Reason("not_assessed", _no_point(codes))
     share = float(sum(probability[codes.index(code)] for code in point.codes))
     found, limit = f"malignant or premalignant: {percent(share, 1)}", percent(point.threshold, 1)
+    if share < point.threshold and codes[int(probability.argmax())] in point.codes:
+        return Reason("refer", f"Refer to a specialist: the first diagnosis is one to be seen ({found}).")
     if share >= point.threshold:
         return Reason("refer", f"Refer to a specialist ({found}; the limit is {limit}).")
     words = f"No referral by this picture alone ({found}; the limit is {limit}{_reached(point)})."

@@ -96,6 +96,7 @@ function linesOf(item, model) {
   const { advice, malignant_probability: part, referral, reasons } = item.answer;
   const notes = isReadable(item) ? reasons.filter(({ code }) => !DOUBTS.includes(code)).map(({ text }) => text) : [];
   const [share, threshold] = [percent(part, 1), percent(referral?.threshold, 1)];
+  if (advice.code === "refer" && part < referral.threshold) return [fill(S.advice.first, { share }), ...notes];
   if (advice.code === "refer") return [fill(S.advice.above, { share, threshold }), ...notes];
   if (advice.code === "no_referral") return [fill(S.advice.below, { share, threshold }), ...grave(item.answer, model), tested(referral), ...notes];
   if (advice.code === "see_clinician") return [S.advice.unfamiliar];
