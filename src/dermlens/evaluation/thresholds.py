@@ -30,8 +30,8 @@ def measure_point(
     """Return sensitivity, specificity, share referred and net benefit of a threshold, with 95 % intervals over lesions.
 
     Args:
-        point: `codes`, whose probabilities are added up, and `threshold`: at or above it, or where the first diagnosis is one
-            of them, a lesion is referred.
+        point: `codes`, whose probabilities are added up, and `threshold`: a lesion is referred at or above it, or where
+            the first diagnosis is one of them.
         probability: (n, classes) at the case mix.
         lesions: (n,) lesion numbers.
         shares: (classes,) of the case mix: each class counts as much as its share, each lesion once in its class.
