@@ -88,59 +88,37 @@ def _sets(bundle: Bundle, mix: CaseMix) -> dict[str, Any]:
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """Return calibration at both mixes, its direction by class, the lists, and the operating points."""
-    at = found["calibration"]["at"]
+    """Return calibration at both mixes, and by class its direction and the lists."""
     rows = [
         [
             name,
             row["after"]["ece"],
             f"{row['chance']['mean']:.3f} (in 1 of 20 above {row['chance']['high']:.3f})",
             row["after"]["ece_debiased"],
-            f"{row['after']['brier']['value']:.3f}",
             f"{row['after']['log_loss']['value']:.3f}",
         ]
-        for name, row in at.items()
+        for name, row in found["calibration"]["at"].items()
     ]
-    header = ["case mix", "ECE", "of exact probabilities", "ECE without what chance adds", "Brier", "log loss"]
-    by_class = [[code, row["lesions"], row["true"], row["given"]] for code, row in found["by_class"].items()]
-    points = [
-        [
-            point["name"],
-            f"{point['threshold']:.3f}",
-            *(point[key] for key in ("sensitivity", "specificity", "referred")),
-        ]
-        for point in found["points"]
+    header = ["case mix", "ECE", "of exact probabilities", "ECE without what chance adds", "log loss"]
+    sets, used = found["sets"]["equal"], found["method"]
+    by_class = [
+        [code, row["lesions"], row["given"], *_cells(sets[used] if code == "all" else sets[used]["per_class"][code])]
+        for code, row in found["by_class"].items()
     ]
+    other = "; ".join(
+        f"{mix} mix, {method} {figure(row['coverage'])}, length {row['mean_size']:.2f}"
+        for mix, methods in found["sets"].items()
+        for method, row in methods.items()
+        if (mix, method) != ("equal", used)
+    )
     return "\n\n".join(
         (
             f"Version {found['model']['version']}, {found['images']:,} test images of {found['lesions']:,} lesions.",
             markdown(header, rows),
-            "Mean largest probability minus share of right answers, equal mix; above 0 it is surer than it is right:",
-            markdown(["class", "lesions", "lesions of the class", "answers of the class"], by_class),
-            _set_table(found["sets"]["equal"], found["method"]),
-            "At the mix of the training data the lists hold the truth for "
-            + ", ".join(
-                f"{figure(row['coverage'])} with {row['mean_size']:.2f} diagnoses ({method})"
-                for method, row in found["sets"]["training"].items()
-            )
-            + ".",
-            markdown(["operating point, equal mix", "threshold", "sensitivity", "specificity", "referred"], points),
+            markdown(["class", "lesions", "surer than right, answers of it", "list holds it", "length"], by_class),
+            f"Lists by the {used} probability. Other lists hold it: {other}.",
         )
     )
-
-
-def _set_table(sets: Mapping[str, Any], used: str) -> str:
-    header = ["what cannot be ruled out, equal mix", "lesions"]
-    for method in sets:
-        name = f"{method}{' (in use)' if method == used else ''}"
-        header += [f"coverage, {name}", "mean length"]
-    first = next(iter(sets.values()))
-    rows = [["all", first["n_lesions"], *(part for row in sets.values() for part in _cells(row))]]
-    rows += [
-        [code, each["n_lesions"], *(part for row in sets.values() for part in _cells(row["per_class"][code]))]
-        for code, each in first["per_class"].items()
-    ]
-    return markdown(header, rows)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
