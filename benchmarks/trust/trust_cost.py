@@ -56,5 +56,5 @@ def run(*, repeats: int = 300) -> dict[str, Any]:
 def table(found: Mapping[str, Any]) -> str:
     """Return the milliseconds of each part, and the share."""
     rows = [[name, value] for name, value in found["ms"].items()]
-    rows.append(["its share of the parts before it", found["added"]])
+    rows.append([f"share that '{ADDED}' adds", found["added"]])
     return markdown(["part of a prediction", "ms, median [10th, 90th percentile]"], rows, 2)
