@@ -99,7 +99,7 @@ def table(found: Mapping[str, Any]) -> str:
         ]
         for name, row in found["calibration"]["at"].items()
     ]
-    header = ["case mix", "ECE", "of exact probabilities", "ECE without what chance adds", "log loss"]
+    header = ["case mix", "ECE", "of exact probabilities", "ECE with less of what chance adds", "log loss"]
     sets, used = found["sets"]["equal"], found["method"]
     by_class = [
         [code, row["lesions"], row["given"], *_cells(sets[used] if code == "all" else sets[used]["per_class"][code])]

@@ -236,7 +236,7 @@ def table(found: Mapping[str, Any]) -> str:
     first = next(iter(found["calibration"].values()))
     names = {
         "ece": "ECE, equal mix",
-        "ece_debiased": "without what chance adds",
+        "ece_debiased": "with less of what chance adds",
         "ece_their_mix": "ECE, mix of these lesions",
     }
     names = {key: name for key, name in names.items() if key in first}

@@ -11,7 +11,7 @@ from dermlens.audit.shortcuts import probe_shortcuts, shortcut_findings
 from dermlens.bundle.quality import Quality
 from dermlens.data.records import Record
 
-QUALITY = Quality(0.6, 30, 150, 0, 0, 0.3, 0.1)
+QUALITY = Quality(0.6, 30, 150, 0, 0, 0.3, 0.1, 1.0)
 
 
 def a_set(by_size: bool) -> tuple[list[Record], list[ImageFacts]]:

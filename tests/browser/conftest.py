@@ -123,7 +123,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pictures")
     wide = np.concatenate([tiny.colour("RED", (80, 80)), tiny.colour("BLUE", (80, 80))], axis=1)
     made = {code.lower(): tiny.colour(code, (80, 80)) for code in tiny.CODES} | {"wide": wide}
-    made |= {name: np.full((80, 80, 3), grey, np.uint8) for name, grey in (("grey", 90), ("black", 0))}
+    made |= {name: np.full((80, 80, 3), grey, np.uint8) for name, grey in (("grey", (84, 92, 86)), ("black", 0))}
     paths = {}
     for name, pixels in made.items():
         paths[name] = folder / f"{name}.png"

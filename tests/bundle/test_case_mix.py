@@ -64,6 +64,10 @@ def test_what_is_no_mix_is_refused_with_what_is_allowed(text: str, says: str) ->
     assert caught.value.code == "case_mix" and "MEL, NV, BKL" in (caught.value.remedy or "")
 
 
+def test_a_file_cannot_pass_for_one_of_the_words() -> None:
+    assert parse_mix("MEL,1\nNV,1\nBKL,1\n", "training", CODES).name == "training (a file)"
+
+
 def test_a_file_that_is_not_there_or_no_text(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no case mix 'equl'. Did you mean 'equal'\?"):
         read_mix("equl", CODES, TRAINING)

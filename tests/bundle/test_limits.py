@@ -143,7 +143,7 @@ def test_too_few_lesions_give_no_sets_and_too_few_of_a_side_no_point() -> None:
 
 def test_one_class_with_so_few_lesions_that_nothing_is_sure_keeps_every_class() -> None:
     known = sample((40, 5, 40), 0)
-    assert limits(known, equal_mix(CODES)).set_limit == math.inf, "90 % of 5 melanomas is more than 5 can tell"
+    assert limits(known, equal_mix(CODES)).set_limit < 1.0, "90 % of 5 melanomas is more than 5 can tell: all of them"
 
 
 @pytest.mark.parametrize("mix", MIXES, ids=lambda mix: mix.name)

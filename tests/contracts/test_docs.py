@@ -15,10 +15,10 @@ from pymdownx.slugs import slugify
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 USER_PAGES = {
-    *("index", "data", "audit", "train", "evaluate", "trust", "batch", "serve", "export"),
+    *("index", "data", "audit", "train", "evaluate", "trust", "answer", "batch", "serve", "export"),
     *("how", "decisions", "faq", "reference", "contributing"),
 }
-RESULT_PAGES = ("index", "evaluate", "trust", "batch", "serve")
+RESULT_PAGES = ("index", "evaluate", "trust", "answer", "batch", "serve")
 SENTENCE = "For research and decision support only; not a diagnosis."
 MAX_BYTES = 10 * 1024
 FETCHED = re.compile(r"""<(?:script|img|iframe|source)[^>]+src="?(https?:[^" >]+)|<link[^>]+href="?(https?:[^" >]+)""")

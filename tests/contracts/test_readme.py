@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from dermlens.bundle.bundle import load_bundle
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAX_BYTES = 7 * 1024
@@ -37,14 +39,15 @@ def test_python_takes_five_lines_and_a_model_of_your_own_three() -> None:
 def test_the_headline_gives_three_results_of_the_included_model() -> None:
     bundle = json.loads((ROOT / "src/dermlens/models/default/bundle.json").read_text(encoding="utf-8"))
     region = README.partition("<!-- begin: embedded.headline -->\n")[2].partition("<!-- end: embedded.headline -->")[0]
-    metrics, trust = bundle["metrics"], bundle["trust"]
-    point = next(point for point in trust["operating_points"] if point["name"] == trust["referral"])
+    metrics, model = bundle["metrics"], load_bundle(ROOT / "src/dermlens/models/default")
+    point = model.limits(model.case_mix).referral
+    assert point is not None
     measured = [
         metrics["balanced_accuracy"],
         bundle["probe"]["balanced_accuracy"],
         metrics["per_class"]["MEL"]["auc"],
-        point["sensitivity"],
-        point["specificity"],
+        point.sensitivity,
+        point.specificity,
     ]
     assert FIGURE.findall(region.replace("*", "")) == [figure(value) for value in measured]
     assert len(re.findall(r"^- ", region, re.MULTILINE)) == 3

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import pictures
+from dermlens.diagnoses import ISIC2019
 from doc_blocks import CHEAPER, FIRST_TRAINING, PAGES, ROOT, blocks, commands, run_dermlens
 
 CLASSES = {"eczema": (30, -20, 0), "psoriasis": (-30, 20, 0), "healthy": (0, 0, 40)}
@@ -39,6 +40,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     paint(folder / "my_images", 12, 0)
     paint(folder / "other_images", 4, 500)
     shutil.copy(EXAMPLES / "MEL_ISIC_0000029.jpg", folder / "photo.jpg")
+    (folder / "clinic.csv").write_text("".join(f"{code},{n}\n" for n, code in enumerate(ISIC2019, 1)))
     pictures.save(folder / "other.png", pictures.lesion(77))
     (folder / "folder").mkdir()
     for name in ("NV_ISIC_0000019.jpg", "BCC_ISIC_0031712.jpg"):

@@ -111,10 +111,11 @@ def test_the_verdict_says_what_the_figures_say(done: tuple[Predictor, Path, dict
     found = report["calibration"]
     for ece, chance, said in (
         (0.04, 0.06, "roughly what they say"),
+        (0.045, 0.06, "may or may not be well calibrated"),
         (0.07, 0.08, "may or may not be well calibrated"),
         (0.07, 0.06, "are not well calibrated"),
     ):
-        value = {"value": ece, "low": 0.0, "high": 0.1}
+        value = {"value": ece, "low": 0.0, "high": ece + 0.01}
         at_mix = {**found["at"]["equal"], "chance": {"mean": 0.03, "high": chance}}
         at_mix["after"] = {**at_mix["after"], "ece": value, "ece_debiased": value}
         made = {**found, "at": {**found["at"], "equal": at_mix}}

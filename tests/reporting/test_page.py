@@ -63,7 +63,7 @@ def test_a_card_says_diagnosis_percentage_and_advice_before_the_details(grave: P
     assert places == sorted(places)
     assert page.index("Cannot be ruled out: mel, scc.") < places[-1] < page.index("ICD-10 C43")
     assert "▲ Refer to a specialist: 1" in page and page.count("if all three diagnoses were equally common") == 1
-    assert page.count("Referral is advised from") == 1 and "beforeprint" in page
+    assert page.count("Referral is advised when") == 1 and "beforeprint" in page
 
 
 @pytest.mark.parametrize("code", ADVICE)

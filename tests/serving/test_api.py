@@ -216,9 +216,9 @@ def test_the_openapi_document_names_everything(client: Client) -> None:
 def test_every_field_of_an_answer_is_described_with_an_example(
     client: Client, clinic: Predictor, pictures: list[bytes]
 ) -> None:
-    """In the document and, by its path, in the table of docs/serve.md; and an answer has no other field."""
+    """In the document and, by its path, in the table of docs/answer.md; and an answer has no other field."""
     shapes = client().get("/openapi.json").json()["components"]["schemas"]
-    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "answer.md").read_text(encoding="utf-8")
     fields: dict[str, set[str]] = {}
 
     def walk(name: str, prefix: str) -> None:
@@ -226,7 +226,7 @@ def test_every_field_of_an_answer_is_described_with_an_example(
             inner = re.findall(r"schemas/(\w+)", json.dumps(facts))
             example = "see below" if inner else f"`{json.dumps(facts['examples'][0])}`"
             row = f"| `{prefix}{field}` | {facts['description']} | {example} |"
-            assert row in page, f"docs/serve.md lacks this row:\n{row}"
+            assert row in page, f"docs/answer.md lacks this row:\n{row}"
             fields.setdefault(prefix, set()).add(field)
             for ref in inner:
                 walk(ref, f"{prefix}{field}{'[]' if facts.get('type') == 'array' else ''}.")

@@ -83,7 +83,7 @@ def test_a_batch_that_does_not_fit_is_refused_with_the_one_that_does(monkeypatch
     with pytest.raises(RecipeError) as caught:
         device.check_memory(model, Recipe(batch_size=11))
     assert "smaller backbone" in str(caught.value.remedy)
-    with pytest.raises(RecipeError, match="GB as before; ") as caught:
+    with pytest.raises(RecipeError, match="GB; ") as caught:
         device.check_memory(model, Recipe(batch_size=11), begun=True)
     assert "Free some memory and give the same command again" in str(caught.value.remedy)
 
@@ -93,7 +93,8 @@ def test_where_nothing_is_known_of_the_memory_nothing_is_refused(monkeypatch: py
     device.check_memory(small(), Recipe(batch_size=4096))
 
 
-def test_the_devices_own_error_names_half_the_batch() -> None:
+def test_the_devices_own_error_names_half_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "on_gpu", lambda: True)
     error = device.out_of_memory(replace(Recipe(), batch_size=64, size_px=300))
     assert "batch_size 64 at 300 px" in str(error) and "batch_size=32" in str(error.remedy)
     assert "On a GPU the batch is not chosen by memory" in str(error.remedy)

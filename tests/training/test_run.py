@@ -23,6 +23,7 @@ from dermlens.data.images import content_hash, load_image
 from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Dataset
 from dermlens.errors import DataError, LeakageError, RecipeError, StorageError, UsageError
+from dermlens.evaluation import fit_model
 from dermlens.evaluation.baselines import read_test_answers
 from dermlens.networks.efficientnet import backbone
 from dermlens.training import caches, device, finish
@@ -317,7 +318,7 @@ def test_a_batch_beyond_the_memory_is_refused_where_it_was_given_and_else_chosen
     assert printed(said).count("batch_size is") == 1 and "already finished" in printed(said)
     write_state(tmp_path, {name: value for name, value in read_state(tmp_path).items() if name != "history"})
     for again in (automatic, replace(TINY, batch_size=16)):
-        with pytest.raises(RecipeError, match=r"batch_size 16 needs about .* as before"):
+        with pytest.raises(RecipeError, match=r"batch_size 16 needs about .*Free some memory"):
             train(data, tmp_path, again, ABOUT, console=said, resume=True)
 
 
@@ -364,7 +365,7 @@ def test_images_that_vanish_during_the_training_are_an_error_and_nothing_is_lost
 
     with monkeypatch.context() as patch:
         patch.setattr(run_module, "finish", without_one)
-        patch.setattr(finish, "MIN_LESIONS", 2)
+        patch.setattr(fit_model, "MIN_LESIONS", 2)
         with pytest.raises(DataError, match="cannot be read now"):
             train(read_dataset(folder), out, TINY, ABOUT, console=console())
     said = console()

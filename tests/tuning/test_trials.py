@@ -39,6 +39,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(Bench, "prepare", lambda bench, recipe: cuts.append(recipe.cut_block))
     monkeypatch.setattr(Bench, "score", lambda bench, recipe, report: 1 - recipe.dropout)
     monkeypatch.setattr(tune_module, "open_backbone", lambda recipe: SimpleNamespace(weights="lite", weights_id="w"))
+    monkeypatch.setattr(tune_module, "_choose_batch", lambda study, recipe, *rest: recipe)
     return cuts
 
 

@@ -24,7 +24,7 @@ from dermlens.batch import storage
 from dermlens.batch.output import Folder, Ledger, Part, PartWriter
 from dermlens.batch.sources import BYTES_AN_IMAGE, Listing, Source, Unit, read_listing, read_tar
 from dermlens.bundle.bundle import Bundle, find_bundle, load_bundle
-from dermlens.bundle.case_mix import CaseMix, read_mix
+from dermlens.bundle.case_mix import CaseMix
 from dermlens.data.images import DEFAULT_MAX_BYTES, DEFAULT_MAX_PIXELS
 from dermlens.errors import ImageError, StorageError, UsageError
 from dermlens.inference import answers
@@ -53,10 +53,7 @@ class Settings:
 
     def at_mix(self, bundle: Bundle) -> Settings:
         """Return them with the case mix itself in place of its name."""
-        mix = self.case_mix or bundle.case_mix
-        if isinstance(mix, str):
-            mix = read_mix(mix, bundle.codes, bundle.card.training_mix)
-        return replace(self, case_mix=mix)
+        return replace(self, case_mix=bundle.mix(self.case_mix))
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

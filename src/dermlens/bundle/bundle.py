@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 from dermlens.bundle.card import Card, damaged, read_card, write_card
 from dermlens.bundle.card_text import model_card, model_facts
-from dermlens.bundle.case_mix import CaseMix
+from dermlens.bundle.case_mix import CaseMix, make_mix, read_mix
 from dermlens.bundle.limits import ROLES, Lesions, Limits, fit_limits
 from dermlens.bundle.nearest import TrainingExamples
 from dermlens.bundle.probabilities import Calibration
@@ -86,14 +86,28 @@ class Bundle:
     trust: Trust
     lesions: Mapping[str, Lesions]  # of the roles calibrate and test
 
+    def mix(self, given: str | Mapping[str, float] | CaseMix | None) -> CaseMix:
+        """Return the case mix that is meant: its own where None is given.
+
+        Raises:
+            UsageError: (code `case_mix`) it is none of the model's classes, or `given` names nothing.
+        """
+        if isinstance(given, str):
+            return read_mix(given, self.codes, self.card.training_mix)
+        if isinstance(given, Mapping):
+            return make_mix("own", given, self.codes)
+        return self.case_mix if given is None else make_mix(given.name, given.shares, self.codes)
+
     def limits(self, mix: CaseMix) -> Limits:
-        """Return what answers are judged by at a case mix of its classes; computed once for each mix."""
+        """Return what answers are judged by at a case mix of its classes; those of the last mixes are kept."""
         key: tuple[str | float, ...] = (mix.name, *mix.of(self.codes))
-        if key not in self._limits:
-            while len(self._limits) >= MOST_MIXES:  # a server may be asked for any number of them
-                self._limits.pop(next(iter(self._limits)), None)
-            self._limits[key] = limits_of(self.card, self.lesions, mix)
-        return self._limits[key]
+        found = self._limits.get(key)
+        if found is None:
+            found = limits_of(self.card, self.lesions, mix)
+            if len(self._limits) >= MOST_MIXES:  # a server may be asked for any number of them
+                self._limits.clear()
+            self._limits[key] = found
+        return found
 
     def model_card(self) -> str:
         """Return the model card as Markdown."""

@@ -108,7 +108,7 @@ def parse_mix(raw: bytes | str, name: str, codes: Sequence[str]) -> CaseMix:
         shares = _from_json(text) if text.lstrip().startswith(("{", "[")) else _from_csv(text)
     except (ValueError, RecursionError, csv.Error) as error:
         raise _wrong(f"The case mix {name!r} is neither CSV nor JSON of codes and shares ({error}).", codes) from None
-    return make_mix(name, shares, codes)
+    return make_mix(f"{name} (a file)" if name in (EQUAL, TRAINING) else name, shares, codes)
 
 
 def mix_words(mix: CaseMix) -> str:
@@ -134,11 +134,17 @@ def _is_share(share: Any) -> bool:
 
 
 def _from_json(text: str) -> dict[str, Any]:
-    found = json.loads(text)
+    found = json.loads(text, object_pairs_hook=_once)
     if isinstance(found, dict) and isinstance(found.get("shares"), dict):
         found = found["shares"]  # as an answer states its mix
     if not isinstance(found, dict):
         raise ValueError("an object of code and share is needed")
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError("a name stands there twice")
     return found
 
 

@@ -151,11 +151,16 @@ class Limits:
     referral: OperatingPoint | None
 
     def sets(self, probability: Floats) -> Bools | None:
-        """Return (n, classes), True where a class cannot be ruled out: always a beginning of the order, never empty."""
+        """Return (n, classes), True where a class cannot be ruled out: always a beginning of the order.
+
+        The first always is one of them, and where it is too improbable to be named alone, so is the second.
+        """
         if self.set_limit is None:
             return None
         scores = set_scores(probability, self.method)
-        return np.asarray((scores <= self.set_limit) | (scores == scores.min(axis=1, keepdims=True)), np.bool_)
+        least = np.where(probability.max(axis=1) < self.min_confidence, 2, 1)
+        place = np.argsort(order_of(probability), axis=1)
+        return np.asarray((scores <= self.set_limit) | (place < least[:, None]), np.bool_)
 
 
 def order_of(probability: Floats) -> npt.NDArray[np.intp]:
@@ -186,16 +191,19 @@ def weighted_quantile(values: Floats, weights: Floats, share: float) -> float:
 def fit_set_limit(
     probability: Floats, known: Lesions, codes: Sequence[str], shares: Sequence[float], method: SetMethod, level: float
 ) -> float:
-    """Return the limit on `set_scores` that holds the true class of `level` of the lesions, and of the melanomas."""
+    """Return the limit on `set_scores` that holds the true class of `level` of the lesions, and of the melanomas.
+
+    Fewer than 9 melanomas cannot promise 90 % of others: then the limit holds all of these.
+    """
     scores = set_scores(probability, method)[np.arange(len(known.classes)), known.classes]
     counts = known.counts(len(codes))
     present = np.where(counts > 0, shares, 0.0) / np.sum(np.asarray(shares)[counts > 0])
     own = np.sum(present[counts > 0] ** 2 / counts[counts > 0])  # the weight that a new lesion is expected to have
-    limit = weighted_quantile(scores, mix_weights(known.classes, known.lesions, shares), level * (1 + own))
+    limit = weighted_quantile(scores, mix_weights(known.classes, known.lesions, shares), min(1.0, level * (1 + own)))
     if MELANOMA in codes and counts[codes.index(MELANOMA)]:
         rows = known.classes == codes.index(MELANOMA)
         weights = mix_weights(known.classes[rows], known.lesions[rows], shares)
-        needed = level * (1 + 1 / counts[codes.index(MELANOMA)])
+        needed = min(1.0, level * (1 + 1 / counts[codes.index(MELANOMA)]))
         limit = max(limit, weighted_quantile(scores[rows], weights, needed))
     return limit
 

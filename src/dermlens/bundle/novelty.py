@@ -33,6 +33,7 @@ class NoveltyFacts(Facts, frozen=True):
     scale: tuple[float, float]
     threshold: float
     kept: float
+    first_threshold: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,7 @@ class Novelty:
         scale: means over training images of the squared distance inside and of the squared residual outside.
         threshold: the score above which an image is novel.
         kept: which share of the lesions it was fitted on lies at or below the threshold.
+        first_threshold: that of the training, where it was fitted anew to a site; None: the same.
     """
 
     mean: npt.NDArray[np.floating]
@@ -56,6 +58,7 @@ class Novelty:
     scale: tuple[float, float]
     threshold: float
     kept: float
+    first_threshold: float | None = None
 
     def score(self, embedding: npt.NDArray[np.floating]) -> Floats:
         """Return how unlike the training images each row is, (n,) float64, about 1 for a known one.
@@ -75,7 +78,7 @@ class Novelty:
 
     def as_dict(self) -> dict[str, Any]:
         """Return what is stored in `bundle.json`; the arrays are in `trust.npz`."""
-        return NoveltyFacts(METHOD, self.scale, self.threshold, self.kept).as_dict()
+        return NoveltyFacts(METHOD, self.scale, self.threshold, self.kept, self.first_threshold).as_dict()
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
         """Return what is stored in `trust.npz`."""
@@ -91,7 +94,7 @@ class Novelty:
         mean, components, whiten, class_means = (arrays[name].astype(np.float64) for name in ARRAYS)
         k, d = components.shape
         shapes = mean.shape == (d,) and whiten.shape == (k, k) and class_means.shape[1:] == (k,)
-        numbers = (*facts.scale, facts.threshold)
+        numbers = (*facts.scale, facts.threshold, facts.first_threshold or facts.threshold)
         if not shapes or not all(math.isfinite(n) and n > 0 for n in numbers):
             raise BundleError(
                 f"The novelty facts of the bundle do not fit together: {k} components of {d} numbers, scale and "
@@ -99,7 +102,9 @@ class Novelty:
                 remedy="Train the model again.",
                 code="bad_value",
             )
-        return cls(mean, components, whiten, class_means, facts.scale, facts.threshold, facts.kept)
+        return cls(
+            mean, components, whiten, class_means, facts.scale, facts.threshold, facts.kept, facts.first_threshold
+        )
 
 
 def normalised(embedding: npt.NDArray[np.floating]) -> Floats:

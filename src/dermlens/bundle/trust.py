@@ -104,6 +104,6 @@ class Trust:
         """
         if score is None or self.novelty is None or score <= self.novelty.threshold:
             return "familiar"
-        ratio = score / self.novelty.threshold
+        ratio = score / (self.novelty.first_threshold or self.novelty.threshold)
         nothing = ratio > FAR or (ratio > STRANGE and quality.skin_share < LITTLE_SKIN)
         return "no_lesion" if nothing else "unfamiliar"

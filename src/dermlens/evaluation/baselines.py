@@ -189,7 +189,8 @@ def describe_images(found: Mapping[str, Any]) -> str:
         parts.append(f"{found['labels_changed']} have another label than in training")
     if found["decisions_changed"]:
         parts.append(
-            f"the model's diagnosis is not that of its training for {found['decisions_changed']} (other framing?)"
+            f"the model's diagnosis is not that of its training for {found['decisions_changed']} (another "
+            "case mix, calibration or framing)"
         )
     return "; ".join(parts)
 

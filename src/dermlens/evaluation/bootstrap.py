@@ -131,7 +131,7 @@ def debiased_error(samples: Floats, *, reason: str) -> dict[str, Any]:
     adds on average is taken away: 2 * value - mean of the resamples (Efron and Tibshirani 1993, chapter 10; as the
     code of Kumar et al. 2019, arXiv:1909.10155, does with normal draws). Limits are those of the basic bootstrap
     (Davison and Hinkley 1997, section 5.2.1); percentiles of the resamples would lie above the truth. Exact
-    probabilities still show about two thirds of their error by chance: it is never too low on average.
+    probabilities still show about two thirds of their error by chance.
 
     Args:
         samples: (1 + resamples,), the error itself first.

@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from dermlens.bundle.bundle import Bundle
+from dermlens.bundle.case_mix import CaseMix
 from dermlens.bundle.limits import grave_codes
 from dermlens.bundle.probabilities import probabilities
 from dermlens.data.images import Pixels
@@ -29,6 +30,7 @@ def run_controls(
     y_true: Ints,
     lesions: Ints,
     *,
+    mix: CaseMix | None = None,
     seed: int,
     console: Console,
     most: int = MOST_IMAGES,
@@ -38,6 +40,7 @@ def run_controls(
     Args:
         load: gives the pixels of image i as the network sees them.
         y_true: (n,) classes; lesions: (n,) lesion numbers.
+        mix: the case mix of the answers; the model's own when None.
         most: of more images, so many are drawn at random.
 
     Returns:
@@ -47,7 +50,7 @@ def run_controls(
     """
     rows = drawn_rows(len(y_true), most, seed)
     changes = {AS_IT_IS: same, **ARTEFACTS, **WITHOUT_LESION}
-    answers = answer_changes(bundle, load, rows, changes, seed=seed, console=console)
+    answers = answer_changes(bundle, load, rows, changes, mix=mix, seed=seed, console=console)
     truth, groups = y_true[rows], np.unique(lesions[rows], return_inverse=True)[1].astype(np.int64)
     weights = weightings(truth, groups, seed=seed)
     watched = ("MEL",) if "MEL" in bundle.codes else grave_codes(bundle.codes) or (bundle.codes[0],)
@@ -103,6 +106,7 @@ def answer_changes(
     rows: Ints,
     changes: Mapping[str, Change],
     *,
+    mix: CaseMix | None = None,
     seed: int,
     console: Console,
 ) -> dict[str, tuple[Floats, Ints]]:
@@ -125,6 +129,8 @@ def answer_changes(
             advance(len(part))
     result = {}
     for name, parts in logits.items():
-        probability = probabilities(np.concatenate(parts), bundle.calibration, bundle.case_mix.of(bundle.codes))
+        probability = probabilities(
+            np.concatenate(parts), bundle.calibration, (mix or bundle.case_mix).of(bundle.codes)
+        )
         result[name] = probability, probability.argmax(axis=1)
     return result

@@ -251,7 +251,9 @@ def _trust(
         **trust_sections(answers, seed=seed),
         "subgroups": table,
         "skin_tone": skin_tone_sentence(table),
-        "controls": run_controls(bundle, load, answers.y_true, answers.lesions, seed=seed, console=console)
+        "controls": run_controls(
+            bundle, load, answers.y_true, answers.lesions, mix=answers.mix, seed=seed, console=console
+        )
         if controls
         else None,
     }

@@ -280,15 +280,15 @@ def _calibration_words(found: Mapping[str, Any], n: int) -> str:
     at_mix = found["at"][found["case_mix"]]
     ece, error, chance = at_mix["after"]["ece"]["value"], at_mix["after"]["ece_debiased"], at_mix["chance"]["high"]
     words, limit = "Its probabilities are not well calibrated", ""
-    if error["value"] <= GOOD_ECE:
+    if error["high"] <= GOOD_ECE:
         words = "Its probabilities mean roughly what they say"
-    elif ece <= chance:
+    elif error["value"] <= GOOD_ECE or ece <= chance:
         words = "Its probabilities may or may not be well calibrated: there are too few images to say"
         limit = f"; with exact probabilities, chance alone shows up to {chance * 100:.1f} before that"
     low, high = (f"{error[side] * 100:.1f}" for side in ("low", "high"))
     return (
         f"{words}. On average, the probability of the most probable class differs by {error['value'] * 100:.1f} points "
-        f"({low} to {high}) from how often that class is correct, what chance adds taken away{limit}. "
+        f"({low} to {high}) from how often that class is correct, with less of what chance adds{limit}. "
         f"Each diagnosis counts by its share in the case mix ({found['case_mix']})."
     )
 

@@ -25,7 +25,7 @@ from rich.text import Text
 from dermlens.bundle.bundle import CARD, LESIONS_FILE, SEEN, Bundle, derive_bundle, load_bundle
 from dermlens.bundle.card import Card, make_card
 from dermlens.bundle.card_text import bias_words
-from dermlens.bundle.case_mix import CaseMix, mix_words, read_mix
+from dermlens.bundle.case_mix import CaseMix, mix_words
 from dermlens.bundle.limits import (
     METHODS,
     MIN_LESIONS,
@@ -60,6 +60,7 @@ from dermlens.evaluation.metrics import Bools, Ints
 from dermlens.evaluation.site_data import SiteData, check_enough, names_of, read_site
 from dermlens.evaluation.site_figures import site_figures
 from dermlens.inference.runtime import Runtime
+from dermlens.text import percent
 
 PARTS = 5  # of the fitted lesions: each kind of sets is tried on lesions that did not fit it
 SENSITIVITY, HELD_OUT = (0.5, 0.999), (0.1, 0.9)
@@ -103,9 +104,7 @@ def fit_to_site(bundle: Bundle, dataset: Dataset, out: Path, wishes: Wishes, *, 
     """
     wishes.check()
     check_place(out, bundle, overwrite=wishes.overwrite)
-    mix = bundle.case_mix
-    if wishes.case_mix is not None:
-        mix = read_mix(wishes.case_mix, bundle.codes, bundle.card.training_mix)
+    mix = bundle.mix(wishes.case_mix)
     found = read_site(bundle, dataset, held_out=wishes.held_out, seed=wishes.seed, console=console)
     check_enough(found, bundle, wishes.held_out)
     started = time.monotonic()
@@ -227,7 +226,8 @@ def _facts(model: Calibrated, bundle: Bundle, samples: Mapping[str, Sample], wis
     lesions, novelty = len(np.unique(fitted_on.lesions)), bundle.trust.novelty
     if novelty is not None and lesions >= MIN_LESIONS:
         threshold = lesion_quantile(novelty.score(fitted_on.embedding), fitted_on.lesions, ACCEPTED_SHARE)
-        novelty = replace(novelty, threshold=max(threshold, 1e-9), kept=ACCEPTED_SHARE)
+        first = novelty.first_threshold or novelty.threshold  # what is no lesion at all was measured there
+        novelty = replace(novelty, threshold=max(threshold, 1e-9), kept=ACCEPTED_SHARE, first_threshold=first)
     training = {name: n for name, n in (old.fitted_on or {}).items() if name == "training_images"}
     return {
         "fitted_on": {"role": "calibrate", "images": len(fitted_on.y_true), "lesions": lesions, **training},
@@ -337,5 +337,13 @@ def _show(site: Site, mix: CaseMix, limits: Limits, out: Path, console: Console)
         grave = grave_codes([*mix.shares])
         why = "every class of the model is" if grave else "no class of the model is"
         console.print(f"No operating point: {why} malignant or premalignant.", style="yellow", soft_wrap=True)
+    before, after = (each.status["ok"]["value"] or 0.0 for each in (site.before, site.after))
+    if after < before / 2:
+        console.print(
+            f"Only {percent(after)} of the answers are ok now ({percent(before)} before): at this case mix the model "
+            "cannot tell these lesions apart. Try --case-mix with the shares of your own patients, or more lesions.",
+            style="yellow",
+            soft_wrap=True,
+        )
     console.print(f"Written: {out}. Predict with it: dermlens predict IMAGE --model {out}", soft_wrap=True)
     console.print(DISCLAIMER, style="bold")

@@ -150,18 +150,19 @@ def _doubts(limits: Limits, probability: npt.NDArray[np.float64], possible: Sequ
 
 def _between(codes: Sequence[str], order: Sequence[int], possible: Sequence[str] | None) -> list[str]:
     """Name the first two or three diagnoses, no more than cannot be ruled out."""
-    count = min(NAMED, max(2, len(possible or codes)))
+    count = min(NAMED, len(possible or codes))
     return [display_name(codes[c]) for c in order[:count]]
 
 
 def _rejected(code: str, modality: str) -> Reason:
     how = " through a dermatoscope" if modality == "dermoscopy" else ""
     if code == "no_lesion":
-        words = f"Take a picture of one skin lesion{how} that fills about half of the frame, or have the lesion seen."
+        words = f"Photograph one skin lesion{how}; it should fill about half of the picture. Or have the lesion seen."
         return Reason("retake", words)
     if code == "unfamiliar":
         words = (
-            "Have a clinician see the lesion. The model cannot judge this picture, which says nothing about the lesion."
+            "Have a clinician see the lesion. The model cannot judge this picture; the lesion may be harmless or "
+            "dangerous."
         )
         return Reason("see_clinician", words)
     return Reason("retake", "Take the picture again, or have the lesion seen.")

@@ -11,7 +11,7 @@ from dermlens.bundle.case_mix import CaseMix
 from dermlens.bundle.nearest import Neighbour
 from dermlens.bundle.quality import Quality
 from dermlens.diagnoses import DIAGNOSES
-from dermlens.inference.judge import Reason
+from dermlens.inference.judge import NAMED, Reason
 from dermlens.inference.notebook import in_notebook
 
 SCHEMA = "dermlens/prediction/2"
@@ -70,7 +70,7 @@ class Prediction:
     neighbours: tuple[Neighbour, ...] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the object that `dermlens predict --json` prints; `docs/serve.md` tells each field."""
+        """Return the object that `dermlens predict --json` prints; `docs/answer.md` tells each field."""
         diagnosis = None
         if self.diagnosis_code is not None:
             diagnosis = {"code": self.diagnosis_code, "name": self.diagnosis_name}
@@ -102,6 +102,13 @@ class Prediction:
     def top(self, k: int) -> list[tuple[str, float]]:
         """Return the k most probable classes as (code, probability), largest first."""
         return list(self.probabilities.items())[:k]
+
+    @property
+    def between(self) -> list[tuple[str, float]]:
+        """The two or three classes between which an uncertain answer cannot decide, as (code, probability)."""
+        if self.status != "uncertain":
+            return []
+        return self.top(min(NAMED, len(self.prediction_set or self.probabilities)))
 
     @property
     def advised(self) -> bool:

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ import numpy as np
 
 from dermlens.bundle.bundle import Bundle, find_bundle, load_bundle
 from dermlens.bundle.card_text import fact_lines, warnings
-from dermlens.bundle.case_mix import CaseMix, read_mix
+from dermlens.bundle.case_mix import CaseMix
 from dermlens.bundle.limits import Limits, order_of
 from dermlens.bundle.nearest import Neighbour, TrainingExamples
 from dermlens.bundle.probabilities import probabilities
@@ -56,7 +56,7 @@ class Predictor:
         max_pixels: width x height of one image, checked before it is decoded.
         views: test-time views whose probabilities are averaged: 1, 2, 4 or 8 quarter turns and mirror images.
         case_mix: how common each diagnosis is beforehand: "equal", "training", the name of a CSV or JSON file of code
-            and share, or a `CaseMix`; the model's own when None.
+            and share, a mapping of them, or a `CaseMix`; the model's own when None.
 
     Raises:
         BundleError: there is no such model, or it is damaged. UsageError: views or case mix are none.
@@ -70,12 +70,12 @@ class Predictor:
         max_bytes: int = DEFAULT_MAX_BYTES,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         views: int = 1,
-        case_mix: str | CaseMix | None = None,
+        case_mix: str | Mapping[str, float] | CaseMix | None = None,
     ) -> None:
         self.views = check_views(views)
         self.bundle: Bundle = load_bundle(find_bundle(model))
         self._scope = Scope(self.bundle.codes, self.bundle.trust, self.bundle.card.modality)
-        self._limits_now = self._limits_at(case_mix)
+        self._limits_now = self.bundle.limits(self.bundle.mix(case_mix))
         self._runtime = Runtime(self.bundle.graph_path, threads=threads)
         self._workers = self._runtime.lanes + 1  # one more, so that a core is not idle while another reads a file
         self._bounds = {"max_bytes": max_bytes, "max_pixels": max_pixels}
@@ -163,25 +163,23 @@ class Predictor:
         """The mix at which it answers."""
         return self._limits_now.mix
 
-    def at_mix(self, answer: Prediction, case_mix: str | CaseMix | None) -> Prediction:
+    def at_mix(self, answer: Prediction, case_mix: str | Mapping[str, float] | CaseMix | None) -> Prediction:
         """Return an answer of this predictor at another case mix, without running the network again.
 
         Raises:
-            UsageError: (code `case_mix`) it is no mix of the model's classes.
+            UsageError: (code `case_mix`) it is no mix of the model's classes; (code `model`) it is not its answer.
         """
-        limits = self._limits_at(case_mix)
+        if answer.model != self._model:
+            raise UsageError("The answer is of another model.", remedy="Give answers of this Predictor.", code="model")
+        limits = self.bundle.limits(self.bundle.mix(case_mix))
         if answer.logits is None or answer.look is None:
             return replace(answer, case_mix=limits.mix)
         novelty = self.bundle.trust.novelty
         score = None if novelty is None or answer.embedding is None else novelty.score(answer.embedding[None]).item()
         probability = probabilities(answer.logits[None], self.bundle.calibration, limits.shares)[0]
-        return replace(answer, **self._fields(limits, probability, score, answer.look))
-
-    def _limits_at(self, case_mix: str | CaseMix | None) -> Limits:
-        card = self.bundle.card
-        if isinstance(case_mix, str):
-            case_mix = read_mix(case_mix, self.bundle.codes, card.training_mix)
-        return self.bundle.limits(case_mix or card.case_mix)
+        fields = self._fields(limits, probability, score, answer.look)
+        kept = answer.heatmap if fields["diagnosis_code"] == answer.diagnosis_code else None
+        return replace(answer, heatmap=kept, **fields)
 
     def _repr_html_(self) -> str:
         facts = self.bundle.facts()

@@ -250,8 +250,6 @@ def _tell_advice(answers: Sequence[Prediction], folder: str, tell: Tell, name_al
         if advice is None:
             continue
         first, rest = spoken(advice)
-        if advice.code == "no_referral" and not rest:
-            continue
         share = answer.malignant_probability if advice.code == "refer" else None
         note = UNRELIABLE if advice.code == "see_clinician" else IN_BRACKETS if share is not None else ""
         rest = f"{rest} {note}".strip()
@@ -305,7 +303,8 @@ def referral_words(answers: Sequence[Prediction]) -> list[str]:
     point = next((a.referral for a in answers if a.referral and a.referral.get("threshold") is not None), None)
     if point is None:
         return []
-    words = f"Referral is advised from {percent(point['threshold'], 1)} malignant or premalignant on"
+    limit = percent(point["threshold"], 1)
+    words = f"Referral is advised when malignant and premalignant together reach {limit}, or one of them is first"
     sensitivity, specificity = point["sensitivity"], point["specificity"]
     if sensitivity is None or specificity is None:
         return [f"{words}."]

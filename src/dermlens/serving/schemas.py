@@ -1,6 +1,6 @@
 """The shapes of the API answers, for `/openapi.json`: each field with what it means and an example.
 
-Tests compare the answers, and the table in `docs/serve.md`, with them.
+Tests compare the answers, and the table in `docs/answer.md`, with them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class DiagnosisShape(Shape):
 class AdviceShape(Shape):
     code: Literal["retake", "see_clinician", "refer", "no_referral", "not_assessed"] = _field(
         "`retake`: nothing to judge, take another picture. `see_clinician`: the picture is unfamiliar, a person must "
-        "look. `refer`: at or above the operating point. `no_referral`: below it. `not_assessed`: the model has no "
+        "look. `refer`: at or above the operating point, or a malignant first "
+        "diagnosis. `no_referral`: below it. `not_assessed`: the model has no "
         "operating point.",
         "refer",
     )
@@ -58,7 +59,12 @@ class ReferralShape(Shape):
         True,
     )
     operating_point: str | None = _field("Name of the operating point; null where the model has none.", "malignant_95")
-    threshold: float | None = _field("Referral is advised from this `malignant_probability` on.", 0.17671, ge=0, le=1)
+    threshold: float | None = _field(
+        "Referral is advised from this `malignant_probability` on, and where the first diagnosis is malignant.",
+        0.17671,
+        ge=0,
+        le=1,
+    )
     sensitivity: float | None = _field("Of this threshold on unseen lesions, at this case mix.", 0.9839, ge=0, le=1)
     specificity: float | None = _field("Likewise.", 0.677, ge=0, le=1)
 
