@@ -136,9 +136,7 @@ def test_what_to_do_is_said_once_for_all_pictures_the_gravest_first(
     assert text.count("not to be relied on") == 1
 
 
-def test_no_referral_is_said_to_be_by_this_picture_alone(
-    kinds: dict[str, Prediction], predictor: Predictor
-) -> None:
+def test_no_referral_is_said_to_be_by_this_picture_alone(kinds: dict[str, Prediction], predictor: Predictor) -> None:
     plain = Reason("no_referral", "No referral by this picture alone (malignant or premalignant: 1.0 %).")
     lines = told([replace(kinds["no_referral"], advice=plain)], predictor, 200)
     assert "○ No referral by this picture alone." in [line.strip() for line in lines]
