@@ -46,6 +46,9 @@ DIAGNOSES = {row["code"]: Diagnosis(*[row[name] for name in _NAMES]) for row in 
 ISIC2019 = ("AK", "BCC", "BKL", "DF", "MEL", "NV", "SCC", "VASC")
 """The eight classes of the ISIC 2019 challenge, in the order used everywhere."""
 
+EIGHT = ("AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "SCCKA", "VASC")
+"""The eight classes of the embedded model, in the order used everywhere."""
+
 DISCLAIMER = "For research and decision support only; not a diagnosis."
 """Said once wherever a person reads a result."""
 
@@ -90,7 +93,21 @@ def map_label(diagnosis: str, codes: Sequence[str]) -> str | None:
     """Return the class of the model that a label means, or None; to a model of the ISIC 2019 classes SK is BKL."""
     if diagnosis in codes:
         return diagnosis
-    if set(codes) <= set(ISIC2019):
-        parent = to_isic2019(diagnosis)
-        return parent if parent in codes else None
+    for classes, parent_of in ((ISIC2019, to_isic2019), (EIGHT, to_eight)):
+        if set(codes) <= set(classes) and (parent := parent_of(diagnosis)) in codes:
+            return parent
     return None
+
+
+def to_eight(name: str) -> str | None:
+    """Return the class out of `EIGHT` that a label of ISIC 2018, ISIC 2019, ISIC-9, MILK10k or PAD-UFES-20 belongs to.
+
+    The table is the column `eight` of `diagnoses.csv`. Actinic keratosis and Bowen's disease are AKIEC, invasive
+    squamous cell carcinoma and keratoacanthoma SCCKA. None for SCC, which may be Bowen's disease or invasive in all
+    of these but MILK10k, for MILK10k's INF, BEN_OTH and MAL_OTH, and for names that are not known.
+
+    >>> to_eight("ACK"), to_eight("pigmented benign keratosis"), to_eight("SCC"), to_eight("psoriasis")
+    ('AKIEC', 'BKL', None, None)
+    """
+    code = normalise(name)
+    return next((row["eight"] or None for row in _ROWS if row["code"] == code), None)

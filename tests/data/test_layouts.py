@@ -208,6 +208,22 @@ def test_the_licence_of_a_picture_is_read(tmp_path: Path, column: str) -> None:
     assert [record.licence for record in read_dataset(tmp_path).records] == ["CC-0", None]
 
 
+@pytest.mark.parametrize("column", ["domain", "modality"])
+def test_the_domain_of_a_picture_is_read_and_its_usual_names_are_one(tmp_path: Path, column: str) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg", "c.jpg", "d.jpg")
+    rows = "a.jpg,NV,clinical\nb.jpg,NV,Dermoscopy\nc.jpg,NV,slit lamp\nd.jpg,NV,\n"
+    write(tmp_path / "manifest.csv", f"image,diagnosis,{column}\n{rows}")
+    assert [r.domain for r in read_dataset(tmp_path).records] == ["close-up", "dermoscopic", "slit lamp", None]
+
+
+@pytest.mark.parametrize("column", ["skin_tone", "skin_tone_class"])
+def test_skin_tone_is_no_skin_type(tmp_path: Path, column: str) -> None:
+    touch(tmp_path, "a.jpg")
+    write(tmp_path / "manifest.csv", f"image,diagnosis,{column},fitzpatrick\na.jpg,NV,5,1\n")
+    (record,) = read_dataset(tmp_path).records
+    assert (record.skin_tone, record.fitzpatrick) == ("5", "1")
+
+
 def test_manifest_elsewhere_with_images_folder(tmp_path: Path) -> None:
     touch(tmp_path / "pictures", "a.jpg", "unlisted.jpg")
     table = write(tmp_path / "tables" / "mine.csv", "image;diagnosis\na;mel\n")

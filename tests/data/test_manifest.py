@@ -127,6 +127,14 @@ def test_written_manifest_reads_back_the_same(tmp_path: Path) -> None:
     assert [r.path for r in read_dataset(tmp_path / "full.csv").records] == [r.path for r in dataset.records]
 
 
+def test_domain_and_skin_tone_are_written(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg")
+    known = replace(read_dataset(ham(tmp_path / "data")).records[0], domain="slit lamp", skin_tone="4")
+    write_manifest([known], tmp_path / "mine.csv", tmp_path / "data")
+    (again,) = read_dataset(tmp_path / "mine.csv", images=tmp_path / "data").records
+    assert (again.domain, again.skin_tone) == ("slit lamp", "4")
+
+
 def test_failed_write_leaves_the_old_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_space(self: Path, target: Path) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")

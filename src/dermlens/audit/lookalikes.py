@@ -66,6 +66,8 @@ def candidates(
     vectors: npt.NDArray[np.float16],
     keys: Sequence[str],
     found: Sequence[NearPair] = (),
+    *,
+    exact: bool | None = None,
 ) -> list[Pair]:
     """Return pairs of different files that look alike, `first < second`, sorted.
 
@@ -73,11 +75,12 @@ def candidates(
         records, facts: n images.
         vectors, keys: from `embed`.
         found: pairs that are known already; images that these connect are not compared again.
+        exact: as for `nearest`.
     """
     chosen = np.array(first_of_each(keys, facts), np.int64)
     if len(chosen) < 2:
         return []
-    places, likeness = nearest(unit(vectors[chosen]), NEIGHBOURS)
+    places, likeness = nearest(unit(vectors[chosen]), NEIGHBOURS, exact=exact)
     rows, columns = np.nonzero((likeness >= MIN_LIKENESS) & (places >= 0))
     pairs = np.sort(np.stack([chosen[rows], chosen[places[rows, columns]]], axis=1), axis=1)
     same = group_near(picture_groups(records, [fact.sha256 for fact in facts]), found)

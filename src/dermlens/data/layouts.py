@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from dermlens.data.images import IMAGE_EXTENSIONS
-from dermlens.data.records import SPLIT_NAMES, Dataset, Record, isic_id_of
+from dermlens.data.records import SPLIT_NAMES, Dataset, Record, domain_of, isic_id_of
 from dermlens.data.tables import (
     ImageIndex,
     Row,
@@ -192,7 +192,9 @@ def _record(table: Table, layout: TableLayout, row: Row, root: Path, image: Path
         isic_id=isic_id_of(image.stem),
         dx_type=cell(row, "dx_type"),
         fitzpatrick=cell(row, "fitzpatrick") or cell(row, "fitspatrick"),  # PAD-UFES-20 spells it so
+        skin_tone=cell(row, "skin_tone", "skin_tone_class"),  # the second is MILK10k's
         licence=cell(row, "licence", "license", "copyright_license") or layout.licence,  # the third is the archive's
+        domain=domain_of(cell(row, "domain", "modality")),
     )
 
 

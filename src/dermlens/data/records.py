@@ -27,6 +27,13 @@ SPLIT_NAMES = {name: split for split, names in _SPLITS.items() for name in names
 
 _ISIC_ID = re.compile(r"(ISIC_\d{7})(?:_downsampled)?")
 
+DERMOSCOPIC, CLOSE_UP = "dermoscopic", "close-up"
+_DOMAINS = {
+    DERMOSCOPIC: ("dermoscopy", "dermatoscopic", "dermatoscopy"),
+    CLOSE_UP: ("close up", "closeup", "clinical", "clinical: close-up", "macroscopic"),
+}
+_DOMAIN_BY_NAME = {name: domain for domain, others in _DOMAINS.items() for name in (domain, *others)}
+
 
 @dataclass(frozen=True)
 class Record:
@@ -44,7 +51,10 @@ class Record:
         isic_id: the ISIC archive's name of the picture, "ISIC_" and seven digits.
         dx_type: how the diagnosis was made, in the data set's words, such as "histo".
         fitzpatrick: recorded skin type, 1 (very light) to 6, in the data set's words.
+        skin_tone: recorded skin tone as MILK10k counts it, 0 (very dark) to 5 (very light); not a Fitzpatrick type.
         licence: of the picture, in the data set's words.
+        domain: how the picture was taken, "dermoscopic", "close-up" or the data set's own word; None where it is not
+            said.
     """
 
     path: Path
@@ -61,7 +71,9 @@ class Record:
     isic_id: str | None = None
     dx_type: str | None = None
     fitzpatrick: str | None = None
+    skin_tone: str | None = None
     licence: str | None = None
+    domain: str | None = None
 
 
 @dataclass(frozen=True)
@@ -90,15 +102,27 @@ def isic_id_of(name: str) -> str | None:
     return match.group(1) if match else None
 
 
+def domain_of(name: str | None) -> str | None:
+    """Return the domain that a table's word means: the usual names of two are known, other words stay as they are.
+
+    >>> domain_of("clinical: close-up"), domain_of("Dermoscopy"), domain_of("slit lamp")
+    ('close-up', 'dermoscopic', 'slit lamp')
+    """
+    return None if name is None else _DOMAIN_BY_NAME.get(name.casefold(), name)
+
+
 def data_fingerprint(records: Sequence[Record], hashes: Sequence[str | None]) -> str:
-    """Return 64 hex digits that change with any picture, label, group, split or aspect, but not with order or names.
+    """Return 64 hex digits that change with any picture, label, group, split, aspect or domain, not with order or name.
 
     Args:
         records: n records.
         hashes: n SHA-256 hex digests of the files, None where unreadable (the image's name is then used).
     """
     rows = sorted(
-        json.dumps([digest or r.image, r.diagnosis, r.lesion_id, r.patient_id, r.split, r.frame_aspect])
+        json.dumps(
+            [digest or r.image, r.diagnosis, r.lesion_id, r.patient_id, r.split, r.frame_aspect]
+            + ([r.domain] if r.domain else [])
+        )
         for r, digest in zip(records, checked_hashes(records, hashes), strict=True)
     )
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()

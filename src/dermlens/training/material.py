@@ -86,11 +86,11 @@ class Material:
     def write(self, folder: Path) -> None:
         """Write `split.csv` (every image with its role) and `audit.json` (what the audit found). Raises OSError."""
         rows = [
-            (r.image, r.diagnosis, role, r.lesion_id, r.isic_id, r.source, digest)
+            (r.image, r.diagnosis, role, r.lesion_id, r.isic_id, r.source, r.domain, digest)
             for r, role, digest in zip(self.records, self.roles, self.hashes, strict=True)
         ]
-        rows += [(image, "", "unreadable", "", "", "", "") for image in self.unreadable]
-        head = ("image", "diagnosis", "role", "lesion_id", "isic_id", "source", "sha256")
+        rows += [(image, "", "unreadable", "", "", "", "", "") for image in self.unreadable]
+        head = ("image", "diagnosis", "role", "lesion_id", "isic_id", "source", "domain", "sha256")
         write_csv(folder / "split.csv", [head, *rows])
         write_text(folder / "audit.json", json.dumps([asdict(finding) for finding in self.findings], indent=1) + "\n")
 
