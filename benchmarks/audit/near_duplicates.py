@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,10 @@ from dermlens.data.manifest import read_dataset
 from dermlens.data.records import Record
 from dermlens.networks.embedder import VERSION, embedder_graph
 
+Change = Callable[[np.ndarray], np.ndarray]
 
-def crop(share: float) -> Callable[[np.ndarray], np.ndarray]:
+
+def crop(share: float) -> Change:
     """Return a change that keeps the middle of an image, `share` of each side."""
 
     def change(image: np.ndarray) -> np.ndarray:
@@ -39,7 +41,7 @@ def crop(share: float) -> Callable[[np.ndarray], np.ndarray]:
     return change
 
 
-def tilt(degrees: float) -> Callable[[np.ndarray], np.ndarray]:
+def tilt(degrees: float) -> Change:
     """Return a change that turns an image about its middle."""
 
     def change(image: np.ndarray) -> np.ndarray:
@@ -50,7 +52,7 @@ def tilt(degrees: float) -> Callable[[np.ndarray], np.ndarray]:
     return change
 
 
-CHANGES: dict[str, tuple[Callable[[np.ndarray], np.ndarray], int]] = {
+CHANGES: dict[str, tuple[Change, int]] = {
     "recompressed, quality 30": (lambda image: image, 30),
     "half the size": (lambda image: cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA), 90),
     "squashed to 4:3": (lambda image: cv2.resize(image, (224, 168), interpolation=cv2.INTER_AREA), 90),
@@ -112,15 +114,15 @@ def _changes(pool: Pool, copies: int, seed: int, wanted: tuple[str, ...]) -> dic
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for change in wanted:
-            by_hash, both = _search(pool, _changed([pool.records[i] for i in chosen], change, Path(folder)))
+            altered = changed([pool.records[i] for i in chosen], *CHANGES[change], Path(folder))
+            by_hash, both = search(pool, altered)
             found[change] = {"by hash": _score(pool, chosen, by_hash), "in all": _score(pool, chosen, both)}
             CONSOLE.print(f"{change}: {found[change]}", highlight=False)
     return found
 
 
-def _changed(records: list[Record], change: str, folder: Path) -> list[Record]:
-    """Write changed copies; they have no metadata that could give them away."""
-    alter, quality = CHANGES[change]
+def changed(records: Sequence[Record], alter: Change, quality: int, folder: Path) -> list[Record]:
+    """Write changed copies as JPEG; they have no metadata that could give them away."""
     copies = []
     for number, record in enumerate(records):
         path = folder / f"{number}.jpg"
@@ -129,11 +131,11 @@ def _changed(records: list[Record], change: str, folder: Path) -> list[Record]:
             raise SystemExit(f"OpenCV cannot read {record.path}.")
         pixels = np.ascontiguousarray(alter(picture))
         cv2.imwrite(str(path), pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        copies.append(Record(path, record.image, record.diagnosis))
+        copies.append(Record(path, record.image, record.diagnosis, frame_aspect=record.frame_aspect))
     return copies
 
 
-def _search(pool: Pool, copies: list[Record]) -> tuple[list[NearPair], list[NearPair]]:
+def search(pool: Pool, copies: list[Record]) -> tuple[list[NearPair], list[NearPair]]:
     """Return the pairs of a copy and an image of the pool: by hash alone, and by hash or embedding."""
     facts = [facts_of(copy) for copy in copies]
     vectors, keys = embed(copies, facts, Embedder(embedder_graph(CONSOLE), VERSION))

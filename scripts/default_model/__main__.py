@@ -1,15 +1,20 @@
-"""Train the embedded model, or fit the trust facts of a finished one again. Run it in the root of the repository.
+"""Make the embedded model: its data, its training, its trust facts. Run it in the root of the repository.
 
     python -m scripts.default_model train --data DATA [--out RUN] [--recipe TOML] [--install] [--overwrite]
     python -m scripts.default_model fit-facts MODEL --data DATA
+    python -m scripts.default_model lookalikes --data DATA
+    python -m scripts.default_model describe --data DATA [--without ORIGIN]
 
 DATA has `ham10000/`, `isic9/` and `isic_reference.csv`. `--install` copies the bundle to `src/dermlens/models/default`.
+`lookalikes` searches all collections for pictures of one lesion and writes `lookalikes.csv`; `describe` counts the
+pictures of each stage.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 140)
     load_tensorflow()
     try:
-        (train_model if options.command == "train" else fit_facts_again)(options, console)
+        COMMANDS[options.command](options, console)
     except DermlensError as error:
         console.print(f"Error: {error}", style="red", highlight=False)
         return 2
@@ -52,6 +57,11 @@ def parser() -> argparse.ArgumentParser:
     facts = commands.add_parser("fit-facts", help="fit the trust facts of a finished model again")
     facts.add_argument("model", help="an embedded name, a run folder or a bundle folder")
     facts.add_argument("--data", type=Path, required=True, help="folder with both data sets and the reference")
+    looks = commands.add_parser("lookalikes", help="search for pictures of one lesion across the collections")
+    looks.add_argument("--data", type=Path, required=True, help="folder with all collections and the reference")
+    describe = commands.add_parser("describe", help="count the pictures of each stage")
+    describe.add_argument("--data", type=Path, required=True, help="folder with all collections and the reference")
+    describe.add_argument("--without", metavar="ORIGIN", help="leave an archive out, such as MSK")
     return whole
 
 
@@ -86,6 +96,40 @@ def fit_facts_again(options: argparse.Namespace, console: Console) -> None:
     folder = find_bundle(options.model)
     refit_facts(folder, default_dataset(options.data, console), console)
     console.print(f"The facts of {folder} are fitted again.", highlight=False)
+
+
+def find_lookalikes(options: argparse.Namespace, console: Console) -> None:
+    from dermlens.audit.embed import Embedder
+    from dermlens.networks.embedder import VERSION, embedder_graph
+    from scripts.default_model.joined import LOOKALIKES, read_pictures, search, write_pairs
+
+    records, facts, _ = read_pictures(options.data, console)
+    pairs = search(records, facts, Embedder(embedder_graph(console), VERSION), console)
+    write_pairs(pairs)
+    console.print(f"{len(pairs)} pairs are in {LOOKALIKES}.", highlight=False)
+
+
+def describe_data(options: argparse.Namespace, console: Console) -> None:
+    from scripts.default_model.joined import read_joined
+    from scripts.default_model.stages import describe, left_out, stage_1, stage_2, unfamiliar
+
+    joined, without = read_joined(options.data, console), options.without
+    parts = [stage_1(joined, without=without), stage_2(joined, without=without), unfamiliar(joined)]
+    for dataset in [*parts, left_out(joined, without)] if without else parts:
+        roles = Counter(r.split or "no role" for r in dataset.records)
+        console.print(f"{dataset.layout}: {len(dataset.records)} pictures; {dict(roles)}", highlight=False)
+        for name, counts in describe(dataset.records).items():
+            console.print(f"  {name}: {counts}", highlight=False, soft_wrap=True)
+    for note in parts[1].notes:
+        console.print(note, highlight=False, soft_wrap=True)
+
+
+COMMANDS = {
+    "train": train_model,
+    "fit-facts": fit_facts_again,
+    "lookalikes": find_lookalikes,
+    "describe": describe_data,
+}
 
 
 if __name__ == "__main__":
