@@ -8,7 +8,7 @@ pictures of each collection. What the search found among all pictures is `script
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ import cv2
 import numpy as np
 
 from benchmarks import CONSOLE
-from benchmarks.audit.near_duplicates import CHANGES, Change, Pool, changed, search
+from benchmarks.audit.near_duplicates import CHANGES, Change, changed
 from benchmarks.report import markdown
-from dermlens.audit.embed import Embedder, embed
-from dermlens.data.records import CLOSE_UP, Record, group_connected
+from dermlens.audit.embed import Embedder
+from dermlens.audit.facts import ImageFacts, facts_of
+from dermlens.data.records import Record, group_connected
 from dermlens.data.tables import read_table
 from dermlens.networks.embedder import VERSION, embedder_graph
-from scripts.default_model.joined import name_of, read_pairs, read_pictures
+from scripts.default_model.joined import name_of, read_pairs, read_pictures, search
 from scripts.default_model.sources import origin_of, read_sources
 
 SMALL_PX = 84  # as BCN_20000 is at hand
@@ -44,32 +45,36 @@ COPIES: dict[str, tuple[Change, int]] = {
 }
 
 
-def run(*, data: Path, copies: int = 60, pool: int = 10_000, seed: int = 0) -> dict[str, Any]:
+def run(*, data: Path, copies: int = 40, hidden: int = 400, pool: int = 10_000, seed: int = 0) -> dict[str, Any]:
     """Return recall by truth.
 
     Args:
-        copies: changed copies of each collection and domain.
+        copies: changed copies of each archive and domain.
+        hidden: pictures of ISIC-9 whose ISIC id is hidden.
         pool: most pictures of a domain that are searched in.
     """
     records, facts, _ = read_pictures(data, CONSOLE)
-    embedder = Embedder(embedder_graph(CONSOLE), VERSION)
-    vectors, keys = embed(records, facts, embedder, cache=True)
-    whole = Pool(records, facts, vectors, keys)
     drawn = np.random.default_rng(seed)
-    by_collection = _by_collection(records, copies, drawn)
-    hidden = _hidden(records, read_sources(data, ["isic9"]).records)
-    found: dict[str, Any] = {"images": len(records), "seed": seed, "known": _known(records, data), "changes": {}}
-    for domain in sorted({str(r.domain) for r in records}):
-        own = {name: rows for name, rows in by_collection.items() if name.endswith(domain)}
-        needed = sorted({i for rows in own.values() for i in rows})
-        searched = _part(whole, domain, needed + ([] if domain == CLOSE_UP else list(hidden)), pool, drawn)
-        for change, (alter, quality) in COPIES.items():
-            for name, score in _planted(searched, own, records, alter, quality).items():
-                found["changes"].setdefault(name, {})[change] = score
-        if domain != CLOSE_UP:
-            found["isic9"] = _score(
-                searched, [replace(r, isic_id=None) for r in hidden.values()], list(hidden), records
-            )
+    chosen = _by_archive(records, copies, drawn)
+    of_isic9 = _hidden(records, read_sources(data, ["isic9"]).records)
+    shown = sorted(drawn.choice(sorted(of_isic9), min(hidden, len(of_isic9)), replace=False).tolist())
+    searched = _part(records, facts, {*shown, *(i for rows in chosen.values() for i in rows)}, pool, drawn)
+    rows = [i for part in chosen.values() for i in part]
+    found: dict[str, Any] = {
+        "images": len(records),
+        "searched": len(searched[0]),
+        "seed": seed,
+        "known": _known(records, data),
+        "changes": {},
+    }
+    for change, (alter, quality) in COPIES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            right = _right(*searched, changed([records[i] for i in rows], alter, quality, Path(folder)), rows, records)
+        for name, part in chosen.items():
+            score = {"copies": len(part), "found": len(right & set(part))}
+            found["changes"].setdefault(name, {})[change] = score
+    right = _right(*searched, [of_isic9[i] for i in shown], shown, records)
+    found["isic9"] = {"copies": len(shown), "found": len(right)}
     return found
 
 
@@ -90,58 +95,48 @@ def _known(records: list[Record], data: Path) -> dict[str, int]:
     }
 
 
-def _by_collection(records: list[Record], copies: int, drawn: np.random.Generator) -> dict[str, list[int]]:
+def _by_archive(records: list[Record], copies: int, drawn: np.random.Generator) -> dict[str, list[int]]:
     places: dict[str, list[int]] = {}
     for index, record in enumerate(records):
         places.setdefault(f"{origin_of(record)}, {record.domain}", []).append(index)
     return {
         name: sorted(drawn.choice(rows, min(copies, len(rows)), replace=False).tolist())
-        for name, rows in places.items()
+        for name, rows in sorted(places.items())
     }
 
 
-def _hidden(records: list[Record], isic9: tuple[Record, ...]) -> dict[int, Record]:
+def _hidden(records: list[Record], isic9: Sequence[Record]) -> dict[int, Record]:
     """Return picture -> its copy in ISIC-9, where another collection's copy is the sharper one."""
     place = {r.isic_id: i for i, r in enumerate(records) if r.isic_id and not r.image.startswith("isic9/")}
-    return {place[r.isic_id]: replace(r, lesion_id=None) for r in isic9 if r.isic_id in place}
+    return {place[r.isic_id]: r for r in isic9 if r.isic_id in place}
 
 
-def _part(whole: Pool, domain: str, needed: list[int], most: int, drawn: np.random.Generator) -> Pool:
-    rows = [i for i, r in enumerate(whole.records) if str(r.domain) == domain]
-    others = sorted(set(rows) - set(needed))
-    more = max(0, min(len(others), most - len(needed)))
-    chosen = sorted({*needed, *drawn.choice(others, more, replace=False).tolist()})
-    return Pool(
-        [whole.records[i] for i in chosen],
-        [whole.facts[i] for i in chosen],
-        whole.vectors[chosen],
-        [whole.keys[i] for i in chosen],
-    )
+def _part(
+    records: list[Record], facts: list[ImageFacts], needed: set[int], most: int, drawn: np.random.Generator
+) -> tuple[list[Record], list[ImageFacts]]:
+    """Return the needed pictures among at most so many of each domain."""
+    chosen: list[int] = []
+    for domain in sorted({str(r.domain) for r in records}):
+        rows = [i for i, r in enumerate(records) if str(r.domain) == domain]
+        others = sorted(set(rows) - needed)
+        more = max(0, min(len(others), most - (len(rows) - len(others))))
+        chosen += sorted({*needed.intersection(rows), *drawn.choice(others, more, replace=False).tolist()})
+    return [records[i] for i in chosen], [facts[i] for i in chosen]
 
 
-def _planted(
-    pool: Pool, own: Mapping[str, list[int]], records: list[Record], alter: Change, quality: int
-) -> dict[str, dict[str, float]]:
-    rows = [i for part in own.values() for i in part]
-    with tempfile.TemporaryDirectory() as folder:
-        copies = changed([records[i] for i in rows], alter, quality, Path(folder))
-        right = _right(pool, copies, rows, records)
-    starts = np.cumsum([0, *(len(part) for part in own.values())])
-    return {
-        name: {"copies": len(part), "found": len(right & set(range(start, start + len(part))))}
-        for (name, part), start in zip(own.items(), starts.tolist(), strict=False)
-    }
-
-
-def _score(pool: Pool, copies: list[Record], rows: list[int], records: list[Record]) -> dict[str, float]:
-    return {"copies": len(copies), "found": len(_right(pool, copies, rows, records))}
-
-
-def _right(pool: Pool, copies: list[Record], rows: list[int], records: list[Record]) -> set[int]:
-    """Return which copies are paired with the picture that they are copies of."""
-    _, pairs = search(pool, copies)
-    images = [records[i].image for i in rows]
-    return {p.first for p in pairs if pool.records[p.second - len(copies)].image == images[p.first]}
+def _right(
+    pool: list[Record], facts: list[ImageFacts], copies: list[Record], rows: list[int], records: list[Record]
+) -> set[int]:
+    """Return which pictures (as places in `records`) are paired with their copies, which look like another archive."""
+    names = {name_of(records[row]): row for row in rows}
+    hidden = [
+        replace(copy, image=f"pad/copy {row}.jpg", isic_id=f"copy {row}", lesion_id=None, domain=records[row].domain)
+        for copy, row in zip(copies, rows, strict=True)
+    ]
+    embedder = Embedder(embedder_graph(CONSOLE), VERSION)
+    pairs = search([*hidden, *pool], [*map(facts_of, hidden), *facts], embedder, CONSOLE, first=len(hidden))
+    ends = (sorted(pair, key=lambda name: name.startswith("copy ")) for pair in pairs)
+    return {names[name] for name, copy in ends if name in names and copy == f"copy {names[name]}"}
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -155,7 +150,7 @@ def table(found: Mapping[str, Any]) -> str:
     copies = max(row["copies"] for scores in found["changes"].values() for row in scores.values())
     return (
         f"{markdown(['changed copies of', *changes], rows)}\n\n"
-        f"Share found of {copies} copies of each. Lesions that MILK10k shares with HAM10000: {known['lesions_found']} "
+        f"Share found of {copies} copies of each, among {found['searched']:,} pictures. Lesions that MILK10k shares with HAM10000: {known['lesions_found']} "
         f"of {known['lesions']} found again. Pictures that ISIC-9 has as squashed copies of 180 pixels, ids hidden: "
         f"{isic9['found']:,} of {isic9['copies']:,}."
     )

@@ -115,7 +115,7 @@ def _changes(pool: Pool, copies: int, seed: int, wanted: tuple[str, ...]) -> dic
     with tempfile.TemporaryDirectory() as folder:
         for change in wanted:
             altered = changed([pool.records[i] for i in chosen], *CHANGES[change], Path(folder))
-            by_hash, both = search(pool, altered)
+            by_hash, both = _search(pool, altered)
             found[change] = {"by hash": _score(pool, chosen, by_hash), "in all": _score(pool, chosen, both)}
             CONSOLE.print(f"{change}: {found[change]}", highlight=False)
     return found
@@ -135,7 +135,7 @@ def changed(records: Sequence[Record], alter: Change, quality: int, folder: Path
     return copies
 
 
-def search(pool: Pool, copies: list[Record]) -> tuple[list[NearPair], list[NearPair]]:
+def _search(pool: Pool, copies: list[Record]) -> tuple[list[NearPair], list[NearPair]]:
     """Return the pairs of a copy and an image of the pool: by hash alone, and by hash or embedding."""
     facts = [facts_of(copy) for copy in copies]
     vectors, keys = embed(copies, facts, Embedder(embedder_graph(CONSOLE), VERSION))

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 import pictures
+from dermlens.audit.duplicates import near_duplicates
 from dermlens.audit.embed import Embedder
 from dermlens.audit.facts import ImageFacts, read_facts
 from dermlens.data.records import Record
@@ -185,6 +186,37 @@ def test_the_search_finds_look_alikes_within_a_domain(tmp_path: Path, monkeypatc
     assert read_pairs(tmp_path / "pairs.csv") == found
     known = [replace(r, lesion_id="L") if r.lesion_id in ("HAM_0", "IL_0") else r for r in records]
     assert search(known, read_facts(known), tiny_embedder(tmp_path), QUIET) == found[1:], "known to be one lesion"
+
+
+def spot(seed: int) -> np.ndarray:
+    """Return a dark round spot on skin with grain that no other picture has: alike by hash, not in what is fine."""
+    image = np.full((240, 240, 3), (210, 180, 160), np.uint8)
+    cv2.circle(image, (120, 120), 70, (70, 45, 40), -1, cv2.LINE_AA)
+    grain = np.random.default_rng(seed).normal(0, 12, image.shape)
+    return np.clip(cv2.GaussianBlur(image, (0, 0), 3) + grain, 0, 255).astype(np.uint8)
+
+
+def test_two_round_spots_and_lesions_told_apart_by_their_collection_are_no_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DERMLENS_CACHE", str(tmp_path / "cache"))
+    records = []
+    for number, (folder, image) in enumerate(
+        [
+            ("ham10000", spot(0)),
+            ("milk10k", spot(1)),
+            ("ham10000", pictures.detailed(1)),
+            ("ham10000", np.ascontiguousarray(pictures.detailed(1)[14:-14, 14:-14])),
+        ]
+    ):
+        path = pictures.save(tmp_path / folder / f"ISIC_002431{number}.png", image)
+        own = record(f"{folder}/{path.name}", "NV", f"{folder} {number}", domain="dermoscopic")
+        records.append(replace(own, path=path))
+    facts = read_facts(records)
+    assert [(p.first, p.second) for p in near_duplicates(records, facts)] == [(0, 1)]
+    assert search(records, facts, tiny_embedder(tmp_path), QUIET) == []
+    unnamed = [replace(r, lesion_id=None) if r.image.endswith("3.png") else r for r in records]
+    assert search(unnamed, facts, tiny_embedder(tmp_path), QUIET) == [("ISIC_0024312", "ISIC_0024313")]
 
 
 @pytest.mark.data

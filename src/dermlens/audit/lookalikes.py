@@ -50,7 +50,7 @@ def confirmed(records: Sequence[Record], pairs: Sequence[Pair], *, progress: Adv
     """Lay the two images of each candidate over each other and return the pairs that are one photograph."""
     return [
         NearPair(first, second, int(lies.mirrored), -1, round(lies.correlation, 6), lies)
-        for (first, second), lies in zip(pairs, _overlays(records, pairs, progress), strict=True)
+        for (first, second), lies in zip(pairs, overlays(records, pairs, progress), strict=True)
         if lies is not None and is_same(lies)
     ]
 
@@ -97,7 +97,10 @@ def _known_views(one: Record, other: Record) -> bool:
     return one.lesion_id is not None and one.lesion_id == other.lesion_id and None not in ids and ids[0] != ids[1]
 
 
-def _overlays(records: Sequence[Record], pairs: Sequence[Pair], progress: Advance | None) -> Iterable[Overlay | None]:
+def overlays(
+    records: Sequence[Record], pairs: Sequence[Pair], progress: Advance | None = None
+) -> Iterable[Overlay | None]:
+    """Yield how the two images of each pair lie over each other, None where they cannot be brought together."""
     sketches: OrderedDict[int, Sketch | None] = OrderedDict()
 
     def draw(index: int) -> Sketch | None:
