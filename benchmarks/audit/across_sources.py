@@ -150,7 +150,8 @@ def table(found: Mapping[str, Any]) -> str:
     copies = max(row["copies"] for scores in found["changes"].values() for row in scores.values())
     return (
         f"{markdown(['changed copies of', *changes], rows)}\n\n"
-        f"Share found of {copies} copies of each, among {found['searched']:,} pictures. Lesions that MILK10k shares with HAM10000: {known['lesions_found']} "
-        f"of {known['lesions']} found again. Pictures that ISIC-9 has as squashed copies of 180 pixels, ids hidden: "
-        f"{isic9['found']:,} of {isic9['copies']:,}."
+        f"Share found of {copies} copies of each, among {found['searched']:,} pictures. Lesions that MILK10k shares "
+        f"with HAM10000, as an earlier audit found them: {known['lesions_found']} of {known['lesions']} found again. "
+        f"Pictures that ISIC-9 has as squashed copies of 180 pixels, ids hidden: {isic9['found']} of "
+        f"{isic9['copies']}."
     )
