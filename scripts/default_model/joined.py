@@ -210,8 +210,9 @@ def write_pairs(pairs: Iterable[Pair], path: Path = LOOKALIKES) -> None:
 
 
 def read_pairs(path: Path = LOOKALIKES) -> list[Pair]:
-    """Return the pairs of names that a search has found."""
-    return [(row["one"], row["other"]) for row in read_table(path).rows]
+    """Return the pairs of names in the two columns of a table."""
+    rows = [tuple(row.values()) for row in read_table(path).rows]
+    return [(str(row[0]), str(row[1])) for row in rows]
 
 
 def join(
@@ -319,8 +320,13 @@ class _Counts:
 
 
 def read_joined(data: Path, console: Console) -> Joined:
-    """Read all collections and join them by `lookalikes.csv`; the examples of `reserved.json` get the role test."""
+    """Read all collections and join them by look-alikes; the examples of `reserved.json` get the role test.
+
+    Pairs are those of `lookalikes.csv`, and those that `milk10k/same_lesion.csv` lists beside the pictures.
+    """
     records, facts, notes = read_pictures(data, console)
     reserved = json.loads(RESERVED.read_text(encoding="utf-8"))
-    joined = join(records, facts, read_pairs(), {*reserved["isic_ids"], *reserved["lesion_ids"]}, notes)
+    listed = data / "milk10k" / "same_lesion.csv"
+    pairs = [*read_pairs(), *(read_pairs(listed) if listed.is_file() else ())]
+    joined = join(records, facts, pairs, {*reserved["isic_ids"], *reserved["lesion_ids"]}, notes)
     return replace(joined, root=data)

@@ -187,7 +187,9 @@ def test_without_lesion_ids_nothing_is_said_to_be_free_of_leaks(tmp_path: Path) 
     found = run_audit(read_dataset(tmp_path / "set"), console=quiet())
     _, test, advice = found.verdict()
     assert test.startswith("None of the 10 test images is known to be in training, by content and looks")
-    assert "20 of 20 images have no lesion id" in test and advice.startswith("No problems found that affect training.")
+    assert "20 of 20 images have no lesion id" in test and advice.startswith(
+        "You can train on this data set; first look at the warnings below."
+    )
 
     rows = [f"{r.image},{r.diagnosis},{r.split},L{number}" for number, r in enumerate(found.dataset.records)]
     (tmp_path / "m.csv").write_text("\n".join(["image,diagnosis,split,lesion_id", *rows]))
@@ -279,3 +281,17 @@ def test_the_nine_class_isic_set(
     again = run_audit(read_dataset(tmp_path / "repaired.csv", images=root), reference=reference, console=quiet())
     assert [f.kind for f in again.findings if f.severity == "error"] == []
     assert again.counts["test_images_leaked_any"] == 0
+
+
+def test_the_advice_follows_from_all_that_was_found(tmp_path: Path) -> None:
+    """Pictures that show nothing, classes that a training refuses, labels in doubt: none of them is "no problems"."""
+    for number in range(12):
+        for code in ("MEL", "NV"):
+            pictures.save(tmp_path / "black" / code / f"{number}.png", np.full((64, 64, 3), number, np.uint8))
+    black = run_audit(read_dataset(tmp_path / "black"), console=quiet()).verdict()[2]
+    assert "Do not train on this data set" in black
+    for code, count in (("MEL", 5), ("NV", 3)):
+        for number in range(count):
+            pictures.save(tmp_path / "few" / code / f"{number}.png", pictures.lesion(number + 10 * count))
+    few = run_audit(read_dataset(tmp_path / "few"), console=quiet()).verdict()[2]
+    assert few == "Training will refuse this data set: too few lesions of NV; each class needs 4."

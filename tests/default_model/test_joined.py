@@ -231,6 +231,9 @@ def test_the_collections_are_joined_and_known_shared_lesions_found_again(data_di
     assert set().union(*of_lesion.values()) == {*EIGHT, None}
     lesion_of = {isic_id: lesion for lesion, ids in joined.isic_ids_of_lesion.items() for isic_id in ids}
     rows = read_table(data_dir / "milk10k" / "same_lesion.csv").rows
+    searched = {frozenset(pair) for pair in read_pairs()}
+    again = {r["milk10k"] for r in rows if frozenset((r["milk10k"], r["ham10000"])) in searched}
+    assert len(again) >= 500, "of 540 by the search of its own; the file is read beside it"
     found = {lesion_of.get(r["milk10k"]) for r in rows if lesion_of.get(r["milk10k"]) == lesion_of.get(r["ham10000"])}
     assert len(found - {None}) >= 535
     assert {origin_of(r) for r in joined.records if r.split == "test"} >= {"HAM10000", "MSK"}

@@ -323,6 +323,7 @@ def test_a_stop_loses_nothing(
 
 
 @pytest.mark.data
+@pytest.mark.long
 def test_the_embedded_model_rejects_less_and_misses_less_on_another_clinics_pictures(
     data_dir: Path, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from dermlens import Predictor
+from dermlens.audit.run import run_audit
 from dermlens.bundle.bundle import load_bundle
 from dermlens.bundle.card import Card
 from dermlens.data.images import content_hash, load_image
@@ -25,6 +26,7 @@ from dermlens.data.records import Dataset
 from dermlens.errors import DataError, LeakageError, RecipeError, StorageError, UsageError
 from dermlens.evaluation import fit_model
 from dermlens.evaluation.baselines import read_test_answers
+from dermlens.evaluation.evaluate import evaluate
 from dermlens.networks.efficientnet import backbone
 from dermlens.training import caches, device, finish
 from dermlens.training import features as features_module
@@ -35,7 +37,7 @@ from dermlens.training.feed import Draw, Feed
 from dermlens.training.network import load_keras
 from dermlens.training.recipe import make_recipe
 from dermlens.training.run import About, train
-from runs import SMALL, console, paint, printed, with_tiny_network
+from runs import CLASSES, SMALL, console, paint, printed, with_tiny_network
 
 ABOUT = About(name="x")
 TINY = replace(SMALL, size_px=32, head_epochs=3)
@@ -537,3 +539,21 @@ def test_a_half_filled_cache_is_continued_and_another_recipes_is_not_used(
     again = len(made)
     train(data, out, replace(TINY, epochs=1, views=2), ABOUT, console=console(), overwrite=True)
     assert len(made) - again == learned, "another number of views is another cache"
+
+
+def test_classes_called_by_numbers_go_through_the_whole_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For audit, training, evaluation and prediction "0" and "1" are names; for scikit-learn they were numbers."""
+    with_tiny_network(monkeypatch)
+    folder = paint(tmp_path / "data")
+    for number, name in enumerate(CLASSES):
+        (folder / name).rename(folder / str(number))
+    dataset = read_dataset(folder)
+    found = run_audit(dataset, console=console())
+    assert found.shortcuts is not None and set(found.classes) == {"0", "1", "2"}
+    bundle = train(dataset, tmp_path / "run", TINY, ABOUT, console=console())
+    predictor = Predictor(bundle)
+    assert predictor.bundle.codes == ("0", "1", "2")
+    answer = predictor.predict(folder / "1" / "0.png")
+    assert answer.diagnosis_code in predictor.bundle.codes and answer.advice is not None
+    evaluate(predictor, dataset, tmp_path / "scores", split=None, seed=0, console=console())
+    assert set(json.loads((tmp_path / "scores" / "metrics.json").read_text())["per_class"]) == {"0", "1", "2"}

@@ -54,6 +54,12 @@ _KINDS: dict[str, tuple[Severity, str, str]] = {
 KINDS = tuple(_KINDS)
 """All kinds, in the order of a report."""
 
+
+def severity_of(kind: str) -> Severity:
+    """Return "error", "warning" or "note"."""
+    return _KINDS[kind][0]
+
+
 _PLURALS = {
     "class": "classes",
     "kind of wrong label": "kinds of wrong labels",

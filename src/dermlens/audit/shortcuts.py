@@ -101,6 +101,7 @@ def shortcut_findings(shortcuts: Shortcuts | None) -> list[Finding]:
 
 
 def _probe(name: str, values: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> Probe:
+    labels = np.unique(labels, return_inverse=True)[1]  # scikit-learn takes classes called "0" and "1" for numbers
     forest = RandomForestClassifier(_TREES, min_samples_leaf=3, class_weight="balanced", random_state=0)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     with warnings.catch_warnings():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dermlens.audit.detectors import Artefacts
 from dermlens.audit.duplicates import NearPair
 from dermlens.audit.facts import ImageFacts
-from dermlens.audit.findings import KINDS, Finding, summary
+from dermlens.audit.findings import KINDS, Finding, severity_of, summary
 from dermlens.audit.repair import Repair, plan_repair
 from dermlens.audit.shortcuts import Shortcuts
 from dermlens.data.records import Dataset, data_fingerprint
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = "dermlens/audit/1"
+LEAST_LESIONS = 4  # of a class: one for each role of a training
+_USELESS = ("unreadable", "near_uniform", "blurred", "dark", "overexposed")
 _CROSSING = ("same_image_across_split", "lesion_across_split", "patient_across_split", "near_duplicate_across_split")
 
 
@@ -184,12 +186,25 @@ def _without_lesion_id(audit: Audit) -> str:
 
 
 def _advice(audit: Audit) -> str:
-    shortcut = any(finding.kind == "source_shortcut" for finding in audit.findings)
+    kinds = Counter(finding.kind for finding in audit.findings)
     warning = " Do not trust the model on images from another source before you have tested it there."
+    warning = warning if kinds["source_shortcut"] else ""
+    pictures = audit.counts["different_pictures"] or 1
+    useless = {image for f in audit.findings if f.kind in _USELESS for image in f.images}
+    few = [code for code, of in audit.classes.items() if of["lesions"] < LEAST_LESIONS]
     if any(finding.severity == "error" for finding in audit.findings):
-        advice = "Do not train on this data set as it is: repair it first and train on the repaired list."
-    elif _without_lesion_id(audit):
-        advice = "No problems found that affect training."
-    else:
-        advice = "You can train on this data set as it is."
-    return advice + (warning if shortcut else "")
+        return f"Do not train on this data set as it is: repair it first and train on the repaired list.{warning}"
+    if len(audit.classes) < 2 or few:
+        why = (
+            f"too few lesions of {', '.join(few)}; each class needs {LEAST_LESIONS}" if few else "it needs two classes"
+        )
+        return f"Training will refuse this data set: {why}."
+    if 2 * len(useless) > pictures:
+        images = f"{len(useless):,} of {audit.counts['images']:,} pictures"
+        return f"Do not train on this data set: {images} show hardly anything."
+    others = [kind for kind in kinds if kind != "source_shortcut" and severity_of(kind) == "warning"]
+    if others or warning:
+        return f"You can train on this data set; first look at the warnings below.{warning}"
+    if _without_lesion_id(audit):
+        return "No problems found, as far as it can be seen without lesion ids."
+    return "You can train on this data set as it is."
